@@ -1,0 +1,120 @@
+//! When a trial is measured, and by which probes.
+
+use serde::Serialize;
+
+use super::ModelConfig;
+use crate::fields::{ConfigError, ConfigResult, Fields, unknown_word};
+use crate::node::Value;
+use crate::tasks::TaskConfig;
+
+/// What may be measured inside a model, beside train and test loss and accuracy, which always are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProbeKind {
+    /// `weight_norm` (all parameters) and `weight_norm/<part>`.
+    WeightNorm,
+    /// `gradient_norm` of the last update, before clipping.
+    GradientNorm,
+    /// `attention_entropy/<layer>` in nats, mean over heads and read positions.
+    AttentionEntropy,
+    /// `logit_scale`: standard deviation of the outputs over classes (mean over examples).
+    LogitScale,
+    /// `restricted_loss`, `excluded_loss`, `key_frequencies` (Nanda et al. 2023), for modular addition only.
+    Fourier,
+}
+
+impl ProbeKind {
+    /// Every probe by the name study files use.
+    pub const ALL: [(&'static str, ProbeKind); 5] = [
+        ("weight-norm", ProbeKind::WeightNorm),
+        ("gradient-norm", ProbeKind::GradientNorm),
+        ("attention-entropy", ProbeKind::AttentionEntropy),
+        ("logit-scale", ProbeKind::LogitScale),
+        ("fourier", ProbeKind::Fourier),
+    ];
+}
+
+/// `[evaluate]`. Steps 0 and the last are always evaluated.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct EvaluateConfig {
+    /// Evaluate every so many steps. Default: not.
+    pub every: Option<u64>,
+    /// Evaluate at this many log-spaced steps per factor of ten; default 10 where `every` is absent, else not.
+    pub per_decade: Option<u32>,
+    /// Probes to compute at each evaluation, sorted, each once. Default: `weight-norm`, `gradient-norm`.
+    pub probes: Vec<ProbeKind>,
+}
+
+impl EvaluateConfig {
+    /// Reads `[evaluate]`; an absent table means the defaults.
+    pub fn read(fields: Option<Fields<'_>>, task: &TaskConfig, _model: &ModelConfig) -> ConfigResult<Self> {
+        let mut config = EvaluateConfig {
+            every: None,
+            per_decade: Some(10),
+            probes: vec![ProbeKind::WeightNorm, ProbeKind::GradientNorm],
+        };
+        let Some(mut fields) = fields else { return Ok(config) };
+        config.every = fields.integer("every", 1..=u64::MAX >> 1)?;
+        let per_decade = fields.integer("per-decade", 1..=1000)?;
+        config.per_decade = if per_decade.is_some() || config.every.is_some() { per_decade } else { Some(10) };
+        if let Some(items) = fields.array("probes")? {
+            config.probes.clear();
+            for item in items {
+                let error = |problem| ConfigError::new(fields.path_of("probes"), item.location, problem);
+                let Value::Text(word) = &item.value else {
+                    return Err(error(format!("expected a probe's name, found {}", item.value.type_name())));
+                };
+                let Some((_, probe)) = ProbeKind::ALL.iter().find(|(known, _)| known == word) else {
+                    return Err(unknown_word(error(format!("unknown probe `{word}`")), word, &ProbeKind::ALL));
+                };
+                if *probe == ProbeKind::Fourier && !task.is_modular_addition() {
+                    return Err(error("the `fourier` probe is defined for modular addition only".to_owned())
+                        .suggest("use task.kind = \"modular\" with operation = \"x+y\", or drop the probe"));
+                }
+                config.probes.push(*probe);
+            }
+            config.probes.sort_unstable();
+            config.probes.dedup();
+        }
+        fields.finish()?;
+        Ok(config)
+    }
+
+    /// Whether the state after `step` updates is evaluated in a run of `steps`.
+    pub fn is_due(&self, step: u64, steps: u64) -> bool {
+        if step == 0 || step == steps {
+            return true;
+        }
+        if self.every.is_some_and(|every| step.is_multiple_of(every)) {
+            return true;
+        }
+        // `step` is due if it is round(10^(i/per_decade)) for some whole i.
+        self.per_decade.is_some_and(|per_decade| {
+            let per_decade = f64::from(per_decade);
+            let index = ((step as f64).log10() * per_decade).round();
+            [index - 1.0, index, index + 1.0]
+                .into_iter()
+                .any(|index| index >= 0.0 && 10f64.powf(index / per_decade).round() as u64 == step)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_spaced_steps_are_exact_and_include_both_ends() {
+        let config = EvaluateConfig { every: None, per_decade: Some(4), probes: Vec::new() };
+        let due: Vec<u64> = (0..=1200).filter(|step| config.is_due(*step, 1200)).collect();
+        assert_eq!(due, [0, 1, 2, 3, 6, 10, 18, 32, 56, 100, 178, 316, 562, 1000, 1200]);
+    }
+
+    #[test]
+    fn every_and_log_spacing_are_united() {
+        let config = EvaluateConfig { every: Some(50), per_decade: Some(1), probes: Vec::new() };
+        let due: Vec<u64> = (0..=160).filter(|step| config.is_due(*step, 160)).collect();
+        assert_eq!(due, [0, 1, 10, 50, 100, 150, 160]);
+    }
+}

@@ -1,0 +1,72 @@
+//! Resolved configurations: typed, complete, validated. A [`TrialConfig`] says everything a trial's result depends on.
+//!
+//! Owns the structs, their defaults and their validation from a table ([`TrialConfig::read`]). The keys are kebab-case
+//! in study files and in the canonical JSON alike, so what is hashed is what a person would write.
+
+mod checkpoint;
+mod evaluate;
+mod model;
+mod optimizer;
+mod schedule;
+mod train;
+
+pub use checkpoint::CheckpointConfig;
+pub use evaluate::{EvaluateConfig, ProbeKind};
+pub use model::{Activation, Initialisation, ModelConfig, Norm, Positions, TransformerConfig};
+pub use optimizer::{AdamConfig, OptimizerConfig, SgdConfig};
+pub use schedule::{Schedule, ScheduleKind};
+pub use train::{Batch, Precision, TrainConfig};
+
+use serde::Serialize;
+
+use crate::fields::{ConfigResult, Fields};
+use crate::node::Node;
+use crate::tasks::TaskConfig;
+
+/// Everything one trial's result depends on, and the budget and bookkeeping that it does not.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct TrialConfig {
+    /// Seed of all the trial's random streams.
+    pub seed: u64,
+    /// What is learnt.
+    pub task: TaskConfig,
+    /// By what.
+    pub model: ModelConfig,
+    /// By what rule, for how long.
+    pub train: TrainConfig,
+    /// When and what is measured.
+    pub evaluate: EvaluateConfig,
+    /// When the state is saved; no part of the trial's identity.
+    pub checkpoint: CheckpointConfig,
+}
+
+impl TrialConfig {
+    /// Reads and validates a whole configuration. `root` is a table with `task`, `model`, `train` and optionally
+    /// `evaluate`, `checkpoint` and `seed` (default 0).
+    pub fn read(root: &Node) -> ConfigResult<Self> {
+        let mut fields = Fields::new("", root)?;
+        let seed = fields.integer("seed", 0..=i64::MAX as u64)?.unwrap_or(0);
+        let task = fields.table("task")?;
+        let task = TaskConfig::read(fields.require("task", task)?)?;
+        let model = fields.table("model")?;
+        let model = ModelConfig::read(fields.require("model", model)?, &task)?;
+        let train = fields.table("train")?;
+        let train = TrainConfig::read(fields.require("train", train)?, &task)?;
+        let evaluate = EvaluateConfig::read(fields.table("evaluate")?, &task, &model)?;
+        let checkpoint = CheckpointConfig::read(fields.table("checkpoint")?)?;
+        fields.finish()?;
+        Ok(TrialConfig { seed, task, model, train, evaluate, checkpoint })
+    }
+
+    /// Reads the canonical JSON form (from the wire or from a manifest).
+    pub fn from_json(json: &serde_json::Value) -> ConfigResult<Self> {
+        Self::read(&Node::from_json(json))
+    }
+
+    /// The canonical JSON form: sorted keys, defaults written out. `from_json` is its inverse.
+    pub fn to_json(&self) -> serde_json::Value {
+        // Every field is a plain number, word, switch or nested struct: serialisation cannot fail.
+        serde_json::to_value(self).unwrap_or(serde_json::Value::Null)
+    }
+}

@@ -1,0 +1,53 @@
+//! Every limit, with its unit. Values beyond a limit are refused with the limit's name before memory is spent.
+
+/// Bytes of a study file.
+pub const MAX_STUDY_BYTES: usize = 1 << 20;
+/// Trials in one sweep.
+pub const MAX_TRIALS_PER_SWEEP: u128 = 1_000_000;
+/// Values of one axis.
+pub const MAX_AXIS_VALUES: u64 = 1_000_000;
+/// Bytes of a study's or an agent's name.
+pub const MAX_NAME_BYTES: usize = 128;
+/// Nesting of tables and arrays in a study file.
+pub const MAX_NESTING: usize = 32;
+
+/// Updates in one trial.
+pub const MAX_STEPS: u64 = 1_000_000_000_000;
+/// Examples in one batch.
+pub const MAX_BATCH: usize = 1 << 24;
+/// Blocks of a model.
+pub const MAX_LAYERS: usize = 1024;
+/// Width of a model, its MLP or its heads.
+pub const MAX_WIDTH: usize = 1 << 20;
+/// Tokens in a vocabulary.
+pub const MAX_VOCABULARY: usize = 1 << 20;
+/// Tokens in a sequence.
+pub const MAX_LENGTH: usize = 1 << 20;
+/// Examples of one evaluation set.
+pub const MAX_EVALUATION_EXAMPLES: usize = 1 << 20;
+
+/// Replicas trained together on one device.
+pub const MAX_COHORT: usize = 1024;
+/// Bytes of one gRPC message (the receive limit set on every server and client).
+pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+/// Bytes of one chunk of a checkpoint on the wire.
+pub const CHECKPOINT_CHUNK_BYTES: usize = 512 << 10;
+/// Bytes of one checkpoint file.
+pub const MAX_CHECKPOINT_BYTES: u64 = 64 << 30;
+/// Evaluations in one metrics chunk.
+pub const MAX_CHUNK_EVALUATIONS: usize = 4096;
+/// Metric names in one chunk.
+pub const MAX_METRICS: usize = 4096;
+/// Bytes of one log line; longer lines are cut.
+pub const MAX_LOG_LINE_BYTES: usize = 4096;
+/// Log lines kept per trial.
+pub const MAX_LOG_LINES_PER_TRIAL: u64 = 10_000;
+
+/// Seconds a lease lasts without renewal.
+pub const LEASE_SECONDS: u64 = 60;
+/// Seconds between renewals by an agent.
+pub const RENEWAL_SECONDS: u64 = 15;
+/// Seconds without progress after which a trial counts as stalled.
+pub const STALL_SECONDS: u64 = 900;
+/// Attempts of one trial that may end in a crash before it is quarantined.
+pub const MAX_CRASHES_PER_TRIAL: u32 = 3;

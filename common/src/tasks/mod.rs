@@ -1,0 +1,248 @@
+//! Tasks: what is learnt. One file per task and one line in [`task_list!`] below.
+//!
+//! A task is a pure function: (configuration, seed, step) -> examples. It therefore lives here, without tensors or I/O,
+//! where the study file is validated as well; `plateau-lab` turns its batches into tensors.
+//!
+//! The contract of [`Task`] and [`Examples`] is checked for every entry of the list by `tests/tasks_conformance.rs`.
+
+mod modular;
+mod most_frequent;
+mod query_count;
+mod sequences;
+
+pub use modular::{Layout, Modular, Operation};
+pub use most_frequent::{MostFrequent, MostFrequentTarget};
+pub use query_count::{Head, QueryCount, QueryMode, TargetScale};
+
+use serde::Serialize;
+
+use crate::fields::{ConfigResult, Fields, unknown_word};
+
+/// The sizes a model needs to know of a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskShape {
+    /// Input ids are below this.
+    pub vocabulary: usize,
+    /// Tokens per example.
+    pub length: usize,
+    /// What is predicted at a read position.
+    pub output: Output,
+    /// Where predictions are read.
+    pub read_out: ReadOut,
+}
+
+/// What a model puts out at a read position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Logits over this many classes; cross-entropy.
+    Classes(usize),
+    /// One number; mean squared error.
+    Scalar,
+}
+
+impl Output {
+    /// Whether the output is one number.
+    pub fn is_scalar(self) -> bool {
+        self == Output::Scalar
+    }
+
+    /// Numbers per read position.
+    pub fn width(self) -> usize {
+        match self {
+            Output::Classes(classes) => classes,
+            Output::Scalar => 1,
+        }
+    }
+}
+
+/// Where predictions are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadOut {
+    /// At the last position only.
+    Last,
+    /// At every position.
+    Every,
+}
+
+/// Which examples are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Split {
+    /// Examples the model is trained on.
+    Train,
+    /// Held-out examples.
+    Test,
+}
+
+/// How inputs are written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Every token of the sequence.
+    Tokens,
+    /// Only how often each token occurs, and the last token: exact for models without positions and causal mask
+    /// (counting.md 7.1). Only asked of tasks whose [`Task::supports_counts`] is true.
+    Counts,
+}
+
+/// The inputs of `B` examples.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// Row-major `[B, length]` token ids.
+    Tokens {
+        /// Ids below the task's vocabulary.
+        tokens: Vec<u32>,
+        /// Tokens per example.
+        length: usize,
+    },
+    /// Row-major `[B, vocabulary]` occurrences, and the id of each example's last token (`[B]`).
+    Counts {
+        /// How often each token occurs; sums to the sequence length in every row.
+        counts: Vec<f32>,
+        /// The last token of each sequence; it is counted too.
+        last: Vec<u32>,
+    },
+}
+
+/// The right answers of `B` examples, `R` read positions each (`R` = 1 for [`ReadOut::Last`]), row-major `[B, R]`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Targets {
+    /// Class ids.
+    Classes(Vec<u32>),
+    /// Numbers, in the task's own unit (not standardised).
+    Scalars(Vec<f32>),
+}
+
+/// Examples of one replica.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// What the model sees.
+    pub input: Input,
+    /// What it should say.
+    pub targets: Targets,
+    /// Weight of each read position in loss and accuracy, `[B, R]`; `None`: all 1.
+    pub weights: Option<Vec<f32>>,
+    /// Answers that count as correct besides the target: (row in `[B, R]`, class).
+    pub also_correct: Vec<(u32, u32)>,
+}
+
+impl Batch {
+    /// Number of examples, B.
+    pub fn examples(&self) -> usize {
+        match &self.input {
+            Input::Tokens { tokens, length } => tokens.len() / (*length).max(1),
+            Input::Counts { last, .. } => last.len(),
+        }
+    }
+}
+
+/// Affine map from the model's scalar output to the task's unit: `value = output * deviation + mean`. The loss is taken
+/// on the output side.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scale {
+    /// Added.
+    pub mean: f64,
+    /// Multiplied; positive.
+    pub deviation: f64,
+}
+
+impl Scale {
+    /// No change of unit.
+    pub const RAW: Scale = Scale { mean: 0.0, deviation: 1.0 };
+}
+
+/// A task's configuration and shape. Pure and cheap; all data comes from [`Task::examples`].
+pub trait Task: Clone + std::fmt::Debug + PartialEq + Serialize + Sized {
+    /// Reads and validates `[task]`; `kind` has been consumed. Must end with `fields.finish()`.
+    fn read(fields: Fields<'_>) -> ConfigResult<Self>;
+    /// Sizes a model needs.
+    fn shape(&self) -> TaskShape;
+    /// Number of training examples where that is finite; `None` where every step draws fresh ones.
+    fn training_set_size(&self) -> Option<usize>;
+    /// Whether [`Form::Counts`] may be asked for.
+    fn supports_counts(&self) -> bool {
+        false
+    }
+    /// The examples of the trial with this seed: equal seeds give equal examples, always.
+    fn examples(&self, seed: u64) -> Box<dyn Examples>;
+}
+
+/// The examples of one trial.
+pub trait Examples: Send {
+    /// The batch of update number `update` (from 1): `size` examples, or the whole training set for `None` (finite
+    /// tasks only; then every update sees the same batch). A pure function: no draw depends on earlier calls.
+    fn train(&self, update: u64, size: Option<usize>, form: Form) -> Batch;
+    /// The fixed evaluation set of a split, or `None` for the training split of a task with endless data.
+    fn evaluation(&self, split: Split, form: Form) -> Option<Batch>;
+    /// The unit of scalar outputs.
+    fn scale(&self) -> Scale {
+        Scale::RAW
+    }
+}
+
+/// Declares the list of tasks: the enum, reading by `kind`, and dispatch.
+macro_rules! task_list {
+    ($($kind:literal => $name:ident),+ $(,)?) => {
+        /// A task's settings, by kind.
+        #[derive(Clone, Debug, PartialEq, Serialize)]
+        #[serde(tag = "kind")]
+        pub enum TaskConfig {
+            $(#[doc = concat!("`kind = \"", $kind, "\"`.")] #[serde(rename = $kind)] $name($name),)+
+        }
+
+        impl TaskConfig {
+            /// Names of all tasks, in the order of the list.
+            pub const KINDS: &'static [&'static str] = &[$($kind),+];
+
+            /// Reads `[task]`.
+            pub fn read(mut fields: Fields<'_>) -> ConfigResult<Self> {
+                let kind = fields.text("kind")?;
+                let kind = fields.require("kind", kind)?;
+                match kind {
+                    $($kind => Ok(TaskConfig::$name(<$name as Task>::read(fields)?)),)+
+                    unknown => {
+                        let words: Vec<(&str, ())> = Self::KINDS.iter().map(|kind| (*kind, ())).collect();
+                        let error = fields.error("kind", format!("unknown task `{unknown}`"));
+                        Err(unknown_word(error, unknown, &words))
+                    }
+                }
+            }
+
+            /// The task's name.
+            pub fn kind(&self) -> &'static str {
+                match self { $(TaskConfig::$name(_) => $kind,)+ }
+            }
+
+            /// Sizes a model needs.
+            pub fn shape(&self) -> TaskShape {
+                match self { $(TaskConfig::$name(task) => task.shape(),)+ }
+            }
+
+            /// Number of training examples where that is finite.
+            pub fn training_set_size(&self) -> Option<usize> {
+                match self { $(TaskConfig::$name(task) => task.training_set_size(),)+ }
+            }
+
+            /// Whether [`Form::Counts`] may be asked for.
+            pub fn supports_counts(&self) -> bool {
+                match self { $(TaskConfig::$name(task) => task.supports_counts(),)+ }
+            }
+
+            /// The examples of the trial with this seed.
+            pub fn examples(&self, seed: u64) -> Box<dyn Examples> {
+                match self { $(TaskConfig::$name(task) => task.examples(seed),)+ }
+            }
+        }
+    };
+}
+
+task_list! {
+    "modular" => Modular,
+    "query-count" => QueryCount,
+    "most-frequent" => MostFrequent,
+}
+
+impl TaskConfig {
+    /// Whether this is addition modulo p, for which Fourier probes are defined.
+    pub fn is_modular_addition(&self) -> bool {
+        matches!(self, TaskConfig::Modular(task) if task.operation == Operation::Add)
+    }
+}

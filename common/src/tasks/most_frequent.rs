@@ -1,0 +1,137 @@
+//! Most frequent element (MFE): how often does the most frequent token occur, or which one is it? (counting.md,
+//! section 1.)
+
+use serde::Serialize;
+
+use super::query_count::{Counting, TargetScale};
+use super::sequences::Sequences;
+use super::{Batch, Examples, Form, Head, Output, ReadOut, Scale, Split, Targets, Task, TaskShape};
+use crate::fields::{ConfigResult, Fields};
+use crate::random::Stream;
+
+/// What is asked about the most frequent token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MostFrequentTarget {
+    /// How often it occurs.
+    Count,
+    /// Which it is; any of several most frequent tokens is right, the lowest is trained towards.
+    Token,
+}
+
+/// `[task] kind = "most-frequent"`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MostFrequent {
+    #[serde(flatten)]
+    counting: Counting,
+    /// Default `"count"`; `"token"` implies classification over the vocabulary.
+    pub target: MostFrequentTarget,
+}
+
+/// Samples from which the mean and deviation of the label are measured for `target-scale = "standardised"`.
+const SCALE_SAMPLES: usize = 2000;
+
+impl Task for MostFrequent {
+    fn read(mut fields: Fields<'_>) -> ConfigResult<Self> {
+        let mut counting = Counting::read(&mut fields)?;
+        let targets = [("count", MostFrequentTarget::Count), ("token", MostFrequentTarget::Token)];
+        let target = fields.choice("target", &targets)?.unwrap_or(MostFrequentTarget::Count);
+        if target == MostFrequentTarget::Token {
+            if fields.node("head").is_some() && counting.head == Head::Regress {
+                return Err(fields
+                    .error("head", "a token cannot be regressed")
+                    .suggest("remove `head`, or set target = \"count\""));
+            }
+            counting.head = Head::Classify;
+        }
+        fields.finish()?;
+        Ok(MostFrequent { counting, target })
+    }
+
+    fn shape(&self) -> TaskShape {
+        let output = match self.target {
+            MostFrequentTarget::Count => self.counting.output(),
+            MostFrequentTarget::Token => Output::Classes(self.counting.vocab),
+        };
+        TaskShape { vocabulary: self.counting.vocab, length: self.counting.length, output, read_out: ReadOut::Last }
+    }
+
+    fn training_set_size(&self) -> Option<usize> {
+        None
+    }
+
+    fn supports_counts(&self) -> bool {
+        true
+    }
+
+    fn examples(&self, seed: u64) -> Box<dyn Examples> {
+        let sequences = Sequences::new(seed, self.counting.vocab, self.counting.length, false);
+        let scale = match (self.target, self.counting.target_scale) {
+            (MostFrequentTarget::Count, TargetScale::Standardised) => measured_scale(&sequences, seed),
+            _ => Scale::RAW,
+        };
+        Box::new(MostFrequentExamples { task: self.clone(), sequences, scale })
+    }
+}
+
+fn highest(counts: &[u32]) -> u32 {
+    counts.iter().copied().max().unwrap_or(0)
+}
+
+fn measured_scale(sequences: &Sequences, seed: u64) -> Scale {
+    let mut labels = Vec::with_capacity(SCALE_SAMPLES);
+    sequences.draw(Stream::new(seed, "target-scale", 0), SCALE_SAMPLES, Form::Counts, |sequence| {
+        labels.push(f64::from(highest(sequence.counts)));
+    });
+    let mean = labels.iter().sum::<f64>() / labels.len() as f64;
+    let variance = labels.iter().map(|label| (label - mean).powi(2)).sum::<f64>() / labels.len() as f64;
+    // A length of 1 has one label only; any positive deviation serves.
+    Scale { mean, deviation: if variance > 0.0 { variance.sqrt() } else { 1.0 } }
+}
+
+struct MostFrequentExamples {
+    task: MostFrequent,
+    sequences: Sequences,
+    scale: Scale,
+}
+
+impl MostFrequentExamples {
+    fn draw(&self, stream: Stream, examples: usize, form: Form) -> Batch {
+        let mut labels = Vec::with_capacity(examples);
+        let mut also_correct = Vec::new();
+        let input = self.sequences.draw(stream, examples, form, |sequence| {
+            let top = highest(sequence.counts);
+            if self.task.target == MostFrequentTarget::Count {
+                labels.push(top);
+                return;
+            }
+            let row = labels.len() as u32;
+            let mut winners = (0..).zip(sequence.counts).filter(|(_, count)| **count == top).map(|(token, _)| token);
+            labels.push(winners.next().unwrap_or(0));
+            also_correct.extend(winners.map(|token| (row, token)));
+        });
+        let targets = match self.task.target {
+            MostFrequentTarget::Count => self.task.counting.targets(labels),
+            MostFrequentTarget::Token => Targets::Classes(labels),
+        };
+        Batch { input, targets, weights: None, also_correct }
+    }
+}
+
+impl Examples for MostFrequentExamples {
+    fn train(&self, update: u64, size: Option<usize>, form: Form) -> Batch {
+        self.draw(self.sequences.train.at(update), size.unwrap_or(1), form)
+    }
+
+    fn evaluation(&self, split: Split, form: Form) -> Option<Batch> {
+        match split {
+            Split::Train => None,
+            Split::Test => Some(self.draw(self.sequences.test.at(0), self.task.counting.test_examples, form)),
+        }
+    }
+
+    fn scale(&self) -> Scale {
+        self.scale
+    }
+}

@@ -1,0 +1,210 @@
+//! Query count (QC): how often does the query token occur in the sequence? (counting.md, section 1.)
+
+use serde::Serialize;
+
+use super::sequences::Sequences;
+use super::{Batch, Examples, Form, Output, ReadOut, Scale, Split, Targets, Task, TaskShape};
+use crate::fields::{ConfigError, ConfigResult, Fields};
+use crate::limits;
+
+/// Where the query stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum QueryMode {
+    /// The last token of the sequence is the query and counts itself: labels start at 1.
+    LastInSequence,
+    /// A further token after the sequence is the query: labels may be 0.
+    Appended,
+}
+
+/// How a count is put out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Head {
+    /// One number, mean squared error; right if it rounds to the count.
+    Regress,
+    /// One class per count.
+    Classify,
+}
+
+/// The unit in which a regressed count is learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TargetScale {
+    /// The count itself.
+    Raw,
+    /// Minus its mean, divided by its standard deviation; undone before rounding.
+    Standardised,
+}
+
+/// Settings shared by the counting tasks.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Counting {
+    /// Different tokens, m. Required, at least 2.
+    pub vocab: usize,
+    /// Tokens per sequence, n. Default `length-per-token` times `vocab`.
+    pub length: usize,
+    /// Default `"regress"`.
+    pub head: Head,
+    /// Default `"raw"`.
+    pub target_scale: TargetScale,
+    /// Classes 0..=max-count under `head = "classify"`; larger counts are put into the last. Default n.
+    pub max_count: usize,
+    /// Size of the fixed test set. Default 1600.
+    pub test_examples: usize,
+}
+
+impl Counting {
+    pub fn read(fields: &mut Fields<'_>) -> ConfigResult<Self> {
+        let vocab = fields.integer("vocab", 2..=limits::MAX_VOCABULARY)?;
+        let vocab = fields.require("vocab", vocab)?;
+        let per_token = fields.integer("length-per-token", 1..=limits::MAX_LENGTH)?;
+        let length = fields.integer("length", 1..=limits::MAX_LENGTH)?;
+        let length = match (per_token, length) {
+            (Some(per_token), Some(length)) if per_token.checked_mul(vocab) != Some(length) => {
+                return Err(fields
+                    .error("length", format!("{length} contradicts length-per-token = {per_token} at vocab = {vocab}"))
+                    .suggest("give one of the two"));
+            }
+            (_, Some(length)) => length,
+            (per_token, None) => per_token.unwrap_or(10).saturating_mul(vocab),
+        };
+        if length > limits::MAX_LENGTH {
+            return Err(fields.error("length-per-token", format!("sequences of {length} tokens are too long"))
+                .suggest(format!("at most {}", limits::MAX_LENGTH)));
+        }
+        let heads = [("regress", Head::Regress), ("classify", Head::Classify)];
+        let scales = [("raw", TargetScale::Raw), ("standardised", TargetScale::Standardised)];
+        Ok(Counting {
+            vocab,
+            length,
+            head: fields.choice("head", &heads)?.unwrap_or(Head::Regress),
+            target_scale: fields.choice("target-scale", &scales)?.unwrap_or(TargetScale::Raw),
+            max_count: fields.integer("max-count", 1..=limits::MAX_LENGTH)?.unwrap_or(length),
+            test_examples: fields.integer("test-examples", 1..=limits::MAX_EVALUATION_EXAMPLES)?.unwrap_or(1600),
+        })
+    }
+
+    pub fn output(&self) -> Output {
+        match self.head {
+            Head::Regress => Output::Scalar,
+            Head::Classify => Output::Classes(self.max_count + 1),
+        }
+    }
+
+    /// Turns counts into targets.
+    pub fn targets(&self, counts: Vec<u32>) -> Targets {
+        match self.head {
+            Head::Regress => Targets::Scalars(counts.into_iter().map(|count| count as f32).collect()),
+            Head::Classify => {
+                Targets::Classes(counts.into_iter().map(|count| count.min(self.max_count as u32)).collect())
+            }
+        }
+    }
+}
+
+/// `[task] kind = "query-count"`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct QueryCount {
+    #[serde(flatten)]
+    counting: Counting,
+    /// Default `"last-in-sequence"`.
+    pub query_mode: QueryMode,
+}
+
+impl QueryCount {
+    fn appended(&self) -> bool {
+        self.query_mode == QueryMode::Appended
+    }
+
+    /// Mean and variance of the label: 1 + Binomial(n - 1, 1/m), or Binomial(n, 1/m) for an appended query.
+    pub fn label_moments(&self) -> (f64, f64) {
+        let share = 1.0 / self.counting.vocab as f64;
+        let (certain, trials) = match self.query_mode {
+            QueryMode::LastInSequence => (1.0, self.counting.length as f64 - 1.0),
+            QueryMode::Appended => (0.0, self.counting.length as f64),
+        };
+        (certain + trials * share, trials * share * (1.0 - share))
+    }
+}
+
+impl Task for QueryCount {
+    fn read(mut fields: Fields<'_>) -> ConfigResult<Self> {
+        let counting = Counting::read(&mut fields)?;
+        let modes = [("last-in-sequence", QueryMode::LastInSequence), ("appended", QueryMode::Appended)];
+        let query_mode = fields.choice("query-mode", &modes)?.unwrap_or(QueryMode::LastInSequence);
+        let task = QueryCount { counting, query_mode };
+        if task.counting.target_scale == TargetScale::Standardised && task.label_moments().1 == 0.0 {
+            return Err(ConfigError::new(
+                fields.path_of("target-scale"),
+                fields.location_of("target-scale"),
+                "the count never varies at this length, so it cannot be standardised",
+            )
+            .suggest("use longer sequences"));
+        }
+        fields.finish()?;
+        Ok(task)
+    }
+
+    fn shape(&self) -> TaskShape {
+        TaskShape {
+            vocabulary: self.counting.vocab,
+            length: self.counting.length + usize::from(self.appended()),
+            output: self.counting.output(),
+            read_out: ReadOut::Last,
+        }
+    }
+
+    fn training_set_size(&self) -> Option<usize> {
+        None
+    }
+
+    fn supports_counts(&self) -> bool {
+        true
+    }
+
+    fn examples(&self, seed: u64) -> Box<dyn Examples> {
+        let sequences = Sequences::new(seed, self.counting.vocab, self.counting.length, self.appended());
+        Box::new(QueryCountExamples { task: self.clone(), sequences })
+    }
+}
+
+struct QueryCountExamples {
+    task: QueryCount,
+    sequences: Sequences,
+}
+
+impl QueryCountExamples {
+    fn draw(&self, stream: crate::random::Stream, examples: usize, form: Form) -> Batch {
+        let mut labels = Vec::with_capacity(examples);
+        let input = self.sequences.draw(stream, examples, form, |sequence| {
+            labels.push(sequence.counts[sequence.last as usize]);
+        });
+        Batch { input, targets: self.task.counting.targets(labels), weights: None, also_correct: Vec::new() }
+    }
+}
+
+impl Examples for QueryCountExamples {
+    fn train(&self, update: u64, size: Option<usize>, form: Form) -> Batch {
+        self.draw(self.sequences.train.at(update), size.unwrap_or(1), form)
+    }
+
+    fn evaluation(&self, split: Split, form: Form) -> Option<Batch> {
+        match split {
+            Split::Train => None,
+            Split::Test => Some(self.draw(self.sequences.test.at(0), self.task.counting.test_examples, form)),
+        }
+    }
+
+    fn scale(&self) -> Scale {
+        match self.task.counting.target_scale {
+            TargetScale::Raw => Scale::RAW,
+            TargetScale::Standardised => {
+                let (mean, variance) = self.task.label_moments();
+                Scale { mean, deviation: variance.sqrt() }
+            }
+        }
+    }
+}
