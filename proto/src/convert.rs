@@ -1,0 +1,181 @@
+//! Conversions between wire and domain types.
+
+use std::collections::BTreeMap;
+
+use plateau_common::config::TrialConfig;
+use plateau_common::identity::TrialId;
+use plateau_common::limits;
+use plateau_common::metrics::MetricsChunk;
+use plateau_common::trial::{Ending, TrialState};
+
+use crate::v1;
+
+/// A message that does not say what it must.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("field `{field}` of the message: {problem}")]
+pub struct WireError {
+    /// The field's name in the .proto file.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl WireError {
+    /// An error about `field`.
+    pub fn new(field: &'static str, problem: impl Into<String>) -> Self {
+        WireError { field, problem: problem.into() }
+    }
+}
+
+impl From<WireError> for tonic::Status {
+    fn from(error: WireError) -> Self {
+        tonic::Status::invalid_argument(error.to_string())
+    }
+}
+
+/// The value of a field that must be present.
+pub fn required<T>(field: &'static str, value: Option<T>) -> Result<T, WireError> {
+    value.ok_or_else(|| WireError::new(field, "is missing"))
+}
+
+/// A trial id.
+pub fn trial_id(field: &'static str, text: &str) -> Result<TrialId, WireError> {
+    TrialId::parse(text).ok_or_else(|| {
+        let shown: String = text.chars().take(64).collect();
+        WireError::new(field, format!("`{}` is not a trial id (32 hexadecimal digits)", shown.escape_debug()))
+    })
+}
+
+/// A resolved configuration from its canonical JSON.
+pub fn trial_config(field: &'static str, json: &str) -> Result<TrialConfig, WireError> {
+    let json = serde_json::from_str(json).map_err(|error| WireError::new(field, format!("not JSON: {error}")))?;
+    TrialConfig::from_json(&json).map_err(|error| WireError::new(field, error.to_string()))
+}
+
+/// A trial's state; unspecified and unknown numbers are errors.
+pub fn trial_state(field: &'static str, number: i32) -> Result<TrialState, WireError> {
+    match v1::TrialState::try_from(number) {
+        Ok(v1::TrialState::Pending) => Ok(TrialState::Pending),
+        Ok(v1::TrialState::Leased) => Ok(TrialState::Leased),
+        Ok(v1::TrialState::Running) => Ok(TrialState::Running),
+        Ok(v1::TrialState::Completed) => Ok(TrialState::Completed),
+        Ok(v1::TrialState::Diverged) => Ok(TrialState::Diverged),
+        Ok(v1::TrialState::Failed) => Ok(TrialState::Failed),
+        Ok(v1::TrialState::Cancelled) => Ok(TrialState::Cancelled),
+        Ok(v1::TrialState::Quarantined) => Ok(TrialState::Quarantined),
+        Ok(v1::TrialState::Unspecified) | Err(_) => {
+            Err(WireError::new(field, format!("{number} is not a state of a trial")))
+        }
+    }
+}
+
+/// The wire form of a trial's state.
+pub fn trial_state_to_wire(state: TrialState) -> v1::TrialState {
+    match state {
+        TrialState::Pending => v1::TrialState::Pending,
+        TrialState::Leased => v1::TrialState::Leased,
+        TrialState::Running => v1::TrialState::Running,
+        TrialState::Completed => v1::TrialState::Completed,
+        TrialState::Diverged => v1::TrialState::Diverged,
+        TrialState::Failed => v1::TrialState::Failed,
+        TrialState::Cancelled => v1::TrialState::Cancelled,
+        TrialState::Quarantined => v1::TrialState::Quarantined,
+    }
+}
+
+/// How an attempt ended.
+pub fn ending(field: &'static str, ending: Option<v1::Ending>) -> Result<Ending, WireError> {
+    match required(field, ending.and_then(|ending| ending.kind))? {
+        v1::ending::Kind::Completed(_) => Ok(Ending::Completed),
+        v1::ending::Kind::Diverged(diverged) => Ok(Ending::Diverged { step: diverged.step }),
+        v1::ending::Kind::Failed(failed) => Ok(Ending::Failed { reason: failed.reason }),
+    }
+}
+
+/// The wire form of an ending.
+pub fn ending_to_wire(ending: &Ending) -> v1::Ending {
+    let kind = match ending {
+        Ending::Completed => v1::ending::Kind::Completed(v1::ending::Completed {}),
+        Ending::Diverged { step } => v1::ending::Kind::Diverged(v1::ending::Diverged { step: *step }),
+        Ending::Failed { reason } => v1::ending::Kind::Failed(v1::ending::Failed { reason: reason.clone() }),
+    };
+    v1::Ending { kind: Some(kind) }
+}
+
+/// A metrics chunk, validated.
+pub fn metrics_chunk(field: &'static str, chunk: v1::MetricsChunk) -> Result<MetricsChunk, WireError> {
+    let error = |problem: String| WireError::new(field, problem);
+    if chunk.steps.len() > limits::MAX_CHUNK_EVALUATIONS || chunk.columns.len() > limits::MAX_METRICS {
+        return Err(error(format!(
+            "{} evaluations of {} metrics are too many (at most {} of {})",
+            chunk.steps.len(),
+            chunk.columns.len(),
+            limits::MAX_CHUNK_EVALUATIONS,
+            limits::MAX_METRICS
+        )));
+    }
+    let mut columns = BTreeMap::new();
+    let mut missing = Vec::new();
+    for column in chunk.columns {
+        if column.name.is_empty() || column.name.len() > limits::MAX_NAME_BYTES {
+            return Err(error("a metric has no name or too long a name".to_owned()));
+        }
+        missing.extend(column.missing.into_iter().map(|index| (index, column.name.clone())));
+        if columns.insert(column.name.clone(), column.values).is_some() {
+            return Err(error(format!("metric `{}` appears twice", column.name)));
+        }
+    }
+    let chunk = MetricsChunk { steps: chunk.steps, columns, missing };
+    chunk.validate().map_err(error)?;
+    Ok(chunk)
+}
+
+/// The wire form of a metrics chunk.
+pub fn metrics_chunk_to_wire(chunk: &MetricsChunk) -> v1::MetricsChunk {
+    let columns = chunk.columns.iter().map(|(name, values)| v1::MetricColumn {
+        name: name.clone(),
+        values: values.clone(),
+        missing: chunk.missing.iter().filter(|(_, metric)| metric == name).map(|(index, _)| *index).collect(),
+    });
+    v1::MetricsChunk { steps: chunk.steps.clone(), columns: columns.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use plateau_common::metrics::Evaluation;
+
+    use super::*;
+
+    #[test]
+    fn every_state_survives_the_wire_and_unknown_numbers_are_refused() {
+        for state in TrialState::ALL {
+            assert_eq!(trial_state("state", trial_state_to_wire(state) as i32), Ok(state));
+        }
+        assert!(trial_state("state", 0).is_err());
+        assert!(trial_state("state", 99).is_err());
+    }
+
+    #[test]
+    fn chunks_survive_the_wire_with_nan_and_missing_values() {
+        let evaluation = |step, values: &[(&str, f64)]| Evaluation {
+            step,
+            values: values.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
+        };
+        let chunk = MetricsChunk::from_evaluations(&[
+            evaluation(0, &[("loss", f64::INFINITY), ("norm", 1.0)]),
+            evaluation(9, &[("loss", 2.0)]),
+        ]);
+        let again = metrics_chunk("metrics", metrics_chunk_to_wire(&chunk)).unwrap();
+        assert_eq!((again.steps, again.missing), (chunk.steps, chunk.missing));
+        assert_eq!(again.columns["loss"], chunk.columns["loss"]);
+        assert!(again.columns["norm"][1].is_nan());
+    }
+
+    #[test]
+    fn a_bad_chunk_names_its_field() {
+        let chunk = v1::MetricsChunk { steps: vec![3, 3], columns: Vec::new() };
+        assert_eq!(metrics_chunk("metrics", chunk).unwrap_err().field, "metrics");
+        assert_eq!(ending("ending", Some(v1::Ending { kind: None })).unwrap_err().field, "ending");
+        assert!(trial_id("trial", "../../etc/passwd").unwrap_err().to_string().contains("not a trial id"));
+    }
+}
