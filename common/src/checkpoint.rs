@@ -51,10 +51,13 @@ pub struct ManifestFile {
 impl Manifest {
     /// Parses and checks a manifest: known format, known file names, a well-formed trial id.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let manifest: Manifest =
-            serde_json::from_slice(bytes).map_err(|error| format!("manifest.json is not a manifest: {error}"))?;
+        let manifest: Manifest = serde_json::from_slice(bytes)
+            .map_err(|error| format!("manifest.json is not a manifest: {error}"))?;
         if manifest.format != FORMAT {
-            return Err(format!("manifest format {} is not {FORMAT}, which this version reads", manifest.format));
+            return Err(format!(
+                "manifest format {} is not {FORMAT}, which this version reads",
+                manifest.format
+            ));
         }
         if crate::identity::TrialId::parse(&manifest.trial).is_none() {
             return Err(format!("`{}` is not a trial id", manifest.trial.escape_debug()));

@@ -1,1 +1,100 @@
-//! What a trial costs.
+//! What a trial costs: parameters (exact), floating-point operations and memory (estimates), from its configuration
+//! alone. Measures nothing.
+
+use crate::config::{
+    Activation, Batch, ModelConfig, Norm, Positions, Precision, TransformerConfig, TrialConfig,
+};
+use crate::tasks::{ReadOut, TaskShape};
+
+/// Exact number of trained numbers of the model.
+///
+/// Token embedding `[V, d]`; learned positions `[T, d]`; per block the maps q, k, v, o `[d, d]`, the MLP's up `[d, f]` and
+/// down `[f, d]` (GEGLU: a second `[d, f]`), their biases where switched on, and two norms of gain and bias where there
+/// are norms; a final norm for pre-norm models; read-out `[d, out]` unless tied, and its bias where switched on.
+pub fn parameters(config: &TrialConfig) -> u64 {
+    let ModelConfig::Transformer(model) = &config.model;
+    let shape = config.task.shape();
+    let wide = |number: usize| number as u128;
+    let (dim, mlp, out) = (wide(model.dim), wide(model.mlp_dim), wide(shape.output.width()));
+    let flag = |switch: bool| u128::from(switch);
+    let gated = flag(model.activation == Activation::Geglu);
+    let positions = if model.positions == Positions::Learned { wide(shape.length) * dim } else { 0 };
+    let attention = 4 * dim * dim + flag(model.attention_bias) * 4 * dim;
+    let feed_forward = (2 + gated) * dim * mlp + flag(model.mlp_bias) * ((1 + gated) * mlp + dim);
+    let norms = if model.norm == Norm::None { 0 } else { 4 * dim };
+    let final_norm = flag(model.norm == Norm::Pre) * 2 * dim;
+    let read_out = flag(!model.tied) * dim * out + flag(model.read_out_bias) * out;
+    let total = wide(shape.vocabulary) * dim
+        + positions
+        + wide(model.layers) * (attention + feed_forward + norms)
+        + final_norm
+        + read_out;
+    // The limits on widths and layers keep every product far below 2^128; beyond 2^64 the answer is "too many" anyway.
+    u64::try_from(total).unwrap_or(u64::MAX)
+}
+
+/// Examples of one update.
+fn batch_size(config: &TrialConfig) -> usize {
+    match config.train.batch {
+        Batch::Size(size) => size,
+        Batch::Full => config.task.training_set_size().unwrap_or(1),
+    }
+}
+
+/// Floating-point operations of one update: three times those of the forward pass (one forward, two for the backward
+/// pass, as in Kaplan et al. 2020, section 2.1), times the examples of the batch. An addition and a multiplication
+/// count as two operations.
+///
+/// Forward, per layer and sequence of n tokens: `6nd²` (q, k, v) + `2n²d` (scores) + `3hn²` (softmax) + `2n²d` (weighted
+/// values) + `2nd²` (output map) + `4ndf` (MLP; `6ndf` where gated). Besides the layers: `2rd·out` for the read-out at r
+/// positions; the embedding is a look-up and counts nothing. What an implementation saves without changing the result
+/// (reading one position only, counting tokens instead of listing them) is not taken off, so this is an upper bound
+/// of the work done and the same for every implementation.
+pub fn flops_per_update(config: &TrialConfig) -> f64 {
+    let ModelConfig::Transformer(model) = &config.model;
+    let shape = config.task.shape();
+    3.0 * batch_size(config) as f64 * (layers_forward(model, &shape) + read_out_forward(model, &shape))
+}
+
+/// Forward operations of all blocks on one sequence.
+fn layers_forward(model: &TransformerConfig, shape: &TaskShape) -> f64 {
+    let (n, d, f, h) = (shape.length as f64, model.dim as f64, model.mlp_dim as f64, model.heads as f64);
+    let feed_forward = if model.activation == Activation::Geglu { 6.0 } else { 4.0 } * n * d * f;
+    let per_layer = 8.0 * n * d * d + 4.0 * n * n * d + 3.0 * h * n * n + feed_forward;
+    model.layers as f64 * per_layer
+}
+
+/// Forward operations of the read-out on one sequence.
+fn read_out_forward(model: &TransformerConfig, shape: &TaskShape) -> f64 {
+    2.0 * read_positions(shape) as f64 * model.dim as f64 * shape.output.width() as f64
+}
+
+fn read_positions(shape: &TaskShape) -> usize {
+    match shape.read_out {
+        ReadOut::Last => 1,
+        ReadOut::Every => shape.length,
+    }
+}
+
+/// Estimated bytes on the device for `replicas` trials of this configuration trained together: weights, gradients and
+/// the optimiser's moments (exact), and the activations a backward pass keeps: per token and layer ten vectors of width
+/// d, two (gated: three) of width f, and per head and pair of positions two attention weights; plus embeddings and
+/// outputs. Implementations that recompute or skip activations need less.
+pub fn memory_bytes(config: &TrialConfig, replicas: usize) -> u64 {
+    let ModelConfig::Transformer(model) = &config.model;
+    let shape = config.task.shape();
+    let wide = |number: usize| number as u128;
+    let number_bytes: u128 = match config.train.precision {
+        Precision::F32 => 4,
+        Precision::F64 => 8,
+    };
+    let states = u128::from(parameters(config)) * (2 + wide(config.train.optimizer.moments()));
+    let (n, d, f, h) = (wide(shape.length), wide(model.dim), wide(model.mlp_dim), wide(model.heads));
+    let hidden = if model.activation == Activation::Geglu { 3 } else { 2 };
+    let per_layer = 10 * n * d + hidden * n * f + 2 * h * n * n;
+    let outputs = 2 * wide(read_positions(&shape)) * wide(shape.output.width());
+    let activations = wide(batch_size(config)) * (wide(model.layers) * per_layer + 2 * n * d + outputs);
+    let total =
+        (states.saturating_add(activations)).saturating_mul(number_bytes).saturating_mul(wide(replicas));
+    u64::try_from(total).unwrap_or(u64::MAX)
+}

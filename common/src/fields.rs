@@ -82,6 +82,11 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// The table itself, for keys that are not fixed (dotted paths); ends the reading by key.
+    pub fn into_table(self) -> &'a Table {
+        self.table
+    }
+
     /// The dotted path of `key` inside this table.
     pub fn path_of(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
@@ -143,9 +148,11 @@ impl<'a> Fields<'a> {
         };
         match I::try_from(found) {
             Ok(value) if range.contains(&value) => Ok(Some(value)),
-            _ => Err(self
-                .error(key, format!("{found} is out of range"))
-                .suggest(format!("allowed: {} to {}", range.start(), range.end()))),
+            _ => Err(self.error(key, format!("{found} is out of range")).suggest(format!(
+                "allowed: {} to {}",
+                range.start(),
+                range.end()
+            ))),
         }
     }
 
@@ -161,9 +168,11 @@ impl<'a> Fields<'a> {
             return Err(self.error(key, format!("{value} is not a finite number")));
         }
         if !range.contains(&value) {
-            return Err(self
-                .error(key, format!("{value} is out of range"))
-                .suggest(format!("allowed: {} to {}", range.start(), range.end())));
+            return Err(self.error(key, format!("{value} is out of range")).suggest(format!(
+                "allowed: {} to {}",
+                range.start(),
+                range.end()
+            )));
         }
         // -0.0 and 0.0 are the same setting and must give the same identity.
         Ok(Some(value + 0.0))

@@ -11,6 +11,11 @@ pub const MAX_NAME_BYTES: usize = 128;
 /// Nesting of tables and arrays in a study file.
 pub const MAX_NESTING: usize = 32;
 
+/// Values in a study file after its aliases are expanded.
+pub const MAX_STUDY_VALUES: usize = 1 << 20;
+/// Combinations that are looked at one by one to count the trials of a study with `when` or `exclude`.
+pub const MAX_EXAMINED_COMBINATIONS: u64 = 4_000_000;
+
 /// Updates in one trial.
 pub const MAX_STEPS: u64 = 1_000_000_000_000;
 /// Examples in one batch.

@@ -79,7 +79,8 @@ pub fn curves<'a>(chunks: impl IntoIterator<Item = &'a MetricsChunk>) -> BTreeMa
         for (name, column) in &chunk.columns {
             let curve = points.entry(name.clone()).or_default();
             for (index, (step, value)) in chunk.steps.iter().zip(column).enumerate() {
-                let absent = chunk.missing.iter().any(|(at, missing)| *at as usize == index && missing == name);
+                let absent =
+                    chunk.missing.iter().any(|(at, missing)| *at as usize == index && missing == name);
                 if !absent {
                     curve.insert(*step, *value);
                 }
@@ -118,8 +119,14 @@ mod tests {
 
     #[test]
     fn a_resumed_attempt_replaces_the_steps_it_repeats() {
-        let first = MetricsChunk::from_evaluations(&[evaluation(1, &[("loss", 3.0)]), evaluation(2, &[("loss", 2.0)])]);
-        let again = MetricsChunk::from_evaluations(&[evaluation(2, &[("loss", 2.5)]), evaluation(3, &[("loss", 1.0)])]);
+        let first = MetricsChunk::from_evaluations(&[
+            evaluation(1, &[("loss", 3.0)]),
+            evaluation(2, &[("loss", 2.0)]),
+        ]);
+        let again = MetricsChunk::from_evaluations(&[
+            evaluation(2, &[("loss", 2.5)]),
+            evaluation(3, &[("loss", 1.0)]),
+        ]);
         let curve = &curves([&first, &again])["loss"];
         assert_eq!((curve.steps.as_slice(), curve.values.as_slice()), (&[1, 2, 3][..], &[3.0, 2.5, 1.0][..]));
     }

@@ -192,6 +192,37 @@ impl Node {
         Ok(())
     }
 
+    /// Forgets where this value and everything inside it was written.
+    pub fn forget_places(&mut self) {
+        self.location = None;
+        match &mut self.value {
+            Value::Array(items) => items.iter_mut().for_each(Node::forget_places),
+            Value::Table(table) => table.entries.iter_mut().for_each(|entry| {
+                entry.key_location = None;
+                entry.node.forget_places();
+            }),
+            _ => {}
+        }
+    }
+
+    /// The JSON value of this tree, without places. Non-finite floats, which JSON lacks, become strings.
+    pub fn to_json(&self) -> serde_json::Value {
+        match &self.value {
+            Value::Null => serde_json::Value::Null,
+            Value::Bool(value) => (*value).into(),
+            Value::Integer(value) => (*value).into(),
+            Value::Float(value) => match serde_json::Number::from_f64(*value) {
+                Some(number) => number.into(),
+                None => value.to_string().into(),
+            },
+            Value::Text(value) => value.clone().into(),
+            Value::Array(items) => items.iter().map(Node::to_json).collect(),
+            Value::Table(table) => {
+                table.entries.iter().map(|entry| (entry.key.clone(), entry.node.to_json())).collect()
+            }
+        }
+    }
+
     /// The tree of a JSON value (no places). Numbers beyond `i64` become floats.
     pub fn from_json(json: &serde_json::Value) -> Node {
         Node::new(match json {

@@ -118,8 +118,7 @@ mod tests {
         let (mean, variance) = (sum / f64::from(count), square / f64::from(count));
         assert!(mean.abs() < 0.01, "mean {mean}");
         assert!((variance - 1.0).abs() < 0.02, "variance {variance}");
-        let mean_below: f64 =
-            (0..count).map(|_| f64::from(stream.below(7))).sum::<f64>() / f64::from(count);
+        let mean_below: f64 = (0..count).map(|_| f64::from(stream.below(7))).sum::<f64>() / f64::from(count);
         assert!((mean_below - 3.0).abs() < 0.02);
     }
 

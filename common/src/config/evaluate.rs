@@ -57,7 +57,8 @@ impl EvaluateConfig {
         let Some(mut fields) = fields else { return Ok(config) };
         config.every = fields.integer("every", 1..=u64::MAX >> 1)?;
         let per_decade = fields.integer("per-decade", 1..=1000)?;
-        config.per_decade = if per_decade.is_some() || config.every.is_some() { per_decade } else { Some(10) };
+        config.per_decade =
+            if per_decade.is_some() || config.every.is_some() { per_decade } else { Some(10) };
         if let Some(items) = fields.array("probes")? {
             config.probes.clear();
             for item in items {
@@ -66,7 +67,11 @@ impl EvaluateConfig {
                     return Err(error(format!("expected a probe's name, found {}", item.value.type_name())));
                 };
                 let Some((_, probe)) = ProbeKind::ALL.iter().find(|(known, _)| known == word) else {
-                    return Err(unknown_word(error(format!("unknown probe `{word}`")), word, &ProbeKind::ALL));
+                    return Err(unknown_word(
+                        error(format!("unknown probe `{word}`")),
+                        word,
+                        &ProbeKind::ALL,
+                    ));
                 };
                 if *probe == ProbeKind::Fourier && !task.is_modular_addition() {
                     return Err(error("the `fourier` probe is defined for modular addition only".to_owned())

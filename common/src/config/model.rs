@@ -127,7 +127,8 @@ impl TransformerConfig {
         let dim = fields.integer("dim", 1..=limits::MAX_WIDTH)?;
         let dim = fields.require("dim", dim)?;
         if dim % heads != 0 {
-            let divisors: Vec<String> = (1..=dim.min(128)).filter(|h| dim % h == 0).map(|h| h.to_string()).collect();
+            let divisors: Vec<String> =
+                (1..=dim.min(128)).filter(|h| dim % h == 0).map(|h| h.to_string()).collect();
             return Err(fields
                 .error("heads", format!("{heads} heads do not divide the width model.dim = {dim}"))
                 .suggest(format!("heads may be {}", divisors.join(", "))));
@@ -172,7 +173,14 @@ impl TransformerConfig {
         }
         if config.tied && shape.output.width() != shape.vocabulary {
             return Err(fields
-                .error("tied", format!("a tied read-out needs as many outputs ({}) as input tokens ({})", shape.output.width(), shape.vocabulary))
+                .error(
+                    "tied",
+                    format!(
+                        "a tied read-out needs as many outputs ({}) as input tokens ({})",
+                        shape.output.width(),
+                        shape.vocabulary
+                    ),
+                )
                 .suggest("set tied = false for this task"));
         }
         fields.finish()?;

@@ -61,7 +61,10 @@ impl Schedule {
         };
         if schedule.depends_on_budget() && schedule.warmup.saturating_add(schedule.cooldown) > steps {
             return Err(fields
-                .error("warmup", format!("warm-up and cool-down are longer than the {steps} steps of training"))
+                .error(
+                    "warmup",
+                    format!("warm-up and cool-down are longer than the {steps} steps of training"),
+                )
                 .suggest("shorten them or raise `train.steps`"));
         }
         fields.finish()?;

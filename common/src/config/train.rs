@@ -76,7 +76,13 @@ fn read_batch(fields: &mut Fields<'_>, task: &TaskConfig) -> ConfigResult<Batch>
         Value::Text(word) if word == "full" => match size {
             Some(_) => Ok(Batch::Full),
             None => Err(fields
-                .error("batch", format!("task `{}` draws fresh examples without end: there is no full batch", task.kind()))
+                .error(
+                    "batch",
+                    format!(
+                        "task `{}` draws fresh examples without end: there is no full batch",
+                        task.kind()
+                    ),
+                )
                 .suggest("give a number, e.g. `batch = 64`")),
         },
         Value::Integer(_) => {
@@ -89,6 +95,9 @@ fn read_batch(fields: &mut Fields<'_>, task: &TaskConfig) -> ConfigResult<Batch>
                 _ => Ok(Batch::Size(batch)),
             }
         }
-        other => Err(fields.error("batch", format!("expected an integer or \"full\", found {} `{other}`", other.type_name()))),
+        other => Err(fields.error(
+            "batch",
+            format!("expected an integer or \"full\", found {} `{other}`", other.type_name()),
+        )),
     }
 }

@@ -173,7 +173,10 @@ fn power(mut base: u64, mut exponent: u64, p: u64) -> u64 {
 }
 
 fn is_prime(number: u32) -> bool {
-    number >= 2 && (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor| number % divisor != 0)
+    number >= 2
+        && (2..)
+            .take_while(|divisor| divisor * divisor <= number)
+            .all(|divisor| !number.is_multiple_of(divisor))
 }
 
 /// The permutations of {0..4} in lexicographic order.
@@ -247,7 +250,13 @@ impl Task for Modular {
         let (rows, train) = (task.rows(), task.training_rows());
         if train == 0 || train == rows {
             return Err(fields
-                .error("train-share", format!("{train_share} of {rows} rows leaves no row for {}", if train == 0 { "training" } else { "testing" }))
+                .error(
+                    "train-share",
+                    format!(
+                        "{train_share} of {rows} rows leaves no row for {}",
+                        if train == 0 { "training" } else { "testing" }
+                    ),
+                )
                 .suggest("choose a share strictly between 0 and 1"));
         }
         fields.finish()?;
@@ -407,7 +416,8 @@ mod tests {
             seen.extend(tokens.chunks(3).map(<[u32]>::to_vec));
         }
         seen.sort();
-        let Some(Batch { input: Input::Tokens { tokens, .. }, .. }) = examples.evaluation(Split::Train, Form::Tokens)
+        let Some(Batch { input: Input::Tokens { tokens, .. }, .. }) =
+            examples.evaluation(Split::Train, Form::Tokens)
         else {
             panic!("a finite task has a training set");
         };

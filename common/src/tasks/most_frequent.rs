@@ -54,7 +54,12 @@ impl Task for MostFrequent {
             MostFrequentTarget::Count => self.counting.output(),
             MostFrequentTarget::Token => Output::Classes(self.counting.vocab),
         };
-        TaskShape { vocabulary: self.counting.vocab, length: self.counting.length, output, read_out: ReadOut::Last }
+        TaskShape {
+            vocabulary: self.counting.vocab,
+            length: self.counting.length,
+            output,
+            read_out: ReadOut::Last,
+        }
     }
 
     fn training_set_size(&self) -> Option<usize> {
@@ -107,7 +112,8 @@ impl MostFrequentExamples {
                 return;
             }
             let row = labels.len() as u32;
-            let mut winners = (0..).zip(sequence.counts).filter(|(_, count)| **count == top).map(|(token, _)| token);
+            let mut winners =
+                (0..).zip(sequence.counts).filter(|(_, count)| **count == top).map(|(token, _)| token);
             labels.push(winners.next().unwrap_or(0));
             also_correct.extend(winners.map(|token| (row, token)));
         });

@@ -64,14 +64,18 @@ impl Counting {
         let length = match (per_token, length) {
             (Some(per_token), Some(length)) if per_token.checked_mul(vocab) != Some(length) => {
                 return Err(fields
-                    .error("length", format!("{length} contradicts length-per-token = {per_token} at vocab = {vocab}"))
+                    .error(
+                        "length",
+                        format!("{length} contradicts length-per-token = {per_token} at vocab = {vocab}"),
+                    )
                     .suggest("give one of the two"));
             }
             (_, Some(length)) => length,
             (per_token, None) => per_token.unwrap_or(10).saturating_mul(vocab),
         };
         if length > limits::MAX_LENGTH {
-            return Err(fields.error("length-per-token", format!("sequences of {length} tokens are too long"))
+            return Err(fields
+                .error("length-per-token", format!("sequences of {length} tokens are too long"))
                 .suggest(format!("at most {}", limits::MAX_LENGTH)));
         }
         let heads = [("regress", Head::Regress), ("classify", Head::Classify)];
@@ -82,7 +86,9 @@ impl Counting {
             head: fields.choice("head", &heads)?.unwrap_or(Head::Regress),
             target_scale: fields.choice("target-scale", &scales)?.unwrap_or(TargetScale::Raw),
             max_count: fields.integer("max-count", 1..=limits::MAX_LENGTH)?.unwrap_or(length),
-            test_examples: fields.integer("test-examples", 1..=limits::MAX_EVALUATION_EXAMPLES)?.unwrap_or(1600),
+            test_examples: fields
+                .integer("test-examples", 1..=limits::MAX_EVALUATION_EXAMPLES)?
+                .unwrap_or(1600),
         })
     }
 

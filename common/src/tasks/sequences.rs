@@ -34,7 +34,13 @@ impl Sequences {
     }
 
     /// Draws `examples` sequences, hands each to `label`, and writes the inputs in `form`.
-    pub fn draw(&self, mut stream: Stream, examples: usize, form: Form, mut label: impl FnMut(Sequence<'_>)) -> Input {
+    pub fn draw(
+        &self,
+        mut stream: Stream,
+        examples: usize,
+        form: Form,
+        mut label: impl FnMut(Sequence<'_>),
+    ) -> Input {
         let length = self.drawn + usize::from(self.appended);
         let vocabulary = self.vocabulary as usize;
         let mut tokens = Vec::with_capacity(if form == Form::Tokens { examples * length } else { 0 });
