@@ -53,6 +53,19 @@ impl MetricsChunk {
         chunk
     }
 
+    /// The evaluations again, in order; the inverse of [`MetricsChunk::from_evaluations`].
+    pub fn into_evaluations(self) -> Vec<Evaluation> {
+        let measured = |index: usize, name: &str| {
+            !self.missing.iter().any(|(at, missing)| *at as usize == index && missing == name)
+        };
+        let evaluation = |(index, step): (usize, &u64)| {
+            let columns = self.columns.iter().filter(|(name, _)| measured(index, name));
+            let values = columns.filter_map(|(name, column)| Some((name.clone(), *column.get(index)?)));
+            Evaluation { step: *step, values: values.collect() }
+        };
+        self.steps.iter().enumerate().map(evaluation).collect()
+    }
+
     /// Checks what the type cannot say; the error names the offence.
     pub fn validate(&self) -> Result<(), String> {
         if self.steps.windows(2).any(|pair| pair[0] >= pair[1]) {
@@ -111,6 +124,8 @@ mod tests {
             evaluation(5, &[("loss", 1.5)]),
         ]);
         assert_eq!(chunk.validate(), Ok(()));
+        let again = chunk.clone().into_evaluations();
+        assert_eq!((again[0].values.len(), &again[1]), (2, &evaluation(5, &[("loss", 1.5)])));
         let curves = curves([&chunk]);
         assert_eq!(curves["norm"], Series { steps: vec![0], values: vec![3.0] });
         assert_eq!(curves["loss"].steps, [0, 5]);
