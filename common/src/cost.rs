@@ -98,3 +98,78 @@ pub fn memory_bytes(config: &TrialConfig, replicas: usize) -> u64 {
         (states.saturating_add(activations)).saturating_mul(number_bytes).saturating_mul(wide(replicas));
     u64::try_from(total).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn config(task: serde_json::Value, model: serde_json::Value, batch: serde_json::Value) -> TrialConfig {
+        let train = json!({"steps": 1, "batch": batch, "optimizer": {"kind": "adam", "lr": 1e-3}});
+        TrialConfig::from_json(&json!({"task": task, "model": model, "train": train})).unwrap()
+    }
+
+    fn counting(dim: usize, vocab: usize, attention_bias: bool) -> TrialConfig {
+        config(
+            json!({"kind": "query-count", "vocab": vocab}),
+            json!({"kind": "transformer", "layers": 2, "heads": 4, "dim": dim, "attention-bias": attention_bias}),
+            json!(16),
+        )
+    }
+
+    /// The one-layer model of Nanda et al. 2023 ("about 227 thousand"): p = 113, learned positions, MLP biases only.
+    #[test]
+    fn parameters_of_the_grokking_model() {
+        let model = json!({"kind": "transformer", "layers": 1, "heads": 4, "dim": 128, "norm": "none"});
+        let nanda =
+            config(json!({"kind": "modular", "modulus": 113, "train-share": 0.3}), model, json!("full"));
+        let (embedding, positions, attention) = (114 * 128, 3 * 128, 4 * 128 * 128);
+        let (mlp, read_out) = (2 * 128 * 512 + 512 + 128, 128 * 114);
+        assert_eq!(parameters(&nanda), embedding + positions + attention + mlp + read_out);
+        assert_eq!(parameters(&nanda), 226_816);
+    }
+
+    /// The extreme models of the counting study: biases on every map give the often quoted 2,209 and 608,129; our
+    /// default leaves the attention biases out, which is 4 d per block less.
+    #[test]
+    fn parameters_of_the_counting_models() {
+        assert_eq!(parameters(&counting(8, 5, true)), 2_209);
+        assert_eq!(parameters(&counting(128, 150, true)), 608_129);
+        assert_eq!(parameters(&counting(8, 5, false)), 2_209 - 2 * 4 * 8);
+    }
+
+    #[test]
+    fn tied_gated_and_post_norm_models() {
+        let model = json!({"kind": "transformer", "layers": 3, "heads": 2, "dim": 16, "mlp-dim": 20, "tied": true,
+            "activation": "geglu", "norm": "post", "positions": "rotary", "mlp-bias": false});
+        let tied = config(json!({"kind": "modular", "modulus": 7, "train-share": 0.5}), model, json!("full"));
+        assert_eq!(parameters(&tied), 8 * 16 + 3 * (4 * 16 * 16 + 3 * 16 * 20 + 4 * 16));
+    }
+
+    /// With f = 4d a layer costs 24nd² + 4n²d + 3hn² per sequence.
+    #[test]
+    fn operations_of_the_counting_models() {
+        let layer = |n: f64, d: f64| 24.0 * n * d * d + 4.0 * n * n * d + 3.0 * 4.0 * n * n;
+        let expected = 3.0 * 16.0 * (2.0 * layer(50.0, 8.0) + 2.0 * 8.0);
+        assert_eq!(flops_per_update(&counting(8, 5, false)), expected);
+        // 100,000 updates: 1.8e12 for the smallest model of the grid, 1.7e16 for the largest.
+        assert!((flops_per_update(&counting(8, 5, false)) * 1e5 / 1.8e12 - 1.0).abs() < 0.03);
+        assert!((flops_per_update(&counting(128, 150, false)) * 1e5 / 1.7e16 - 1.0).abs() < 0.03);
+    }
+
+    #[test]
+    fn a_full_batch_counts_every_training_example() {
+        let model = json!({"kind": "transformer", "layers": 1, "heads": 4, "dim": 128});
+        let task = json!({"kind": "modular", "modulus": 113, "train-share": 0.3});
+        let full = flops_per_update(&config(task.clone(), model.clone(), json!("full")));
+        assert_eq!(full, flops_per_update(&config(task, model, json!(3830))));
+    }
+
+    #[test]
+    fn memory_grows_with_replicas_and_holds_at_least_the_training_state() {
+        let config = counting(32, 20, false);
+        let one = memory_bytes(&config, 1);
+        assert!(one > parameters(&config) * 4 * 4);
+        assert_eq!(memory_bytes(&config, 7), 7 * one);
+    }
+}

@@ -122,12 +122,10 @@ impl<'a> Fields<'a> {
     pub fn require<T>(&self, key: &'static str, value: Option<T>) -> ConfigResult<T> {
         value.ok_or_else(|| {
             let error = ConfigError::new(self.path_of(key), self.location, "is required but missing");
-            let unread = self.table.entries.iter().map(|entry| entry.key.as_str());
-            let similar = unread
-                .filter(|present| !self.asked.contains(present))
-                .find(|present| nearest(present, [key]).is_some());
-            match similar {
-                Some(present) => error.suggest(format!("found `{present}`: did you mean `{key}`?")),
+            let unread = self.table.entries.iter().filter(|entry| !self.asked.contains(&entry.key.as_str()));
+            match unread.into_iter().find(|entry| nearest(&entry.key, [key]).is_some()) {
+                Some(entry) => ConfigError { location: entry.key_location.or(error.location), ..error }
+                    .suggest(format!("found `{}`: did you mean `{key}`?", entry.key)),
                 None => error.suggest(format!("add `{key} = …`")),
             }
         })

@@ -85,13 +85,45 @@ pub fn cell_key(config: &TrialConfig) -> String {
 }
 
 fn hash(context: &str, json: &serde_json::Value) -> [u8; 16] {
-    // serde_json keeps object keys sorted (no `preserve_order`) and prints the shortest digits of a float, so equal
-    // configurations give equal bytes.
+    let mut text = String::new();
+    write_canonical(json, &mut text);
     let mut hasher = blake3::Hasher::new_derive_key(context);
-    hasher.update(json.to_string().as_bytes());
+    hasher.update(text.as_bytes());
     let mut id = [0; 16];
     id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     id
+}
+
+/// Writes JSON with sorted keys and no spaces; floats have the shortest digits that read back as themselves. So equal
+/// values give equal bytes, whatever order of keys the build of serde_json keeps.
+pub(crate) fn write_canonical(json: &serde_json::Value, text: &mut String) {
+    match json {
+        serde_json::Value::Object(map) => {
+            let mut pairs: Vec<_> = map.iter().collect();
+            pairs.sort_unstable_by_key(|(key, _)| *key);
+            text.push('{');
+            for (index, (key, value)) in pairs.into_iter().enumerate() {
+                if index > 0 {
+                    text.push(',');
+                }
+                text.push_str(&serde_json::Value::from(key.as_str()).to_string());
+                text.push(':');
+                write_canonical(value, text);
+            }
+            text.push('}');
+        }
+        serde_json::Value::Array(items) => {
+            text.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    text.push(',');
+                }
+                write_canonical(item, text);
+            }
+            text.push(']');
+        }
+        scalar => text.push_str(&scalar.to_string()),
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {

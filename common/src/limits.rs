@@ -28,6 +28,8 @@ pub const MAX_WIDTH: usize = 1 << 20;
 pub const MAX_VOCABULARY: usize = 1 << 20;
 /// Tokens in a sequence.
 pub const MAX_LENGTH: usize = 1 << 20;
+/// Tokens of one batch or of one evaluation set: examples times length.
+pub const MAX_TOKENS_AT_ONCE: usize = 1 << 28;
 /// Examples of one evaluation set.
 pub const MAX_EVALUATION_EXAMPLES: usize = 1 << 20;
 

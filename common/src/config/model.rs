@@ -64,7 +64,8 @@ pub enum Initialisation {
     Pytorch,
     /// Glorot and Bengio 2010: uniform ±sqrt(6/(fan-in + fan-out)); embeddings normal, sd 1/sqrt(dim).
     Xavier,
-    /// The measured laptop configuration of counting.md 7.2: embeddings sd 0.5, attention 1/sqrt(d), first MLP matrix
+    /// Our own laptop-scale counting configuration (docs/science.md, "Laptop configuration"): normal with sd 0.5 for
+    /// embeddings, 1/sqrt(d) for attention, first MLP matrix
     /// sqrt(2/d), second 1/sqrt(mlp width), read-out 1/sqrt(d).
     CountingPilot,
 }
@@ -111,7 +112,7 @@ impl ModelConfig {
     }
 
     /// Whether the model cannot tell a sequence from its multiset of tokens and the last token (no positions, no causal
-    /// mask), so that the exact count-space forward of counting.md 7.1 may be used.
+    /// mask), so that the exact forward from token counts may be used (docs/science.md, "Counting from the histogram").
     pub fn is_permutation_invariant(&self) -> bool {
         let ModelConfig::Transformer(model) = self;
         model.positions == Positions::None && !model.causal && model.dropout == 0.0

@@ -23,7 +23,8 @@ pub enum Batch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
-    /// 32-bit floats; the loss is computed in 64 bits all the same (structural-grokking.md, pitfall 15).
+    /// 32-bit floats; the loss is computed in 64 bits all the same, since a 32-bit log-softmax makes loss spikes near zero
+    /// (Nanda et al. 2023; Prieto et al. 2025).
     F32,
     /// 64-bit floats throughout; for checks.
     F64,
@@ -88,7 +89,14 @@ fn read_batch(fields: &mut Fields<'_>, task: &TaskConfig) -> ConfigResult<Batch>
         Value::Integer(_) => {
             let batch = fields.integer("batch", 1..=limits::MAX_BATCH)?;
             let batch = fields.require("batch", batch)?;
+            let length = task.shape().length;
             match size {
+                _ if batch.saturating_mul(length) > limits::MAX_TOKENS_AT_ONCE => Err(fields
+                    .error(
+                        "batch",
+                        format!("{batch} sequences of {length} tokens are too much for one update"),
+                    )
+                    .suggest(format!("at most {} tokens", limits::MAX_TOKENS_AT_ONCE))),
                 Some(size) if batch > size => Err(fields
                     .error("batch", format!("{batch} is more than the {size} examples of the training set"))
                     .suggest("use `batch = \"full\"`")),

@@ -180,7 +180,8 @@ impl Study {
         overview::overview(self)
     }
 
-    fn error(&self, error: ConfigError) -> StudyError {
+    /// An error found in a part of the study that is read elsewhere (`analysis`, `figures`), placed in its file.
+    pub fn error(&self, error: ConfigError) -> StudyError {
         StudyError::new(error, &self.source.file_name, &self.source.text, &self.source.overrides)
     }
 }
@@ -203,8 +204,12 @@ fn checked_count(plan: &Plan) -> Result<u64, ConfigError> {
     let advice = format!("at most {}; the axes are {}", limits::MAX_TRIALS_PER_SWEEP, axes.join(", "));
     let error = |problem: String| ConfigError::new("axes", at, problem).suggest(advice.clone());
     match plan.count() {
-        Ok(0) => Err(ConfigError::new("exclude", None, "every combination is excluded, so no trial is left")
-            .suggest("drop fewer combinations")),
+        Ok(0) => Err(ConfigError::new(
+            "exclude",
+            plan.first_exclusion(),
+            "every combination is excluded, so no trial is left",
+        )
+        .suggest("drop fewer combinations")),
         Ok(count) if count > limits::MAX_TRIALS_PER_SWEEP => {
             Err(error(format!("the study has {count} trials, which is too many")))
         }
@@ -219,7 +224,8 @@ fn checked_count(plan: &Plan) -> Result<u64, ConfigError> {
 
 fn digest(document: &Node) -> String {
     let mut hasher = blake3::Hasher::new_derive_key("plateau 2026 study digest v1");
-    // Object keys are sorted by serde_json, so the order of keys does not matter.
-    hasher.update(document.to_json().to_string().as_bytes());
+    let mut text = String::new();
+    crate::identity::write_canonical(&document.to_json(), &mut text);
+    hasher.update(text.as_bytes());
     hasher.finalize().to_hex().as_str().chars().take(32).collect()
 }

@@ -7,7 +7,7 @@
 use super::axis::{SECTIONS, check_path};
 use super::document::parse_toml_value;
 use super::plan::is_inside;
-use crate::fields::{ConfigError, ConfigResult};
+use crate::fields::{ConfigError, ConfigResult, nearest};
 use crate::limits;
 use crate::node::{Node, Table, Value};
 
@@ -66,10 +66,13 @@ fn apply_one(root: &mut Table, path: &str, node: Node) -> ConfigResult<()> {
         root.remove("seeds");
     }
     if !SECTIONS.contains(&first) && path.contains('.') {
-        return Err(ConfigError::new(path, None, "this path cannot be set one by one").suggest(format!(
-            "set `{first}` whole, or a path that starts with one of: axes, {}",
-            SECTIONS.join(", ")
-        )));
+        let error = ConfigError::new(path, None, "only paths of the configuration and of axes can be set");
+        return Err(match nearest(first, SECTIONS) {
+            Some(section) => {
+                error.suggest(format!("did you mean `{section}{}`?", path.get(first.len()..).unwrap_or("")))
+            }
+            None => error.suggest(format!("paths start with one of: axes, {}", SECTIONS.join(", "))),
+        });
     }
     let mut holder = Node::new(Value::Table(std::mem::take(root)));
     let outcome = holder.set_path(path, node);

@@ -7,7 +7,7 @@ use super::axis::{Axis, Group};
 use super::conditions::Condition;
 use crate::fields::{ConfigError, ConfigResult, nearest};
 use crate::limits;
-use crate::node::{Node, Value};
+use crate::node::{Location, Node, Value};
 
 /// `[[when]]`: values and axes that only some combinations have.
 #[derive(Clone, Debug)]
@@ -71,6 +71,11 @@ impl Plan {
             Stage::Group(_) => &[],
             Stage::When(when) => when.set.as_slice(),
         })
+    }
+
+    /// Where the first exclusion was written.
+    pub fn first_exclusion(&self) -> Option<Location> {
+        self.excludes.first()?.first()?.location
     }
 
     fn conditions(&self) -> impl Iterator<Item = &Condition> {
@@ -360,15 +365,17 @@ impl<'a> Combinations<'a> {
     }
 }
 
-/// A combination in words: `model.dim = 8, seed = 0`.
+/// A combination in words: `model.dim = 8 (line 12), seed = 0 (line 14)`.
 pub(super) fn describe(assigned: &[Assignment<'_>]) -> String {
     let word = |node: &Node| match &node.value {
         Value::Text(text) => format!("{text:?}"),
         other => other.to_string(),
     };
-    let parts: Vec<String> = assigned
-        .iter()
-        .map(|assignment| format!("{} = {}", assignment.path, word(assignment.node)))
-        .collect();
+    let part = |assignment: &Assignment<'_>| {
+        let place =
+            assignment.node.location.map_or(String::new(), |location| format!(" (line {})", location.line));
+        format!("{} = {}{place}", assignment.path, word(assignment.node))
+    };
+    let parts: Vec<String> = assigned.iter().map(part).collect();
     parts.join(", ")
 }

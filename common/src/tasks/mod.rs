@@ -79,7 +79,7 @@ pub enum Form {
     /// Every token of the sequence.
     Tokens,
     /// Only how often each token occurs, and the last token: exact for models without positions and causal mask
-    /// (counting.md 7.1). Only asked of tasks whose [`Task::supports_counts`] is true.
+    /// (docs/science.md, "Counting from the histogram"). Only asked of tasks whose [`Task::supports_counts`] is true.
     Counts,
 }
 

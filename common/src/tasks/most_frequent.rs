@@ -1,5 +1,5 @@
-//! Most frequent element (MFE): how often does the most frequent token occur, or which one is it? (counting.md,
-//! section 1.)
+//! Most frequent element (MFE): how often does the most frequent token occur, or which one is it? (Yehudai et
+//! al. 2024, arXiv 2407.15160; switches: docs/science.md, "Counting".)
 
 use serde::Serialize;
 

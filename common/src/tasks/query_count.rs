@@ -1,4 +1,5 @@
-//! Query count (QC): how often does the query token occur in the sequence? (counting.md, section 1.)
+//! Query count (QC): how often does the query token occur in the sequence? (Yehudai et al. 2024, arXiv
+//! 2407.15160; switches and label laws: docs/science.md, "Counting".)
 
 use serde::Serialize;
 
@@ -80,15 +81,23 @@ impl Counting {
         }
         let heads = [("regress", Head::Regress), ("classify", Head::Classify)];
         let scales = [("raw", TargetScale::Raw), ("standardised", TargetScale::Standardised)];
+        let test_examples =
+            fields.integer("test-examples", 1..=limits::MAX_EVALUATION_EXAMPLES)?.unwrap_or(1600);
+        if test_examples.saturating_mul(length) > limits::MAX_TOKENS_AT_ONCE {
+            return Err(fields
+                .error(
+                    "test-examples",
+                    format!("{test_examples} sequences of {length} tokens are too many at once"),
+                )
+                .suggest(format!("at most {} tokens", limits::MAX_TOKENS_AT_ONCE)));
+        }
         Ok(Counting {
             vocab,
             length,
             head: fields.choice("head", &heads)?.unwrap_or(Head::Regress),
             target_scale: fields.choice("target-scale", &scales)?.unwrap_or(TargetScale::Raw),
             max_count: fields.integer("max-count", 1..=limits::MAX_LENGTH)?.unwrap_or(length),
-            test_examples: fields
-                .integer("test-examples", 1..=limits::MAX_EVALUATION_EXAMPLES)?
-                .unwrap_or(1600),
+            test_examples,
         })
     }
 

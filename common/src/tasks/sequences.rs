@@ -1,4 +1,5 @@
-//! Random token sequences shared by the counting tasks: every token independently uniform (counting.md, section 1).
+//! Random token sequences shared by the counting tasks: every token independently uniform (Yehudai et al.
+//! 2024, arXiv 2407.15160; docs/science.md, "Counting").
 
 use super::{Form, Input};
 use crate::random::{Stream, StreamFamily};
