@@ -7,6 +7,12 @@
 //! groups trials into cells; each entry of [`analyses::ANALYSES`] turns them into an [`analyses::AnalysisResult`];
 //! each entry of [`figures::FIGURES`] draws; [`report::Report`] binds all of it into files.
 
+pub mod analyses;
+pub mod cells;
 pub mod number;
 pub mod statistics;
 pub mod table;
+pub mod transition;
+
+#[cfg(test)]
+mod fixture;

@@ -28,6 +28,7 @@ pub struct LogRank {
     #[serde(serialize_with = "number::serialize")]
     pub p_value: f64,
     /// The share of 2000 random relabellings with at least this chi-squared; only up to 10 runs per group.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub permutation_p_value: Option<f64>,
 }
 

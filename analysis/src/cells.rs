@@ -1,0 +1,333 @@
+//! Trials grouped into cells, and what tells the cells apart.
+//!
+//! A cell is the set of trials that differ only in their seed. Labels are the parameters that vary among the trials,
+//! without those that merely follow another one (a width that is always four times the model's): a table or a figure
+//! names cells by labels only. Order is by value, never by arrival, so that shuffled records give the same report.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+
+use plateau_common::results::{Parameter, TrialRecord};
+use plateau_common::trial::TrialState;
+use serde_json::Value;
+
+use crate::number;
+
+/// Orders parameters: numbers by value, then switches, then words; absent ones first.
+pub fn compare(one: Option<&Parameter>, other: Option<&Parameter>) -> Ordering {
+    let rank = |parameter: Option<&Parameter>| match parameter {
+        None => 0,
+        Some(Parameter::Number(_)) => 1,
+        Some(Parameter::Bool(_)) => 2,
+        Some(Parameter::Text(_)) => 3,
+    };
+    match (one, other) {
+        (Some(Parameter::Number(one)), Some(Parameter::Number(other))) => one.total_cmp(other),
+        (Some(Parameter::Bool(one)), Some(Parameter::Bool(other))) => one.cmp(other),
+        (Some(Parameter::Text(one)), Some(Parameter::Text(other))) => one.cmp(other),
+        _ => rank(one).cmp(&rank(other)),
+    }
+}
+
+/// A parameter's value for people; absent ones are a dash.
+pub fn human(parameter: Option<&Parameter>) -> String {
+    match parameter {
+        None => "–".to_owned(),
+        Some(Parameter::Number(value)) => number::significant(*value, 6),
+        Some(other) => other.to_string(),
+    }
+}
+
+/// A parameter's value as JSON; absent ones are the empty string.
+pub fn json(parameter: Option<&Parameter>) -> Value {
+    match parameter {
+        None => Value::from(""),
+        Some(Parameter::Number(value)) => number::json(*value),
+        Some(Parameter::Bool(value)) => Value::from(*value),
+        Some(Parameter::Text(value)) => Value::from(value.as_str()),
+    }
+}
+
+/// Whether a parameter says what a trial is: its seed and how it is checkpointed do not distinguish cells.
+fn distinguishes(name: &str) -> bool {
+    name != "seed" && !name.starts_with("checkpoint.")
+}
+
+/// Values of some parameters, in a fixed order of parameters.
+pub type Values = Vec<Option<Parameter>>;
+
+fn compare_values(one: &Values, other: &Values) -> Ordering {
+    one.iter()
+        .zip(other)
+        .map(|(one, other)| compare(one.as_ref(), other.as_ref()))
+        .find(|order| order.is_ne())
+        .unwrap_or_else(|| one.len().cmp(&other.len()))
+}
+
+/// The trials that differ only in their seed.
+#[derive(Clone, Debug)]
+pub struct Cell<'a> {
+    /// The value of each label of the data set, in its order.
+    pub values: Values,
+    /// The cell's trials in ascending seed.
+    pub trials: Vec<&'a TrialRecord>,
+}
+
+/// Cells that agree in some parameters.
+#[derive(Clone, Debug)]
+pub struct Group<'d, 'a> {
+    /// The values they agree in.
+    pub values: Values,
+    /// The cells, in the data set's order.
+    pub cells: Vec<&'d Cell<'a>>,
+}
+
+/// All trials of a sweep, grouped.
+#[derive(Clone, Debug)]
+pub struct Dataset<'a> {
+    /// The cells, ordered by their values.
+    pub cells: Vec<Cell<'a>>,
+    /// The parameters that tell cells apart.
+    pub labels: Vec<String>,
+    /// Varying parameters that follow a label one to one and are therefore not labels: (parameter, label).
+    pub following: Vec<(String, String)>,
+    /// Parameters that are the same in all trials.
+    pub fixed: BTreeMap<String, Parameter>,
+    /// All parameters that differ between trials, labels and followers.
+    varying: BTreeSet<String>,
+}
+
+impl<'a> Dataset<'a> {
+    /// Groups `records`. Where several parameters vary together one to one, the label is the first of them in
+    /// `preferred` (the study's axes, then what its analyses mention), else the one with the shortest name.
+    pub fn new(records: &'a [TrialRecord], preferred: &[String]) -> Self {
+        let names: BTreeSet<&str> =
+            records.iter().flat_map(|record| record.parameters.keys()).map(String::as_str).collect();
+        let names: Vec<&str> = names.into_iter().filter(|name| distinguishes(name)).collect();
+        let values_of = |record: &TrialRecord, names: &[&str]| -> Values {
+            names.iter().map(|name| record.parameters.get(*name).cloned()).collect()
+        };
+        let mut fixed = BTreeMap::new();
+        let mut varying: Vec<&str> = Vec::new();
+        for name in &names {
+            let mut values = records.iter().map(|record| record.parameters.get(*name));
+            let first = values.next().flatten();
+            if values.all(|value| compare(value, first).is_eq()) {
+                if let Some(value) = first {
+                    fixed.insert((*name).to_owned(), value.clone());
+                }
+            } else {
+                varying.push(name);
+            }
+        }
+        let rank = |name: &str| {
+            let place = preferred.iter().position(|wanted| wanted == name).unwrap_or(usize::MAX);
+            (place, name.len(), name.to_owned())
+        };
+        varying.sort_by_key(|name| rank(name));
+
+        let mut partitions: BTreeMap<Vec<usize>, &str> = BTreeMap::new();
+        let mut labels: Vec<&str> = Vec::new();
+        let mut following = Vec::new();
+        for name in &varying {
+            match partitions.get(&partition(records, name)) {
+                Some(leader) => following.push(((*name).to_owned(), (*leader).to_owned())),
+                None => {
+                    partitions.insert(partition(records, name), name);
+                    labels.push(name);
+                }
+            }
+        }
+
+        let mut order: Vec<&TrialRecord> = records.iter().collect();
+        order.sort_by(|one, other| {
+            compare_values(&values_of(one, &labels), &values_of(other, &labels))
+                .then_with(|| one.seed.cmp(&other.seed))
+                .then_with(|| one.id.cmp(&other.id))
+        });
+        let cells = order
+            .chunk_by(|one, other| compare_values(&values_of(one, &labels), &values_of(other, &labels)).is_eq())
+            .map(|trials| Cell {
+                values: trials.first().map(|trial| values_of(trial, &labels)).unwrap_or_default(),
+                trials: trials.to_vec(),
+            })
+            .collect();
+        Dataset {
+            cells,
+            labels: labels.iter().map(|name| (*name).to_owned()).collect(),
+            following,
+            fixed,
+            varying: varying.iter().map(|name| (*name).to_owned()).collect(),
+        }
+    }
+
+    /// All trials, cell by cell.
+    pub fn trials(&self) -> impl Iterator<Item = &'a TrialRecord> + '_ {
+        self.cells.iter().flat_map(|cell| cell.trials.iter().copied())
+    }
+
+    /// Trials per state, for the states that occur.
+    pub fn endings(&self) -> Vec<(TrialState, usize)> {
+        TrialState::ALL
+            .into_iter()
+            .map(|state| (state, self.trials().filter(|trial| trial.state == state).count()))
+            .filter(|(_, count)| *count > 0)
+            .collect()
+    }
+
+    /// Whether a parameter varies among the trials.
+    pub fn varies(&self, name: &str) -> bool {
+        self.varying.contains(name)
+    }
+
+    /// The label that stands for `name`: itself, or the one it follows.
+    pub fn label_of<'n>(&'n self, name: &'n str) -> &'n str {
+        self.following.iter().find(|(follower, _)| follower == name).map_or(name, |(_, leader)| leader)
+    }
+
+    /// The labels but those that `names` stand for.
+    pub fn labels_without(&self, names: &[&str]) -> Vec<&str> {
+        let taken: Vec<&str> = names.iter().map(|name| self.label_of(name)).collect();
+        self.labels.iter().map(String::as_str).filter(|label| !taken.contains(label)).collect()
+    }
+
+    /// The cells grouped by the values of `names`, ordered by them.
+    pub fn group_by<'d>(&'d self, names: &[&str]) -> Vec<Group<'d, 'a>> {
+        group(self.cells.iter(), names)
+    }
+
+    /// A cell's name for people: its labels and their values; `all trials` where nothing varies.
+    pub fn name_of(&self, cell: &Cell) -> String {
+        let labels: Vec<&str> = self.labels.iter().map(String::as_str).collect();
+        describe(&labels, &cell.values)
+    }
+}
+
+/// `cells` grouped by the values of `names`, ordered by them.
+pub fn group<'d, 'a: 'd>(cells: impl Iterator<Item = &'d Cell<'a>>, names: &[&str]) -> Vec<Group<'d, 'a>> {
+    let mut groups: Vec<Group<'d, 'a>> = Vec::new();
+    for cell in cells {
+        let values: Values = names.iter().map(|name| cell.parameter(name).cloned()).collect();
+        match groups.iter_mut().find(|group| compare_values(&group.values, &values).is_eq()) {
+            Some(group) => group.cells.push(cell),
+            None => groups.push(Group { values, cells: vec![cell] }),
+        }
+    }
+    groups.sort_by(|one, other| compare_values(&one.values, &other.values));
+    groups
+}
+
+impl<'a> Cell<'a> {
+    /// The value of any parameter; all trials of a cell share it.
+    pub fn parameter(&self, name: &str) -> Option<&'a Parameter> {
+        self.trials.first().and_then(|trial| trial.parameters.get(name))
+    }
+}
+
+/// `weight-decay = 1, dim = 32`: the last part of each path where that is unambiguous, with its value.
+pub fn describe(names: &[&str], values: &Values) -> String {
+    if names.is_empty() {
+        return "all trials".to_owned();
+    }
+    let parts: Vec<String> = names
+        .iter()
+        .zip(values)
+        .map(|(name, value)| format!("{} = {}", short_name(name, names), human(value.as_ref())))
+        .collect();
+    parts.join(", ")
+}
+
+/// The last part of a dotted path, or all of it where another of `among` ends alike.
+pub fn short_name<'n>(name: &'n str, among: &[&str]) -> &'n str {
+    let last = |path: &'n str| path.rsplit('.').next().unwrap_or(path);
+    let short = last(name);
+    let alike = among.iter().filter(|other| other.rsplit('.').next() == Some(short)).count();
+    if alike > 1 { name } else { short }
+}
+
+/// For each record the number of its value of `name` in order of first appearance: equal partitions mean that the
+/// parameters vary together.
+fn partition(records: &[TrialRecord], name: &str) -> Vec<usize> {
+    let mut seen: Vec<Option<&Parameter>> = Vec::new();
+    let mut numbers: BTreeMap<String, usize> = BTreeMap::new();
+    records
+        .iter()
+        .map(|record| {
+            let value = record.parameters.get(name);
+            let key = value.map(|value| format!("{value:?}")).unwrap_or_default();
+            *numbers.entry(key).or_insert_with(|| {
+                seen.push(value);
+                seen.len() - 1
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::trial;
+
+    fn records() -> Vec<TrialRecord> {
+        let mut records = Vec::new();
+        for dim in [32.0, 8.0, 16.0] {
+            for decay in [1.0, 0.0] {
+                for seed in [2, 0, 1] {
+                    let mut record = trial(seed, &[("model.dim", dim), ("model.mlp", 4.0 * dim)]);
+                    record.parameters.insert("train.weight-decay".to_owned(), Parameter::Number(decay));
+                    record.parameters.insert("task.kind".to_owned(), Parameter::Text("modular".to_owned()));
+                    records.push(record);
+                }
+            }
+        }
+        records
+    }
+
+    #[test]
+    fn cells_are_ordered_by_value_and_labelled_only_by_what_varies() {
+        let records = records();
+        let data = Dataset::new(&records, &[]);
+        assert_eq!(data.labels, ["model.dim", "train.weight-decay"]);
+        assert_eq!(data.following, [("model.mlp".to_owned(), "model.dim".to_owned())]);
+        assert_eq!(data.fixed.keys().collect::<Vec<_>>(), ["task.kind"]);
+        assert_eq!(data.cells.len(), 6);
+        let names: Vec<String> = data.cells.iter().map(|cell| data.name_of(cell)).collect();
+        assert_eq!(names[0], "dim = 8, weight-decay = 0");
+        assert_eq!(names[5], "dim = 32, weight-decay = 1");
+        let seeds: Vec<u64> = data.cells[0].trials.iter().map(|trial| trial.seed).collect();
+        assert_eq!(seeds, [0, 1, 2]);
+    }
+
+    #[test]
+    fn the_axis_is_preferred_among_parameters_that_vary_together() {
+        let records = records();
+        let data = Dataset::new(&records, &["model.mlp".to_owned()]);
+        assert_eq!(data.labels, ["model.mlp", "train.weight-decay"]);
+        assert_eq!(data.label_of("model.dim"), "model.mlp");
+        assert_eq!(data.labels_without(&["model.dim"]), ["train.weight-decay"]);
+    }
+
+    #[test]
+    fn the_order_of_records_changes_nothing() {
+        let records = records();
+        let mut shuffled = records.clone();
+        shuffled.rotate_left(5);
+        shuffled.swap(0, 9);
+        let describe = |records: &[TrialRecord]| {
+            let data = Dataset::new(records, &[]);
+            let seeds = |cell: &Cell| cell.trials.iter().map(|trial| trial.seed).collect::<Vec<_>>();
+            data.cells.iter().map(|cell| (data.name_of(cell), seeds(cell))).collect::<Vec<_>>()
+        };
+        assert_eq!(describe(&records), describe(&shuffled));
+    }
+
+    #[test]
+    fn groups_join_cells_across_the_other_parameters() {
+        let records = records();
+        let data = Dataset::new(&records, &[]);
+        let groups = data.group_by(&["train.weight-decay"]);
+        assert_eq!(groups.iter().map(|group| group.cells.len()).collect::<Vec<_>>(), [3, 3]);
+        assert_eq!(data.group_by(&[]).len(), 1);
+        assert!(Dataset::new(&[], &[]).cells.is_empty());
+    }
+}
