@@ -1,0 +1,336 @@
+//! The contract of tasks, checked for every entry of the list under several configurations, and the exact label laws of
+//! the counting tasks.
+
+use plateau_common::fields::Fields;
+use plateau_common::node::Node;
+use plateau_common::tasks::{Batch, Form, Input, Output, ReadOut, Split, Targets, TaskConfig};
+use serde_json::{Value, json};
+
+/// At least two configurations of every task of the list.
+fn configurations() -> Vec<Value> {
+    vec![
+        json!({"kind": "modular", "modulus": 13, "train-share": 0.4}),
+        json!({"kind": "modular", "modulus": 13, "train-share": 0.7, "operation": "x/y", "layout": "power"}),
+        json!({"kind": "modular", "modulus": 11, "train-share": 0.5, "operation": "x/y-if-y-odd-else-x-y"}),
+        json!({"kind": "modular", "modulus": 11, "train-share": 0.5, "operation": "x^3+xy^2+y"}),
+        json!({"kind": "modular", "train-share": 0.3, "operation": "s5:xyx^-1"}),
+        json!({"kind": "query-count", "vocab": 5, "test-examples": 200}),
+        json!({"kind": "query-count", "vocab": 7, "length": 12, "query-mode": "appended", "test-examples": 200}),
+        json!({"kind": "query-count", "vocab": 6, "head": "classify", "max-count": 9, "test-examples": 200}),
+        json!({"kind": "query-count", "vocab": 6, "target-scale": "standardised", "test-examples": 200}),
+        json!({"kind": "most-frequent", "vocab": 5, "test-examples": 200}),
+        json!({"kind": "most-frequent", "vocab": 8, "length": 16, "target": "token", "test-examples": 200}),
+        json!({"kind": "most-frequent", "vocab": 5, "head": "classify", "test-examples": 200}),
+        json!({"kind": "most-frequent", "vocab": 5, "target-scale": "standardised", "test-examples": 200}),
+    ]
+}
+
+fn read(json: &Value) -> TaskConfig {
+    let node = Node::from_json(json);
+    TaskConfig::read(Fields::new("task", &node).expect("a table")).expect("a valid task")
+}
+
+/// Calls `check` with every configuration.
+fn for_every_task(check: impl Fn(&TaskConfig)) {
+    for json in configurations() {
+        println!("{json}");
+        check(&read(&json));
+    }
+}
+
+fn batch_size(task: &TaskConfig) -> Option<usize> {
+    Some(task.training_set_size().unwrap_or(32).min(32))
+}
+
+fn tokens(batch: &Batch) -> (&[u32], usize) {
+    match &batch.input {
+        Input::Tokens { tokens, length } => (tokens, *length),
+        Input::Counts { .. } => panic!("tokens were asked for"),
+    }
+}
+
+#[test]
+fn every_task_of_the_list_is_configured_here() {
+    for kind in TaskConfig::KINDS {
+        let found = configurations().iter().filter(|json| json["kind"] == *kind).count();
+        assert!(found >= 2, "{kind} has {found} configurations");
+    }
+}
+
+fn check_batch(task: &TaskConfig, batch: &Batch) {
+    let shape = task.shape();
+    let (ids, length) = tokens(batch);
+    assert_eq!(length, shape.length);
+    assert_eq!(ids.len(), batch.examples() * shape.length);
+    assert!(ids.iter().all(|id| (*id as usize) < shape.vocabulary));
+    let rows = batch.examples() * if shape.read_out == ReadOut::Last { 1 } else { shape.length };
+    match (&batch.targets, shape.output) {
+        (Targets::Classes(classes), Output::Classes(width)) => {
+            assert_eq!(classes.len(), rows);
+            assert!(classes.iter().all(|class| (*class as usize) < width));
+            let also = &batch.also_correct;
+            assert!(also.iter().all(|(row, class)| (*row as usize) < rows && (*class as usize) < width));
+            assert!(also.iter().all(|(row, class)| classes[*row as usize] != *class));
+        }
+        (Targets::Scalars(numbers), Output::Scalar) => {
+            assert_eq!(numbers.len(), rows);
+            assert!(numbers.iter().all(|number| number.is_finite()));
+            assert!(batch.also_correct.is_empty());
+        }
+        (targets, output) => panic!("{targets:?} do not fit {output:?}"),
+    }
+    if let Some(weights) = &batch.weights {
+        assert_eq!(weights.len(), rows);
+        assert!(weights.iter().all(|weight| weight.is_finite() && *weight >= 0.0));
+    }
+}
+
+#[test]
+fn batches_fit_the_shape() {
+    for_every_task(|task| {
+        let examples = task.examples(3);
+        for update in [1, 2, 1_000_000] {
+            let batch = examples.train(update, batch_size(task), Form::Tokens);
+            assert_eq!(Some(batch.examples()), batch_size(task));
+            check_batch(task, &batch);
+        }
+        check_batch(task, &examples.evaluation(Split::Test, Form::Tokens).expect("a test set"));
+        assert!(examples.scale().deviation > 0.0 && examples.scale().mean.is_finite());
+    });
+}
+
+#[test]
+fn the_training_set_is_finite_exactly_where_the_task_says_so() {
+    for_every_task(|task| {
+        let examples = task.examples(3);
+        let whole = examples.evaluation(Split::Train, Form::Tokens);
+        assert_eq!(whole.as_ref().map(Batch::examples), task.training_set_size());
+        match whole {
+            Some(whole) => {
+                check_batch(task, &whole);
+                for update in [1, 9] {
+                    assert_eq!(examples.train(update, None, Form::Tokens), whole);
+                }
+            }
+            None => {
+                let first = examples.train(1, batch_size(task), Form::Tokens);
+                assert_ne!(
+                    first,
+                    examples.train(2, batch_size(task), Form::Tokens),
+                    "fresh examples at every step"
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn equal_seeds_give_equal_examples_and_different_seeds_different_ones() {
+    for_every_task(|task| {
+        let draw = |seed| {
+            let examples = task.examples(seed);
+            let train = examples.train(5, batch_size(task), Form::Tokens);
+            (train, examples.evaluation(Split::Test, Form::Tokens), examples.scale())
+        };
+        let (first, again, other) = (draw(1), draw(1), draw(2));
+        assert_eq!(first, again);
+        assert_ne!(first.0, other.0);
+        assert_ne!(first.1, other.1);
+    });
+}
+
+#[test]
+fn no_draw_depends_on_earlier_calls() {
+    for_every_task(|task| {
+        let (jumping, steady) = (task.examples(4), task.examples(4));
+        let late = jumping.train(40, batch_size(task), Form::Tokens);
+        let early = jumping.train(2, batch_size(task), Form::Tokens);
+        for update in 1..=40 {
+            let batch = steady.train(update, batch_size(task), Form::Tokens);
+            let _ = steady.evaluation(Split::Test, Form::Tokens);
+            if update == 2 {
+                assert_eq!(batch, early);
+            }
+            if update == 40 {
+                assert_eq!(batch, late);
+            }
+        }
+        assert_eq!(
+            jumping.evaluation(Split::Test, Form::Tokens),
+            steady.evaluation(Split::Test, Form::Tokens)
+        );
+    });
+}
+
+/// For finite tasks train and test together are the whole table, without overlap.
+#[test]
+fn finite_tasks_split_their_examples() {
+    for_every_task(|task| {
+        let examples = task.examples(6);
+        let Some(train) = examples.evaluation(Split::Train, Form::Tokens) else { return };
+        let test = examples.evaluation(Split::Test, Form::Tokens).expect("a test set");
+        let rows = |batch: &Batch| {
+            let (ids, length) = tokens(batch);
+            ids.chunks(length).map(<[u32]>::to_vec).collect::<std::collections::BTreeSet<_>>()
+        };
+        let (train_rows, test_rows) = (rows(&train), rows(&test));
+        assert!(train_rows.is_disjoint(&test_rows));
+        assert_eq!(train_rows.len() + test_rows.len(), train.examples() + test.examples());
+    });
+}
+
+#[test]
+fn counts_are_the_histogram_of_the_tokens() {
+    for_every_task(|task| {
+        if !task.supports_counts() {
+            return;
+        }
+        let examples = task.examples(8);
+        let vocabulary = task.shape().vocabulary;
+        let pair = |form| {
+            let train = examples.train(3, batch_size(task), form);
+            [train, examples.evaluation(Split::Test, form).expect("a test set")]
+        };
+        for (listed, counted) in pair(Form::Tokens).into_iter().zip(pair(Form::Counts)) {
+            let (ids, length) = tokens(&listed);
+            let Input::Counts { counts, last } = &counted.input else { panic!("counts were asked for") };
+            assert_eq!(counts.len(), listed.examples() * vocabulary);
+            for (row, ids) in ids.chunks(length).enumerate() {
+                let mut histogram = vec![0.0f32; vocabulary];
+                ids.iter().for_each(|id| histogram[*id as usize] += 1.0);
+                assert_eq!(histogram, counts[row * vocabulary..(row + 1) * vocabulary]);
+                assert_eq!(Some(&last[row]), ids.last());
+            }
+            assert_eq!(listed.targets, counted.targets);
+            assert_eq!(listed.also_correct, counted.also_correct);
+        }
+    });
+}
+
+#[test]
+fn labels_of_the_counting_tasks_are_what_they_say() {
+    let labels = |json: &Value| {
+        let batch = read(json).examples(1).evaluation(Split::Test, Form::Tokens).expect("a test set");
+        let (ids, length) = tokens(&batch);
+        let rows: Vec<Vec<u32>> = ids.chunks(length).map(<[u32]>::to_vec).collect();
+        (rows, batch)
+    };
+    let count = |row: &[u32], token: u32| row.iter().filter(|id| **id == token).count() as f32;
+    let (rows, batch) = labels(&json!({"kind": "query-count", "vocab": 4}));
+    let expected: Vec<f32> = rows.iter().map(|row| count(row, row[row.len() - 1])).collect();
+    assert_eq!(batch.targets, Targets::Scalars(expected));
+    let (rows, batch) = labels(&json!({"kind": "query-count", "vocab": 4, "query-mode": "appended"}));
+    let expected: Vec<f32> = rows.iter().map(|row| count(row, row[row.len() - 1]) - 1.0).collect();
+    assert_eq!(batch.targets, Targets::Scalars(expected));
+    let highest = |row: &[u32]| (0..4).map(|token| count(row, token)).fold(0.0, f32::max);
+    let (rows, batch) = labels(&json!({"kind": "most-frequent", "vocab": 4}));
+    assert_eq!(batch.targets, Targets::Scalars(rows.iter().map(|row| highest(row)).collect()));
+    let (rows, batch) = labels(&json!({"kind": "most-frequent", "vocab": 4, "target": "token", "length": 8}));
+    let Targets::Classes(classes) = &batch.targets else { panic!("tokens are classes") };
+    for (index, (row, class)) in rows.iter().zip(classes).enumerate() {
+        let mut right: Vec<u32> = (0..4).filter(|token| count(row, *token) == highest(row)).collect();
+        assert_eq!(right.remove(0), *class);
+        let also =
+            batch.also_correct.iter().filter(|(row, _)| *row as usize == index).map(|(_, class)| *class);
+        assert_eq!(also.collect::<Vec<u32>>(), right);
+    }
+}
+
+/// Test labels of a counting task with n = 10 m.
+fn test_labels(kind: &str, vocab: usize, examples: usize) -> Vec<f64> {
+    let task = read(&json!({"kind": kind, "vocab": vocab, "test-examples": examples}));
+    let batch = task.examples(2).evaluation(Split::Test, Form::Counts).expect("a test set");
+    match batch.targets {
+        Targets::Scalars(labels) => labels.into_iter().map(f64::from).collect(),
+        Targets::Classes(_) => panic!("counts are regressed by default"),
+    }
+}
+
+fn mean_and_variance(labels: &[f64]) -> (f64, f64) {
+    let mean = labels.iter().sum::<f64>() / labels.len() as f64;
+    (mean, labels.iter().map(|label| (label - mean).powi(2)).sum::<f64>() / (labels.len() - 1) as f64)
+}
+
+fn share(labels: &[f64], value: f64) -> f64 {
+    labels.iter().filter(|label| **label == value).count() as f64 / labels.len() as f64
+}
+
+/// The highest probability of 1 + Binomial(n - 1, 1/m), and where it is.
+fn modal_probability(vocab: usize) -> (usize, f64) {
+    let (trials, chance) = (10 * vocab - 1, 1.0 / vocab as f64);
+    let mut probability = (1.0 - chance).powi(trials as i32);
+    let mut best = (1, probability);
+    for hits in 1..=trials {
+        probability *= (trials - hits + 1) as f64 / hits as f64 * chance / (1.0 - chance);
+        if probability > best.1 {
+            best = (hits + 1, probability);
+        }
+    }
+    best
+}
+
+/// The query's count is 1 + Binomial(n - 1, 1/m): (m, mode, best accuracy of a constant, mean, variance) at n = 10 m.
+#[test]
+fn query_counts_follow_their_law() {
+    for (vocab, chance, mean, variance) in [
+        (5, 0.1398, 10.800, 7.840),
+        (10, 0.1319, 10.900, 8.910),
+        (20, 0.1284, 10.950, 9.452),
+        (30, 0.1272, 10.967, 9.634),
+        (50, 0.1264, 10.980, 9.780),
+        (75, 0.1260, 10.987, 9.854),
+        (100, 0.1257, 10.990, 9.890),
+        (150, 0.1255, 10.993, 9.927),
+    ] {
+        let (mode, exact) = modal_probability(vocab);
+        assert!((exact - chance).abs() < 5.1e-5, "m = {vocab}: {exact}");
+        let TaskConfig::QueryCount(task) = read(&json!({"kind": "query-count", "vocab": vocab})) else {
+            panic!("a query count")
+        };
+        let (exact_mean, exact_variance) = task.label_moments();
+        assert!((exact_mean - mean).abs() < 6e-4 && (exact_variance - variance).abs() < 6e-4);
+        let labels = test_labels("query-count", vocab, 1600);
+        let error = (chance * (1.0 - chance) / 1600.0).sqrt();
+        let found = share(&labels, mode as f64);
+        assert!((found - chance).abs() < 3.0 * error, "m = {vocab}: a constant scores {found}, not {chance}");
+        let (found_mean, found_variance) = mean_and_variance(&labels);
+        assert!(
+            (found_mean - mean).abs() < 3.5 * (variance / 1600.0).sqrt(),
+            "m = {vocab}: mean {found_mean}"
+        );
+        // The variance of a sample variance of nearly normal numbers is 2 variance² / n.
+        let error = variance * (2.0f64 / 1600.0).sqrt();
+        assert!((found_variance - variance).abs() < 3.5 * error, "m = {vocab}: variance {found_variance}");
+    }
+}
+
+/// The highest count has no closed form: (m, mode, share of the mode, mean, standard deviation) from an independent
+/// simulation of 20,000 sequences (6,000 for m above 50) at n = 10 m.
+#[test]
+fn highest_counts_follow_their_law() {
+    for (vocab, mode, chance, mean, deviation, simulated) in [
+        (5, 13.0, 0.253, 13.84, 1.74, 20_000.0),
+        (10, 14.0, 0.235, 15.12, 1.79, 20_000.0),
+        (20, 16.0, 0.238, 16.32, 1.79, 20_000.0),
+        (30, 16.0, 0.241, 16.98, 1.77, 20_000.0),
+        (50, 17.0, 0.251, 17.76, 1.74, 20_000.0),
+        (75, 18.0, 0.259, 18.35, 1.68, 6_000.0),
+        (100, 18.0, 0.252, 18.75, 1.66, 6_000.0),
+        (150, 19.0, 0.258, 19.27, 1.62, 6_000.0),
+    ] {
+        let labels = test_labels("most-frequent", vocab, 1600);
+        let uncertainty = (1.0f64 / 1600.0 + 1.0 / simulated).sqrt();
+        let found = share(&labels, mode);
+        let error = (chance * (1.0 - chance) as f64).sqrt() * uncertainty;
+        assert!((found - chance).abs() < 3.0 * error, "m = {vocab}: a constant scores {found}, not {chance}");
+        let (found_mean, found_variance) = mean_and_variance(&labels);
+        assert!((found_mean - mean).abs() < 3.5 * deviation * uncertainty, "m = {vocab}: mean {found_mean}");
+        // The law is skewed, so its sample deviation scatters somewhat more than a normal one's.
+        let error = 1.5 * deviation * uncertainty / 2.0f64.sqrt();
+        assert!(
+            (found_variance.sqrt() - deviation).abs() < 3.5 * error,
+            "m = {vocab}: sd {}",
+            found_variance.sqrt()
+        );
+    }
+}
