@@ -47,13 +47,25 @@ fn batch_size(config: &TrialConfig) -> usize {
 ///
 /// Forward, per layer and sequence of n tokens: `6nd²` (q, k, v) + `2n²d` (scores) + `3hn²` (softmax) + `2n²d` (weighted
 /// values) + `2nd²` (output map) + `4ndf` (MLP; `6ndf` where gated). Besides the layers: `2rd·out` for the read-out at r
-/// positions; the embedding is a look-up and counts nothing. What an implementation saves without changing the result
-/// (reading one position only, counting tokens instead of listing them) is not taken off, so this is an upper bound
-/// of the work done and the same for every implementation.
+/// positions; the embedding is a look-up and counts nothing. Where a model sees only how often each token occurs
+/// ([`ModelConfig::is_permutation_invariant`]), n is the vocabulary, since one row per token is exact (docs/science.md,
+/// "Counting from the histogram"). What else an implementation may save without changing the result (the last layer at
+/// the read position only, rows shared by the examples of a batch) is not taken off: this is an upper bound.
 pub fn flops_per_update(config: &TrialConfig) -> f64 {
     let ModelConfig::Transformer(model) = &config.model;
-    let shape = config.task.shape();
+    let shape = trained_shape(config);
     3.0 * batch_size(config) as f64 * (layers_forward(model, &shape) + read_out_forward(model, &shape))
+}
+
+/// The task's shape as the model is given it: one row per token of the vocabulary where only counts matter, else one per
+/// position.
+fn trained_shape(config: &TrialConfig) -> TaskShape {
+    let shape = config.task.shape();
+    if config.model.is_permutation_invariant() && config.task.supports_counts() {
+        TaskShape { length: shape.vocabulary, ..shape }
+    } else {
+        shape
+    }
 }
 
 /// Forward operations of all blocks on one sequence.
@@ -82,7 +94,7 @@ fn read_positions(shape: &TaskShape) -> usize {
 /// outputs. Implementations that recompute or skip activations need less.
 pub fn memory_bytes(config: &TrialConfig, replicas: usize) -> u64 {
     let ModelConfig::Transformer(model) = &config.model;
-    let shape = config.task.shape();
+    let shape = trained_shape(config);
     let wide = |number: usize| number as u128;
     let number_bytes: u128 = match config.train.precision {
         Precision::F32 => 4,
@@ -155,6 +167,18 @@ mod tests {
         // 100,000 updates: 1.8e12 for the smallest model of the grid, 1.7e16 for the largest.
         assert!((flops_per_update(&counting(8, 5, false)) * 1e5 / 1.8e12 - 1.0).abs() < 0.03);
         assert!((flops_per_update(&counting(128, 150, false)) * 1e5 / 1.7e16 - 1.0).abs() < 0.03);
+    }
+
+    #[test]
+    fn a_model_that_sees_only_counts_has_one_row_per_token() {
+        let model = json!({"kind": "transformer", "layers": 1, "heads": 4, "dim": 8, "positions": "none", "causal": false});
+        let of_length = |length: usize| {
+            let task = json!({"kind": "query-count", "vocab": 12, "length": length});
+            config(task, model.clone(), json!(16))
+        };
+        let (short, long) = (of_length(12), of_length(1200));
+        assert_eq!(flops_per_update(&short), flops_per_update(&long));
+        assert_eq!(memory_bytes(&short, 1), memory_bytes(&long, 1));
     }
 
     #[test]

@@ -321,7 +321,7 @@ fn highest_counts_follow_their_law() {
         let labels = test_labels("most-frequent", vocab, 1600);
         let uncertainty = (1.0f64 / 1600.0 + 1.0 / simulated).sqrt();
         let found = share(&labels, mode);
-        let error = (chance * (1.0 - chance) as f64).sqrt() * uncertainty;
+        let error = f64::sqrt(chance * (1.0 - chance)) * uncertainty;
         assert!((found - chance).abs() < 3.0 * error, "m = {vocab}: a constant scores {found}, not {chance}");
         let (found_mean, found_variance) = mean_and_variance(&labels);
         assert!((found_mean - mean).abs() < 3.5 * deviation * uncertainty, "m = {vocab}: mean {found_mean}");

@@ -1,4 +1,4 @@
-//! Tasks: what is learnt. One file per task and one line in [`task_list!`] below.
+//! Tasks: what is learnt. One file per task and one line in `task_list!` below.
 //!
 //! A task is a pure function: (configuration, seed, step) -> examples. It therefore lives here, without tensors or I/O,
 //! where the study file is validated as well; `plateau-lab` turns its batches into tensors.
