@@ -65,8 +65,7 @@ pub enum Initialisation {
     /// Glorot and Bengio 2010: uniform ±sqrt(6/(fan-in + fan-out)); embeddings normal, sd 1/sqrt(dim).
     Xavier,
     /// Our own laptop-scale counting configuration (docs/science.md, "Laptop configuration"): normal with sd 0.5 for
-    /// embeddings, 1/sqrt(d) for attention, first MLP matrix
-    /// sqrt(2/d), second 1/sqrt(mlp width), read-out 1/sqrt(d).
+    /// embeddings, 1/sqrt(d) for attention and read-out, sqrt(2/d) and 1/sqrt(mlp width) for the MLP.
     CountingPilot,
 }
 

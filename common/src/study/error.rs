@@ -71,6 +71,8 @@ impl StudyError {
             (None, Some(location)) => Origin::Place(location),
             (None, None) => Origin::File,
         };
+        // A byte-order mark is not part of the first line, for the reader either.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let source_line = match origin {
             Origin::Place(location) => {
                 text.lines().nth(location.line.saturating_sub(1) as usize).map(str::to_owned)

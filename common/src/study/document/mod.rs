@@ -16,7 +16,7 @@ pub(super) use self::toml::parse_value as parse_toml_value;
 /// The syntax of a study file; the keys are the same in all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
-    /// TOML 1.0.
+    /// TOML.
     Toml,
     /// YAML 1.2, one document; anchors and aliases are expanded within bounds.
     Yaml,
