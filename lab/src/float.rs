@@ -1,0 +1,210 @@
+//! The two float types training runs in, and the few scalar functions the fused operations need of them.
+//!
+//! The exponential is ours because the standard library's cannot be vectorised; it is a fixed sequence of IEEE
+//! operations without fused multiply-adds, so it gives the same bits in a vector lane and in a scalar remainder.
+
+use candle_core::{CpuStorage, DType, Layout, Result, Tensor, WithDType};
+
+/// `f32` or `f64`.
+pub trait Float: WithDType + std::ops::Neg<Output = Self> {
+    /// e to the power of `self`; exactly 0 below the range of normal numbers, relative error below 3 units in the last place.
+    fn exp(self) -> Self;
+    /// Square root.
+    fn sqrt(self) -> Self;
+    /// The error function.
+    fn erf(self) -> Self;
+    /// Nearest value of this type.
+    fn of(value: f64) -> Self;
+    /// The value in 64 bits.
+    fn wide(self) -> f64;
+    /// The numbers of a CPU storage of this type.
+    fn of_storage(storage: &mut CpuStorage) -> Result<&mut [Self]>;
+    /// Smallest (most negative) infinity.
+    const MINUS_INFINITY: Self;
+    /// 0.
+    const ZERO: Self;
+    /// 1.
+    const ONE: Self;
+}
+
+impl Float for f32 {
+    #[inline(always)]
+    fn exp(self) -> f32 {
+        const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to whole numbers
+        const LOW: f32 = -87.0;
+        let x = if self > 88.0 { 88.0 } else { self };
+        let shifted = x * std::f32::consts::LOG2_E + MAGIC;
+        let whole = shifted - MAGIC;
+        let r = (x - whole * 0.693_359_4) - whole * -2.121_944_4e-4;
+        let mut sum = 1.0 / 5040.0;
+        for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+            sum = sum * r + coefficient;
+        }
+        let exponent = shifted.to_bits().wrapping_sub(MAGIC.to_bits()).wrapping_add(127) << 23;
+        if self < LOW { 0.0 } else { sum * f32::from_bits(exponent) }
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> f32 {
+        f32::sqrt(self)
+    }
+
+    fn erf(self) -> f32 {
+        candle_core::cpu::erf::erf_f32(self)
+    }
+
+    #[inline(always)]
+    fn of(value: f64) -> f32 {
+        value as f32
+    }
+
+    #[inline(always)]
+    fn wide(self) -> f64 {
+        f64::from(self)
+    }
+
+    fn of_storage(storage: &mut CpuStorage) -> Result<&mut [f32]> {
+        match storage {
+            CpuStorage::F32(values) => Ok(values),
+            _ => candle_core::bail!("expected a storage of f32"),
+        }
+    }
+
+    const MINUS_INFINITY: f32 = f32::NEG_INFINITY;
+    const ZERO: f32 = 0.0;
+    const ONE: f32 = 1.0;
+}
+
+impl Float for f64 {
+    #[inline(always)]
+    fn exp(self) -> f64 {
+        const MAGIC: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52
+        const LOW: f64 = -708.0;
+        let x = if self > 709.0 { 709.0 } else { self };
+        let shifted = x * std::f64::consts::LOG2_E + MAGIC;
+        let whole = shifted - MAGIC;
+        let r = (x - whole * 6.931_471_803_691_238e-1) - whole * 1.908_214_929_270_587_7e-10;
+        let mut sum = 1.0 / 6_227_020_800.0;
+        for coefficient in [
+            1.0 / 479_001_600.0,
+            1.0 / 39_916_800.0,
+            1.0 / 3_628_800.0,
+            1.0 / 362_880.0,
+            1.0 / 40_320.0,
+            1.0 / 5040.0,
+            1.0 / 720.0,
+            1.0 / 120.0,
+            1.0 / 24.0,
+            1.0 / 6.0,
+            0.5,
+            1.0,
+            1.0,
+        ] {
+            sum = sum * r + coefficient;
+        }
+        let exponent = shifted.to_bits().wrapping_sub(MAGIC.to_bits()).wrapping_add(1023) << 52;
+        if self < LOW { 0.0 } else { sum * f64::from_bits(exponent) }
+    }
+
+    #[inline(always)]
+    fn sqrt(self) -> f64 {
+        f64::sqrt(self)
+    }
+
+    fn erf(self) -> f64 {
+        candle_core::cpu::erf::erf_f64(self)
+    }
+
+    #[inline(always)]
+    fn of(value: f64) -> f64 {
+        value
+    }
+
+    #[inline(always)]
+    fn wide(self) -> f64 {
+        self
+    }
+
+    fn of_storage(storage: &mut CpuStorage) -> Result<&mut [f64]> {
+        match storage {
+            CpuStorage::F64(values) => Ok(values),
+            _ => candle_core::bail!("expected a storage of f64"),
+        }
+    }
+
+    const MINUS_INFINITY: f64 = f64::NEG_INFINITY;
+    const ZERO: f64 = 0.0;
+    const ONE: f64 = 1.0;
+}
+
+/// Runs `work` with the widest vector instructions of this CPU; what it inlines is compiled for them.
+#[inline(always)]
+pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(work)
+}
+
+/// The numbers behind a contiguous layout.
+pub(crate) fn slice<'a, T: Float>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        candle_core::bail!("a fused operation was given a tensor of shape {:?} that is not contiguous", layout.shape());
+    };
+    let all = T::cpu_storage_as_slice(storage)?;
+    all.get(start..end).ok_or_else(|| candle_core::Error::Msg("tensor layout exceeds its storage".to_owned()))
+}
+
+/// Calls `work` with the numbers of a contiguous tensor on the CPU.
+pub(crate) fn read<T: Float, R>(tensor: &Tensor, work: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        candle_core::Storage::Cpu(storage) => work(slice(storage, layout)?),
+        _ => candle_core::bail!("a CPU operation was given a tensor on another device"),
+    }
+}
+
+/// Evaluates an expression with `T` standing for the float type of a `DType`.
+macro_rules! with_float {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            candle_core::DType::F32 => {
+                type $T = f32;
+                $body
+            }
+            candle_core::DType::F64 => {
+                type $T = f64;
+                $body
+            }
+            other => candle_core::bail!("training runs in f32 or f64, not {other:?}"),
+        }
+    };
+}
+pub(crate) use with_float;
+
+/// The tensor type of a precision.
+pub fn dtype(precision: plateau_common::config::Precision) -> DType {
+    match precision {
+        plateau_common::config::Precision::F32 => DType::F32,
+        plateau_common::config::Precision::F64 => DType::F64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Float;
+
+    #[test]
+    fn exponentials_agree_with_the_standard_library() {
+        for step in -7000..7000 {
+            let x = f64::from(step) * 0.1;
+            let (found, expected) = (Float::exp(x), x.exp());
+            assert!((found / expected - 1.0).abs() < 1e-15, "exp({x}) = {found}, not {expected}");
+        }
+        for step in -8600..8700 {
+            let x = step as f32 * 0.01;
+            let (found, expected) = (Float::exp(x), x.exp());
+            assert!((found / expected - 1.0).abs() < 4e-7, "exp({x}) = {found}, not {expected}");
+        }
+        assert_eq!((Float::exp(f32::NEG_INFINITY), Float::exp(f64::NEG_INFINITY)), (0.0, 0.0));
+        assert_eq!((Float::exp(0f32), Float::exp(0f64)), (1.0, 1.0));
+        assert!(Float::exp(f32::NAN).is_nan() && Float::exp(f64::NAN).is_nan());
+    }
+}

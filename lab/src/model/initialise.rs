@@ -1,0 +1,63 @@
+//! Initialisation schemes of the transformer, named after their sources.
+
+use plateau_common::config::{Initialisation, TransformerConfig};
+
+use super::parameters::Initial;
+
+/// What a parameter is for, with the sizes schemes depend on.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Role {
+    /// Token or position embedding.
+    Embedding,
+    /// Query, key and value maps.
+    Attention,
+    /// The map from the heads back to the residual stream.
+    AttentionOutput,
+    /// First MLP matrix, and the gate.
+    Up,
+    /// Second MLP matrix.
+    Down,
+    /// Read-out to this many outputs.
+    ReadOut { outputs: usize },
+}
+
+impl Role {
+    /// (fan-in, fan-out).
+    fn fans(self, config: &TransformerConfig) -> (usize, usize) {
+        match self {
+            Role::Embedding | Role::Attention | Role::AttentionOutput => (config.dim, config.dim),
+            Role::Up => (config.dim, config.mlp_dim),
+            Role::Down => (config.mlp_dim, config.dim),
+            Role::ReadOut { outputs } => (config.dim, outputs),
+        }
+    }
+}
+
+/// The start of a weight matrix.
+pub(super) fn weight(role: Role, config: &TransformerConfig) -> Initial {
+    let (fan_in, fan_out) = role.fans(config);
+    let (fan_in, fan_out, dim) = (fan_in as f64, fan_out as f64, config.dim as f64);
+    match (config.initialisation, role) {
+        (Initialisation::Nanda, Role::ReadOut { .. }) => Initial::Normal(1.0 / fan_out.sqrt()),
+        (Initialisation::Nanda, _) => Initial::Normal(1.0 / dim.sqrt()),
+        (Initialisation::Gpt2, Role::AttentionOutput | Role::Down) => {
+            Initial::Normal(0.02 / (2.0 * config.layers as f64).sqrt())
+        }
+        (Initialisation::Gpt2, _) => Initial::Normal(0.02),
+        (Initialisation::Pytorch, Role::Embedding) => Initial::Normal(1.0),
+        (Initialisation::Pytorch, _) => Initial::Uniform(1.0 / fan_in.sqrt()),
+        (Initialisation::Xavier, Role::Embedding) => Initial::Normal(1.0 / dim.sqrt()),
+        (Initialisation::Xavier, _) => Initial::Uniform((6.0 / (fan_in + fan_out)).sqrt()),
+        (Initialisation::CountingPilot, Role::Embedding) => Initial::Normal(0.5),
+        (Initialisation::CountingPilot, Role::Up) => Initial::Normal((2.0 / dim).sqrt()),
+        (Initialisation::CountingPilot, _) => Initial::Normal(1.0 / fan_in.sqrt()),
+    }
+}
+
+/// The start of the bias beside a weight matrix: 0, except in PyTorch's scheme.
+pub(super) fn bias(role: Role, config: &TransformerConfig) -> Initial {
+    match config.initialisation {
+        Initialisation::Pytorch => Initial::Uniform(1.0 / (role.fans(config).0 as f64).sqrt()),
+        _ => Initial::Constant(0.0),
+    }
+}
