@@ -111,6 +111,24 @@ fn an_axis_over_tables_and_one_inside_them() {
     assert_eq!(rates, [0.1, 0.1, 0.2, 0.2]);
 }
 
+/// A condition sees what the trial is given: the value inside the table, and its refinement where there is one.
+#[test]
+fn conditions_look_into_tables() {
+    let axes = r#"[axes]
+"train.optimizer.lr" = [0.1, 0.2]
+"train.optimizer" = [{ kind = "adam", lr = 9.0 }, { kind = "sgd", lr = 9.0, momentum = 0.9 }]
+[[exclude]]
+"#;
+    let count = |condition: &str| {
+        let study = study_with(&format!("{axes}{condition}"), &[]);
+        trials(&study).len()
+    };
+    assert_eq!(count("\"train.optimizer.lr\" = 0.1"), 2);
+    assert_eq!(count("\"train.optimizer.kind\" = \"sgd\""), 2);
+    assert_eq!(count("\"train.optimizer.kind\" = \"sgd\"\n\"train.optimizer.lr\" = 0.1"), 3);
+    assert_eq!(count("\"train.optimizer.lr\" = 9.0"), 4);
+}
+
 #[test]
 fn zipped_axes_advance_together_where_the_first_stood() {
     let rest = "zip = [[\"model.dim\", \"seed\"]]\n[axes]\n\"model.dim\" = [8, 4]\n\"task.vocab\" = [5, 6]\nseed = [1, 2]";
