@@ -1,0 +1,198 @@
+//! `plateau check`: what a study holds and costs, without running anything.
+
+use clap::Args;
+use plateau_common::config::TrialConfig;
+use plateau_common::study::{CohortOverview, Overview, Study};
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::Output;
+use crate::study_file::{ReadStudy, StudyArguments};
+use crate::table::{Columns, number, text};
+use crate::{results, words};
+
+const EXAMPLES: &str = "\
+Examples:
+  plateau check study.toml
+  plateau check study.toml --set axes.seed=[0,1] --set train.steps=500
+  plateau check study.toml --output json
+
+Errors name file, line and key; the exit code is then 4.";
+
+/// Cohorts that are shown one by one.
+const SHOWN_COHORTS: usize = 20;
+/// Values of an axis that are shown one by one.
+const SHOWN_VALUES: usize = 8;
+
+/// Options of `plateau check`.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    #[command(flatten)]
+    study: StudyArguments,
+}
+
+/// Checks the study.
+pub fn run(arguments: &Arguments, context: &Context) -> Outcome {
+    let read = arguments.study.read()?;
+    let overview = read.study.overview().map_err(|error| Failure::new(Exit::InvalidStudy, error))?;
+    context.output.answer(
+        || describe(&read, &overview, &context.output),
+        || to_json(&read, &overview),
+        || overview.trials.to_string(),
+    )?;
+    Ok(Exit::Done)
+}
+
+/// `8, 16, 32` or, for many values, `5, 13, 20, … , 150 (20 values)`.
+pub fn shorten(values: &[String]) -> String {
+    match values {
+        [first @ .., last] if values.len() > SHOWN_VALUES => {
+            let first: Vec<&str> = first.iter().take(SHOWN_VALUES - 2).map(String::as_str).collect();
+            format!("{}, …, {last} ({} values)", first.join(", "), values.len())
+        }
+        values => values.join(", "),
+    }
+}
+
+fn between<T: PartialEq>(low: T, high: T, word: impl Fn(&T) -> String) -> String {
+    if low == high { word(&low) } else { format!("{} to {}", word(&low), word(&high)) }
+}
+
+fn describe(read: &ReadStudy, overview: &Overview, output: &Output) -> String {
+    let study = &read.study;
+    let mut lines = vec![format!("study       {}", study.name)];
+    if !study.description.is_empty() {
+        lines.push(format!("            {}", words::one_line(study.description.trim())));
+    }
+    let (fewest, most) = overview.parameters;
+    let (least, largest) = overview.flops_per_trial;
+    let memory = |pick: fn(&CohortOverview) -> u64| overview.cohorts.iter().map(pick);
+    let bytes = memory(|cohort| cohort.bytes_per_trial);
+    lines.extend([
+        format!(
+            "trials      {} in {} ({} per cell)",
+            words::whole(u128::from(overview.trials)),
+            words::plural(overview.cells, "cell"),
+            words::count(overview.trials as f64 / overview.cells.max(1) as f64)
+        ),
+        format!("parameters  {} per trial", between(fewest, most, |number| words::whole(u128::from(*number)))),
+        format!(
+            "arithmetic  {} FLOP per trial, {} FLOP in all",
+            between(words::count(least), words::count(largest), String::clone),
+            words::count(overview.flops)
+        ),
+        format!(
+            "memory      about {} per trial",
+            between(
+                words::bytes(bytes.clone().min().unwrap_or(0)),
+                words::bytes(bytes.max().unwrap_or(0)),
+                String::clone
+            )
+        ),
+    ]);
+    for (path, values) in &overview.varying {
+        lines.push(format!("axis        {path} = {}", shorten(values)));
+    }
+    lines.extend(read.plan.analyses.iter().map(|analysis| {
+        format!("analysis    {}", named(analysis.kind(), analysis.name()))
+    }));
+    lines.extend(read.plan.figures.iter().map(|figure| format!("figure      {}", figure.name())));
+    lines.push(format!(
+        "\n{} (trials of equal shape, trained together as one batched model):",
+        words::plural(overview.cohorts.len() as u64, "cohort")
+    ));
+    lines.push(cohorts(study, overview, output));
+    lines.join("\n")
+}
+
+fn named(kind: &str, name: &str) -> String {
+    if kind == name { kind.to_owned() } else { format!("{kind} ({name})") }
+}
+
+fn cohorts(study: &Study, overview: &Overview, output: &Output) -> String {
+    let differing = differing_paths(study, &overview.cohorts);
+    let mut headings: Vec<&str> = differing.iter().map(String::as_str).collect();
+    headings.extend(["trials", "steps", "parameters", "FLOP/step", "memory"]);
+    let mut columns = Columns::new(output, &headings);
+    for cohort in overview.cohorts.iter().take(SHOWN_COHORTS) {
+        let parameters = results::flatten(&cohort.example.to_json());
+        let mut cells: Vec<comfy_table::Cell> = differing
+            .iter()
+            .map(|path| number(parameters.get(path).map_or_else(|| "-".to_owned(), ToString::to_string)))
+            .collect();
+        cells.extend([
+            number(cohort.trials),
+            number(words::whole(u128::from(cohort.example.train.steps))),
+            number(words::whole(u128::from(cohort.parameters))),
+            number(words::count(cohort.flops_per_update)),
+            number(words::bytes(cohort.bytes)),
+        ]);
+        columns.push(cells);
+    }
+    let mut table = columns.render();
+    if overview.cohorts.len() > SHOWN_COHORTS {
+        table.push_str(&format!("\n… and {} more cohorts", overview.cohorts.len() - SHOWN_COHORTS));
+    }
+    if overview.cohorts.is_empty() {
+        table.push_str(&text("none").content());
+    }
+    table
+}
+
+/// The varying paths whose values tell the cohorts apart.
+fn differing_paths(study: &Study, cohorts: &[CohortOverview]) -> Vec<String> {
+    let value = |config: &TrialConfig, path: &String| results::flatten(&config.to_json()).get(path).cloned();
+    let Some(first) = cohorts.first() else { return Vec::new() };
+    let shown = cohorts.get(..SHOWN_COHORTS).unwrap_or(cohorts);
+    let mut paths = study.varying_paths();
+    paths.retain(|path| shown.iter().any(|cohort| value(&cohort.example, path) != value(&first.example, path)));
+    paths
+}
+
+fn to_json(read: &ReadStudy, overview: &Overview) -> Value {
+    let cohorts: Vec<Value> = overview
+        .cohorts
+        .iter()
+        .map(|cohort| {
+            json!({
+                "key": cohort.key,
+                "trials": cohort.trials,
+                "parameters": cohort.parameters,
+                "flops_per_update": cohort.flops_per_update,
+                "bytes_per_trial": cohort.bytes_per_trial,
+                "bytes": cohort.bytes,
+                "example": cohort.example.to_json(),
+            })
+        })
+        .collect();
+    json!({
+        "name": read.study.name,
+        "digest": read.study.digest(),
+        "trials": overview.trials,
+        "cells": overview.cells,
+        "cohorts": cohorts,
+        "parameters": overview.parameters,
+        "flops_per_trial": overview.flops_per_trial,
+        "flops": overview.flops,
+        "axes": overview.varying.iter().map(|(path, values)| json!({ "path": path, "values": values })).collect::<Vec<_>>(),
+        "analyses": read.plan.analyses.iter().map(|analysis| analysis.name()).collect::<Vec<_>>(),
+        "figures": read.plan.figures.iter().map(|figure| figure.name()).collect::<Vec<_>>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_axes_are_shortened() {
+        let values: Vec<String> = (1..=20).map(|value| value.to_string()).collect();
+        assert_eq!(shorten(&values[..8]), "1, 2, 3, 4, 5, 6, 7, 8");
+        assert_eq!(shorten(&values), "1, 2, 3, 4, 5, 6, …, 20 (20 values)");
+        assert_eq!(shorten(&[]), "");
+        assert_eq!(between(3, 3, ToString::to_string), "3");
+        assert_eq!(between(3, 4, ToString::to_string), "3 to 4");
+    }
+}

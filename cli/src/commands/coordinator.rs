@@ -1,0 +1,61 @@
+//! `plateau coordinator`: runs a coordinator until it is asked to stop.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Args, ValueHint};
+use serde_json::json;
+
+use super::Context;
+use crate::exit::{Exit, Outcome};
+use crate::interrupt::{self, Interrupts, Parent};
+
+const EXAMPLES: &str = "\
+Examples:
+  plateau coordinator --data-dir /data/plateau
+  plateau coordinator --data-dir data --listen 0.0.0.0:7733 --allow-insecure
+
+Everything the coordinator knows lies in its data directory; it may be stopped or killed at any time and goes on from there.";
+
+/// Options of `plateau coordinator`.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    /// Folder for sweeps, metrics and checkpoints; made if absent
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    data_dir: PathBuf,
+
+    /// Address and port to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7733")]
+    listen: SocketAddr,
+
+    /// Listen on an address other machines can reach, although traffic is not encrypted and nobody is asked who they are
+    #[arg(long)]
+    allow_insecure: bool,
+
+    #[command(flatten)]
+    pub(super) parent: Parent,
+}
+
+/// Runs the coordinator.
+pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
+    let interrupts = Interrupts::new()?;
+    let data_dir = arguments.data_dir.display();
+    let options = plateau_coordinator::Options {
+        data_dir: arguments.data_dir.clone(),
+        listen: arguments.listen,
+        checkpoint_store: None,
+        allow_insecure: arguments.allow_insecure,
+    };
+    let running = plateau_coordinator::start(options)
+        .await
+        .with_context(|| format!("starting a coordinator on {data_dir}, listening on {}", arguments.listen))?;
+    let address = format!("http://{}", running.local_addr);
+    context.output.note(&format!("coordinator of {data_dir} listens on {address}; Ctrl-C stops it"));
+    context.output.event(json!({ "event": "listening", "address": address }))?;
+    interrupt::requested(interrupts, arguments.parent.exit_with_parent).await;
+    context.output.note("stopping");
+    running.stop().await.with_context(|| format!("closing the data directory {data_dir}"))?;
+    Ok(Exit::Done)
+}

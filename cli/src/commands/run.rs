@@ -1,0 +1,278 @@
+//! `plateau run`: a whole study on this machine, from the file to the report.
+//!
+//! Starts a coordinator and agents as child processes (see `household`) and is then a client like any other: submits,
+//! follows, fetches the results. There is no second way of running things.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Args, ValueHint};
+use plateau_proto::v1;
+use serde_json::json;
+
+use super::{Context, submit};
+use crate::client::{Connection, Service, Target, refusal, shell_word};
+use crate::device::{self, Device};
+use crate::display::Display;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::follow;
+use crate::household::{AgentSpecification, Household, connected_agents};
+use crate::interrupt::Interrupts;
+use crate::progress::Snapshot;
+use crate::study_file::{ReadStudy, StudyArguments};
+use crate::{reporting, results, words};
+
+const EXAMPLES: &str = "\
+Examples:
+  plateau run studies/grokking/quick.toml
+  plateau run study.toml --set train.steps=500 --set seeds=10
+  plateau run study.toml --agents 2 --threads 4
+  plateau run study.toml --device cuda:0 --device cuda:1
+
+Ctrl-C saves checkpoints and stops; the same command goes on from there. Trials that are done are never run again.";
+
+/// Options of `plateau run`.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    #[command(flatten)]
+    study: StudyArguments,
+
+    /// Folder for sweeps, metrics, checkpoints, logs and reports; made if absent
+    #[arg(long, value_name = "DIR", default_value = "plateau-data", value_hint = ValueHint::DirPath)]
+    data_dir: PathBuf,
+
+    /// Agents per processor [default: as many as --threads leaves room for]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    agents: Option<u16>,
+
+    /// Threads of each agent on a processor
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = super::agent::parse_threads)]
+    threads: usize,
+
+    /// Device to train on, cpu or cuda:N; may be repeated [default: all cards, else the processor]
+    #[arg(long, value_name = "DEVICE")]
+    device: Vec<Device>,
+
+    /// Most trials an agent trains together [default: 8 on a processor, 64 on a card]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=plateau_common::limits::MAX_COHORT as i64))]
+    max_cohort: Option<u32>,
+
+    /// Folder for the report [default: reports/NAME in the data directory]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    report: Option<PathBuf>,
+}
+
+/// How following the sweep came to an end.
+enum Course {
+    /// The sweep ended.
+    Ended(Snapshot),
+    /// The user wants to stop.
+    Interrupted,
+}
+
+/// Runs the study.
+pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
+    if context.coordinator_named {
+        return Err(Failure::usage(
+            "`plateau run` starts a coordinator of its own; hand a study to a running one with `plateau submit`",
+        ));
+    }
+    let read = arguments.study.read()?;
+    let mut interrupts = Interrupts::new()?;
+    let (mut household, mut connection) = Household::start(&arguments.data_dir, &context.output).await?;
+    let course = tokio::select! {
+        course = train(arguments, context, &read, &mut household, &mut connection) => course,
+        () = interrupts.next() => Ok(Course::Interrupted),
+    };
+    let outcome = match course {
+        Ok(Course::Ended(snapshot)) => finish(arguments, context, &read, &mut connection.service, &snapshot).await,
+        Ok(Course::Interrupted) => {
+            context.output.note("\nstopping: checkpoints are being saved; Ctrl-C again stops at once");
+            Ok(Exit::Interrupted)
+        }
+        Err(error) => Err(error.into()),
+    };
+    drop(connection);
+    let orderly = tokio::select! {
+        orderly = household.stop() => orderly,
+        // Dropped unfinished, the household is killed.
+        () = interrupts.next() => false,
+    };
+    if matches!(outcome, Ok(Exit::Interrupted)) {
+        let kept = if orderly { "everything done is kept" } else { "everything up to the last checkpoints is kept" };
+        let command = again(arguments);
+        context.output.note(&format!("interrupted; {kept}. To go on:\n  {command}"));
+        context.output.event(json!({ "event": "interrupted", "orderly": orderly, "continue": command }))?;
+    }
+    outcome
+}
+
+/// The command that goes on with this run.
+fn again(arguments: &Arguments) -> String {
+    let mut command = format!("plateau run {}", arguments.study.as_words());
+    if arguments.data_dir.as_os_str() != "plateau-data" {
+        command.push_str(&format!(" --data-dir {}", shell_word(&arguments.data_dir.to_string_lossy())));
+    }
+    for device in &arguments.device {
+        command.push_str(&format!(" --device {device}"));
+    }
+    if let Some(agents) = arguments.agents {
+        command.push_str(&format!(" --agents {agents}"));
+    }
+    if arguments.threads != 1 {
+        command.push_str(&format!(" --threads {}", arguments.threads));
+    }
+    command
+}
+
+/// Submits the study, starts agents as needed, and follows the sweep.
+async fn train(
+    arguments: &Arguments,
+    context: &Context,
+    read: &ReadStudy,
+    household: &mut Household,
+    connection: &mut Connection,
+) -> anyhow::Result<Course> {
+    let answer = submit::submit(&mut connection.service, read).await?;
+    context.output.note(&submit::sentence(&read.study.name, &answer));
+    context.output.event(json!({
+        "event": "submitted",
+        "sweep": answer.sweep,
+        "trials": answer.trials,
+        "new_trials": answer.new_trials,
+    }))?;
+    let summary = describe(&mut connection.service, &answer.sweep).await?;
+    if summary.state() == v1::SweepState::Paused {
+        context.output.note("the sweep was paused; it goes on now");
+        let request = v1::ResumeRequest { sweep: answer.sweep.clone() };
+        let resumed = connection.service.resume(request).await;
+        resumed.map_err(|status| refusal("resuming the sweep", &status))?;
+    }
+    let waiting = summary.counts.unwrap_or_default();
+    let waiting = waiting.pending + waiting.leased + waiting.running;
+    if waiting > 0 && (household.owns_coordinator() || connected_agents(connection).await? == 0) {
+        let agents = agents(arguments, waiting);
+        household.start_agents(&agents)?;
+        let devices: Vec<String> = agents.iter().map(|agent| agent.device.to_string()).collect();
+        tracing::info!(agents = agents.len(), ?devices, "agents started");
+    }
+    let target = Target { coordinator: connection.address.clone(), data_dir: Some(arguments.data_dir.clone()) };
+    let mut display = Display::new(&context.output, target.as_options());
+    let notes = context.output;
+    let followed = tokio::select! {
+        followed = follow::follow(&mut connection.service, &answer.sweep, &mut display) => followed,
+        error = household.supervise(|text| notes.note(text)) => Err(error.context("the run cannot go on")),
+    };
+    display.finish();
+    Ok(Course::Ended(followed?))
+}
+
+async fn describe(service: &mut Service, sweep: &str) -> anyhow::Result<v1::SweepSummary> {
+    let answer = service.describe_sweep(v1::DescribeSweepRequest { sweep: sweep.to_owned() }).await;
+    let answer = answer.map_err(|status| refusal("looking at the sweep", &status))?;
+    answer.into_inner().summary.context("the coordinator's answer says nothing of the sweep")
+}
+
+/// The agents to start: one per card, as many per processor as there are cores for, none without a trial to train.
+fn agents(arguments: &Arguments, waiting: u64) -> Vec<AgentSpecification> {
+    let devices = if arguments.device.is_empty() { default_devices() } else { arguments.device.clone() };
+    let mut agents = Vec::new();
+    for device in devices {
+        let copies = match device {
+            Device::Cuda(_) => 1,
+            Device::Cpu => arguments.agents.map_or((device::cores() / arguments.threads).max(1), usize::from),
+        };
+        for copy in 1..=copies {
+            let name = match device {
+                Device::Cuda(_) => device.word(),
+                Device::Cpu => format!("cpu-{copy}"),
+            };
+            let max_cohort = arguments.max_cohort;
+            agents.push(AgentSpecification { name, device, threads: arguments.threads, max_cohort });
+        }
+    }
+    agents.truncate(usize::try_from(waiting).unwrap_or(usize::MAX));
+    agents
+}
+
+fn default_devices() -> Vec<Device> {
+    let devices: Vec<Device> = device::present().into_iter().map(|(device, _)| device).collect();
+    let cards: Vec<Device> = devices.iter().copied().filter(|device| *device != Device::Cpu).collect();
+    if cards.is_empty() { devices } else { cards }
+}
+
+/// Writes the report of a sweep that has ended.
+async fn finish(
+    arguments: &Arguments,
+    context: &Context,
+    read: &ReadStudy,
+    service: &mut Service,
+    snapshot: &Snapshot,
+) -> Outcome {
+    let records = results::fetch(service, &snapshot.sweep).await?;
+    let folder = arguments.report.clone().unwrap_or_else(|| arguments.data_dir.join("reports").join(&read.study.name));
+    let report = reporting::write(read, &records, &folder)?;
+    let data = shell_word(&arguments.data_dir.to_string_lossy());
+    context.output.answer(
+        || {
+            let mut text = report.tables(&context.output);
+            if let Some(failure) = snapshot.failure_text(&format!(" --data-dir {data}")) {
+                text.push_str(&format!("\n{failure}\n"));
+            }
+            text.push_str(&format!("\n{}\n{}", snapshot.counts_text(), report.where_it_is()));
+            text
+        },
+        || {
+            json!({
+                "event": "ended",
+                "sweep": snapshot.sweep,
+                "state": crate::progress::sweep_state_name(snapshot.state as i32),
+                "trials": crate::progress::counts_json(&snapshot.counts),
+                "report": folder,
+            })
+        },
+        || folder.display().to_string(),
+    )?;
+    let id = words::short(&snapshot.sweep);
+    context.output.note(&format!("more: plateau trials {id} --data-dir {data}"));
+    Ok(follow::exit_of(snapshot))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::arguments::Cli;
+    use crate::commands::Command;
+
+    fn parse(words: &str) -> Arguments {
+        let cli = Cli::try_parse_from(format!("plateau run s.toml {words}").split_whitespace()).unwrap();
+        match cli.command {
+            Command::Run(arguments) => arguments,
+            other => panic!("{other:?} is not run"),
+        }
+    }
+
+    #[test]
+    fn agents_fill_the_devices_but_never_outnumber_the_trials() {
+        let names = |words: &str, waiting| -> Vec<String> {
+            agents(&parse(words), waiting).into_iter().map(|agent| agent.name).collect()
+        };
+        assert_eq!(names("--device cpu --agents 3", 100), ["cpu-1", "cpu-2", "cpu-3"]);
+        assert_eq!(names("--device cpu --agents 3", 2), ["cpu-1", "cpu-2"]);
+        assert_eq!(names("--device cuda:0 --device cuda:1 --agents 3", 100), ["cuda0", "cuda1"]);
+        assert!(names("--device cpu", 0).is_empty());
+        assert_eq!(names("--device cpu --threads 1024", 9), ["cpu-1"]);
+    }
+
+    #[test]
+    fn the_command_to_go_on_repeats_what_matters() {
+        assert_eq!(again(&parse("")), "plateau run s.toml");
+        assert_eq!(
+            again(&parse("--set a.b=[1,2] --data-dir d --device cpu --agents 2")),
+            "plateau run s.toml --set 'a.b=[1,2]' --data-dir d --device cpu --agents 2"
+        );
+    }
+}

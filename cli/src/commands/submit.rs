@@ -1,0 +1,107 @@
+//! `plateau submit`: hands a study to a coordinator.
+
+use clap::Args;
+use plateau_proto::v1;
+use serde_json::json;
+
+use super::Context;
+use crate::client::{DataDirectory, refusal};
+use crate::exit::{Exit, Outcome};
+use crate::study_file::{self, StudyArguments};
+use crate::{sweeps, words};
+
+const EXAMPLES: &str = "\
+Examples:
+  plateau submit study.toml
+  plateau submit study.toml --set train.steps=500 --set axes.seed=[0,1]
+  sweep=$(plateau submit study.toml --output quiet) && plateau watch $sweep
+
+The same study is the same sweep: submitting it again runs nothing that is done or waiting already.";
+
+/// Options of `plateau submit`.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    #[command(flatten)]
+    study: StudyArguments,
+    #[command(flatten)]
+    data: DataDirectory,
+}
+
+/// Submits the study.
+pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
+    let read = arguments.study.read()?;
+    let mut connection = context.connect(&arguments.data).await?;
+    let answer = submit(&mut connection.service, &read).await?;
+    let options = context.target(&arguments.data).as_options();
+    context.output.answer(
+        || {
+            let id = words::short(&answer.sweep);
+            let next = sweeps::next_commands(&[
+                (format!("plateau watch {id}{options}"), "follow it"),
+                (format!("plateau trials {id}{options}"), "list its trials"),
+                (format!("plateau report {id}{options}"), "statistics and figures, at any time"),
+                (format!("plateau cancel {id}{options}"), "give it up"),
+            ]);
+            format!("{}\n\nNext:\n{next}", sentence(&read.study.name, &answer))
+        },
+        || {
+            json!({
+                "sweep": answer.sweep,
+                "existing": answer.existing,
+                "trials": answer.trials,
+                "new_trials": answer.new_trials,
+            })
+        },
+        || answer.sweep.clone(),
+    )?;
+    connection.close().await?;
+    Ok(Exit::Done)
+}
+
+/// Submits a study that has been read; the root span of everything that follows.
+pub async fn submit(
+    service: &mut crate::client::Service,
+    read: &study_file::ReadStudy,
+) -> anyhow::Result<v1::SubmitResponse> {
+    let source = read.study.source();
+    let _span = tracing::info_span!("submit", study = %read.study.name, digest = read.study.digest()).entered();
+    let request = v1::SubmitRequest { study: Some(study_file::to_wire(source)), traceparent: String::new() };
+    let answer = service.submit(request).await;
+    answer
+        .map(tonic::Response::into_inner)
+        .map_err(|status| refusal(&format!("submitting {}", source.file_name), &status))
+}
+
+/// What came of a submission, in words.
+pub fn sentence(name: &str, answer: &v1::SubmitResponse) -> String {
+    let id = words::short(&answer.sweep);
+    let trials = words::plural(answer.trials, "trial");
+    match (answer.existing, answer.new_trials) {
+        (true, 0) => format!("sweep {id} `{name}` exists already ({trials}); nothing new to run"),
+        (true, new) => format!("sweep {id} `{name}` exists already ({trials}); {new} will run because of this"),
+        (false, new) if new == answer.trials => format!("sweep {id} `{name}` submitted: {trials}"),
+        (false, new) => format!("sweep {id} `{name}` submitted: {trials}, {new} of them to run, the rest is known"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn submissions_say_what_will_run() {
+        let answer = |existing, trials, new_trials| v1::SubmitResponse {
+            sweep: "5ca1ab1e0000".to_owned(),
+            existing,
+            trials,
+            new_trials,
+        };
+        assert_eq!(sentence("s", &answer(false, 4, 4)), "sweep 5ca1ab1e `s` submitted: 4 trials");
+        assert_eq!(
+            sentence("s", &answer(false, 4, 1)),
+            "sweep 5ca1ab1e `s` submitted: 4 trials, 1 of them to run, the rest is known"
+        );
+        assert_eq!(sentence("s", &answer(true, 1, 0)), "sweep 5ca1ab1e `s` exists already (1 trial); nothing new to run");
+    }
+}

@@ -1,0 +1,226 @@
+//! `plateau trials`: the trials of a sweep, with the values in which they differ.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Context as _;
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use plateau_common::results::Parameter;
+use plateau_common::trial::TrialState;
+use plateau_proto::{convert, v1};
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::client::{DataDirectory, Service, refusal};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::OutputMode;
+use crate::results;
+use crate::sweeps::SweepArgument;
+use crate::table::{Columns, number, text, trial_state};
+use crate::values::Filter;
+use crate::words;
+
+const EXAMPLES: &str = "\
+Examples:
+  plateau trials last
+  plateau trials last --state failed --state quarantined
+  plateau trials last --filter model.dim=32 --filter seed=0
+  plateau trials last --output json | jq '.trials[].trial'";
+
+/// Rows of a table that are shown unless told otherwise.
+const SHOWN_ROWS: usize = 200;
+
+/// Options of `plateau trials`.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Arguments {
+    #[command(flatten)]
+    sweep: SweepArgument,
+
+    /// Only trials in this state; may be repeated
+    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = states())]
+    state: Vec<String>,
+
+    /// Only trials whose configuration has this value; may be repeated
+    #[arg(long, value_name = "PATH=VALUE")]
+    filter: Vec<Filter>,
+
+    /// Show at most this many [default: 200 in a table, else all]
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+
+    #[command(flatten)]
+    data: DataDirectory,
+}
+
+fn states() -> PossibleValuesParser {
+    PossibleValuesParser::new(TrialState::ALL.map(TrialState::name))
+}
+
+/// A listed trial, read.
+struct Row {
+    summary: v1::TrialSummary,
+    state: TrialState,
+    parameters: BTreeMap<String, Parameter>,
+}
+
+/// Lists the trials.
+pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
+    let mut connection = context.connect(&arguments.data).await?;
+    let rows = fetch(&mut connection.service, arguments).await?;
+    connection.close().await?;
+    for filter in &arguments.filter {
+        let known = rows.iter().any(|row| row.parameters.contains_key(filter.path()));
+        if !known && !rows.is_empty() {
+            let paths: BTreeSet<&str> = rows.iter().flat_map(|row| row.parameters.keys().map(String::as_str)).collect();
+            let advice = plateau_common::fields::nearest(filter.path(), paths)
+                .map_or(String::new(), |path| format!("; did you mean `{path}`?"));
+            return Err(Failure::usage(format!("no trial has a value `{}`{advice}", filter.path())));
+        }
+    }
+    let kept: Vec<&Row> =
+        rows.iter().filter(|row| arguments.filter.iter().all(|filter| filter.keeps(&row.parameters))).collect();
+    let limit = match (arguments.limit, context.output.mode()) {
+        (Some(limit), _) => limit,
+        (None, OutputMode::Table) => SHOWN_ROWS,
+        (None, OutputMode::Json | OutputMode::Quiet) => usize::MAX,
+    };
+    let shown = kept.get(..limit).unwrap_or(&kept);
+    context.output.answer(
+        || {
+            let mut table = render(shown, context);
+            if shown.len() < kept.len() {
+                table.push_str(&format!("\n… and {} more (--limit {})", kept.len() - shown.len(), kept.len()));
+            }
+            if kept.is_empty() { "no such trials".to_owned() } else { table }
+        },
+        || json!({ "trials": shown.iter().map(|row| to_json(row)).collect::<Vec<Value>>() }),
+        || shown.iter().map(|row| row.summary.trial.as_str()).collect::<Vec<_>>().join("\n"),
+    )?;
+    Ok(Exit::Done)
+}
+
+async fn fetch(service: &mut Service, arguments: &Arguments) -> anyhow::Result<Vec<Row>> {
+    let what = format!("listing the trials of `{}`", arguments.sweep.sweep);
+    let states = arguments.state.iter().filter_map(|name| TrialState::from_name(name));
+    let mut request = v1::ListTrialsRequest {
+        sweep: arguments.sweep.sweep.clone(),
+        states: states.map(|state| convert::trial_state_to_wire(state) as i32).collect(),
+        offset: 0,
+        limit: 0,
+    };
+    let mut rows = Vec::new();
+    loop {
+        let answer = service.list_trials(request.clone()).await;
+        let page = answer.map_err(|status| refusal(&what, &status))?.into_inner();
+        for summary in page.trials {
+            let state = convert::trial_state("state", summary.state).with_context(|| what.clone())?;
+            let parameters = results::parameters(&summary.config_json).with_context(|| what.clone())?;
+            rows.push(Row { summary, state, parameters });
+        }
+        // A page that does not advance would be asked for without end.
+        if page.next_offset <= request.offset {
+            return Ok(rows);
+        }
+        request.offset = page.next_offset;
+    }
+}
+
+/// The parameters that are not the same in all rows.
+fn varying(rows: &[&Row]) -> Vec<String> {
+    let Some(first) = rows.first() else { return Vec::new() };
+    let paths: BTreeSet<&String> = rows.iter().flat_map(|row| row.parameters.keys()).collect();
+    let differs = |path: &&String| rows.iter().any(|row| row.parameters.get(*path) != first.parameters.get(*path));
+    paths.into_iter().filter(differs).cloned().collect()
+}
+
+fn render(rows: &[&Row], context: &Context) -> String {
+    let varying = varying(rows);
+    let short = |path: &String| {
+        let last = path.rsplit('.').next().unwrap_or(path);
+        let unique = varying.iter().filter(|other| other.rsplit('.').next() == Some(last)).count() == 1;
+        if unique { last.to_owned() } else { path.clone() }
+    };
+    let names: Vec<String> = varying.iter().map(short).collect();
+    let mut headings = vec!["trial", "state"];
+    headings.extend(names.iter().map(String::as_str));
+    headings.extend(["step", "of", "attempt", "agent", "reason"]);
+    let mut columns = Columns::new(&context.output, &headings);
+    for row in rows {
+        let mut cells = vec![text(words::short(&row.summary.trial)), trial_state(row.state)];
+        cells.extend(varying.iter().map(|path| match row.parameters.get(path) {
+            Some(value) => number(words::one_line(&value.to_string())),
+            None => text("-"),
+        }));
+        cells.extend([
+            number(row.summary.step),
+            number(row.summary.budget),
+            number(row.summary.attempt),
+            text(words::one_line(&row.summary.agent)),
+            text(reason(row)),
+        ]);
+        columns.push(cells);
+    }
+    columns.render()
+}
+
+fn reason(row: &Row) -> String {
+    match row.state {
+        TrialState::Diverged => format!("at step {}", row.summary.diverged_at),
+        _ => words::one_line(&row.summary.reason),
+    }
+}
+
+fn to_json(row: &Row) -> Value {
+    let summary = &row.summary;
+    json!({
+        "trial": summary.trial,
+        "index": summary.index,
+        "state": row.state.name(),
+        "attempt": summary.attempt,
+        "agent": summary.agent,
+        "step": summary.step,
+        "budget": summary.budget,
+        "reason": summary.reason,
+        "diverged_at": (row.state == TrialState::Diverged).then_some(summary.diverged_at),
+        "train_seconds": summary.train_seconds,
+        "config": serde_json::from_str::<Value>(&summary.config_json).unwrap_or(Value::Null),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::{ColorChoice, Output};
+
+    fn row(seed: u64, dim: u64, state: TrialState) -> Row {
+        let config_json = format!(r#"{{"seed":{seed},"model":{{"dim":{dim},"layers":1}}}}"#);
+        Row {
+            parameters: results::parameters(&config_json).unwrap(),
+            state,
+            summary: v1::TrialSummary {
+                trial: format!("{seed:032x}"),
+                step: 5,
+                budget: 10,
+                diverged_at: 3,
+                config_json,
+                ..Default::default()
+            },
+        }
+    }
+
+    #[test]
+    fn the_table_shows_only_what_differs() {
+        let rows = [row(0, 8, TrialState::Completed), row(1, 8, TrialState::Diverged)];
+        let context = Context {
+            output: Output::new(OutputMode::Table, ColorChoice::Never),
+            coordinator: String::new(),
+            coordinator_named: false,
+        };
+        let table = render(&rows.iter().collect::<Vec<_>>(), &context);
+        insta::assert_snapshot!(table);
+        assert_eq!(to_json(&rows[1])["diverged_at"], 3);
+        assert_eq!(to_json(&rows[0])["diverged_at"], Value::Null);
+        assert_eq!(to_json(&rows[0])["config"]["model"]["dim"], 8);
+    }
+}

@@ -1,0 +1,115 @@
+//! Devices a trial can be trained on.
+
+use std::fmt;
+use std::num::NonZero;
+
+/// A device as named on the command line and on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Device {
+    /// The processor: `cpu`.
+    Cpu,
+    /// An NVIDIA card by its CUDA index: `cuda:0`.
+    Cuda(usize),
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+impl std::str::FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "cpu" => Ok(Device::Cpu),
+            Some(("cuda", index)) => {
+                index.parse().map(Device::Cuda).map_err(|_| format!("`{index}` is no index of a card, e.g. cuda:0"))
+            }
+            _ => Err(format!("`{text}` is neither `cpu` nor `cuda:N`")),
+        }
+    }
+}
+
+impl Device {
+    /// The largest cohort an agent on this device asks for unless told otherwise: a processor gains from sharing a
+    /// batched model among a few replicas and then runs out of cache; a card wants many.
+    pub fn default_cohort(self) -> u32 {
+        match self {
+            Device::Cpu => 8,
+            Device::Cuda(_) => 64,
+        }
+    }
+
+    /// A word for names of agents and files: `cpu`, `cuda0`.
+    pub fn word(self) -> String {
+        self.to_string().replace(':', "")
+    }
+}
+
+/// Threads this machine runs at once.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+/// Name of this machine, as other machines know it.
+pub fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The processor in words, if the system tells.
+pub fn processor() -> String {
+    let description = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = description.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        (key.trim() == "model name").then(|| value.trim().to_owned())
+    });
+    model.unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+}
+
+/// The devices of this machine that this build can train on, each with a description; the processor first.
+pub fn present() -> Vec<(Device, String)> {
+    let mut devices = vec![(Device::Cpu, format!("{}, {} threads", processor(), cores()))];
+    devices.extend(cards());
+    devices
+}
+
+#[cfg(feature = "cuda")]
+fn cards() -> Vec<(Device, String)> {
+    use candle_core::cuda_backend::cudarc::driver::result;
+    // No driver or no card: nothing to list.
+    if result::init().is_err() {
+        return Vec::new();
+    }
+    let count = result::device::get_count().unwrap_or(0);
+    let named = (0..count).filter_map(|index| {
+        let name = result::device::get(index).and_then(result::device::get_name).ok()?;
+        Some((Device::Cuda(usize::try_from(index).ok()?), name))
+    });
+    named.collect()
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cards() -> Vec<(Device, String)> {
+    Vec::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_survive_their_text_form() {
+        for device in [Device::Cpu, Device::Cuda(0), Device::Cuda(7)] {
+            assert_eq!(device.to_string().parse(), Ok(device));
+        }
+        for wrong in ["gpu", "cuda", "cuda:", "cuda:x", "cpu:0"] {
+            assert!(wrong.parse::<Device>().is_err(), "{wrong}");
+        }
+        assert_eq!(Device::Cuda(3).word(), "cuda3");
+    }
+}
