@@ -1,1 +1,43 @@
-//! agent
+//! The agent: the process that owns one device.
+//!
+//! It keeps a session with the coordinator ([`link`]), holds at most one cohort of leases at a time, has it trained by a
+//! child process that stays warm across cohorts and is thrown away after any error ([`child`], [`trainer`]), and passes
+//! metrics, checkpoints and endings on in an order that makes a resumed trial complete ([`reporter`]).
+//!
+//! Owns no decision about what runs where, and trusts no lease: every report carries its attempt number and the
+//! coordinator may refuse it.
+
+mod agent;
+mod child;
+mod device;
+mod link;
+mod pipe;
+mod reporter;
+mod trainer;
+mod transfer;
+
+use std::path::PathBuf;
+
+pub use agent::run;
+pub use trainer::trainer_main;
+
+/// What an agent needs to know.
+#[derive(Clone, Debug)]
+pub struct AgentOptions {
+    /// URL of the coordinator, e.g. `http://127.0.0.1:7733`.
+    pub coordinator: String,
+    /// Name, unique among live agents.
+    pub name: String,
+    /// `"cpu"` or `"cuda:N"`.
+    pub device: String,
+    /// The device in words, for people (`plateau agents`).
+    pub device_description: String,
+    /// Threads of a CPU device.
+    pub threads: usize,
+    /// Largest cohort to ask for.
+    pub max_cohort: u32,
+    /// Folder for checkpoints on their way; a folder of this process is made inside and removed at the end.
+    pub work_dir: PathBuf,
+    /// Executable whose `trainer` subcommand is the trainer child (normally this very executable).
+    pub trainer_program: PathBuf,
+}

@@ -1,0 +1,102 @@
+//! The trainer child process: started when first needed, kept warm, thrown away after any error.
+
+use std::collections::VecDeque;
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+
+use anyhow::Context as _;
+use plateau_proto::v1::{TrainerCommand, TrainerEvent, trainer_command};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::mpsc;
+
+use crate::pipe;
+
+/// Last lines of the child's standard error that a crash report quotes.
+const KEPT_LINES: usize = 20;
+/// Events waiting to be handled; beyond it the child waits.
+const QUEUE: usize = 256;
+
+/// A running trainer child.
+pub struct TrainerChild {
+    process: Child,
+    commands: ChildStdin,
+    events: mpsc::Receiver<TrainerEvent>,
+    last_lines: Arc<Mutex<VecDeque<String>>>,
+}
+
+impl TrainerChild {
+    /// Starts `program trainer`.
+    pub fn start(program: &Path) -> anyhow::Result<Self> {
+        let mut process = Command::new(program)
+            .arg("trainer")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("starting the trainer {}", program.display()))?;
+        let commands = process.stdin.take().context("the trainer has no standard input")?;
+        let mut output = process.stdout.take().context("the trainer has no standard output")?;
+        let errors = process.stderr.take().context("the trainer has no standard error")?;
+        let (sender, events) = mpsc::channel(QUEUE);
+        tokio::spawn(async move {
+            loop {
+                match pipe::read_async::<TrainerEvent>(&mut output).await {
+                    Ok(Some(event)) => {
+                        if sender.send(event).await.is_err() {
+                            return;
+                        }
+                    }
+                    Ok(None) => return,
+                    Err(error) => {
+                        tracing::error!(%error, "the trainer's output cannot be read");
+                        return;
+                    }
+                }
+            }
+        });
+        let last_lines = Arc::new(Mutex::new(VecDeque::new()));
+        let kept = Arc::clone(&last_lines);
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(errors).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                // Losing a log line is not worth stopping for.
+                let _ = writeln!(io::stderr(), "{line}");
+                let mut kept = kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                if kept.len() == KEPT_LINES {
+                    kept.pop_front();
+                }
+                kept.push_back(line);
+            }
+        });
+        Ok(TrainerChild { process, commands, events, last_lines })
+    }
+
+    /// Sends a command.
+    pub async fn command(&mut self, body: trainer_command::Body) -> anyhow::Result<()> {
+        let command = TrainerCommand { body: Some(body) };
+        pipe::write_async(&mut self.commands, &command).await.context("commanding the trainer")
+    }
+
+    /// The next event; `None` when the child is gone. Cancel-safe.
+    pub async fn event(&mut self) -> Option<TrainerEvent> {
+        self.events.recv().await
+    }
+
+    /// Waits for the end of a child that closed its output, and says how it ended, for a person.
+    pub async fn obituary(mut self) -> String {
+        let status = match self.process.wait().await {
+            Ok(status) => status.to_string(),
+            Err(error) => format!("unknown status: {error}"),
+        };
+        let lines = self.last_lines.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let quoted: Vec<&str> = lines.iter().map(String::as_str).collect();
+        match quoted.is_empty() {
+            true => format!("the trainer ended ({status}) and left no message"),
+            false => format!("the trainer ended ({status}); its last lines: {}", quoted.join(" | ")),
+        }
+    }
+}

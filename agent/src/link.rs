@@ -1,0 +1,251 @@
+//! The session with the coordinator: one task that connects, reconnects, and delivers messages in order.
+//!
+//! Messages that change state are kept until the coordinator has acknowledged or refused them and are sent again, in
+//! their order, on every new connection: delivery is at least once, and the coordinator records once.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use plateau_common::limits;
+use plateau_common::random::Stream;
+use plateau_proto::PROTOCOL;
+use plateau_proto::v1::agent_message::{Body, Hello};
+use plateau_proto::v1::coordinator_message::Body as Answer;
+use plateau_proto::v1::{
+    AgentMessage, CoordinatorMessage, LeaseKey, agent_service_client::AgentServiceClient,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+/// Messages between the link and the connection; beyond it senders wait.
+const QUEUE: usize = 64;
+
+/// What became of a message that changes state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// It is on the coordinator's disk.
+    Acknowledged,
+    /// It was refused, with the reason; the lease is no longer ours.
+    Refused(String),
+}
+
+/// What the coordinator wants, or news of the connection.
+#[derive(Debug)]
+pub enum LinkEvent {
+    /// A session is open.
+    Connected,
+    /// Train these leases, or stop some, or leave.
+    Message(Answer),
+}
+
+struct Outgoing {
+    body: Body,
+    reply: Option<oneshot::Sender<Delivery>>,
+}
+
+/// The sending side of the session.
+#[derive(Clone)]
+pub struct Link {
+    outgoing: mpsc::Sender<Outgoing>,
+    held: Arc<Mutex<Vec<LeaseKey>>>,
+    channel: Channel,
+}
+
+/// Opens a channel to `url` with every limit and deadline set.
+pub fn channel(url: &str) -> anyhow::Result<Channel> {
+    let endpoint = Endpoint::from_shared(url.to_owned())
+        .with_context(|| {
+            format!("`{url}` is not the address of a coordinator (expected e.g. http://127.0.0.1:7733)")
+        })?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_ANSWER)
+        .keep_alive_while_idle(true)
+        .tcp_nodelay(true);
+    Ok(endpoint.connect_lazy())
+}
+
+/// A client of the agent service with the project's message limit.
+pub fn client(channel: Channel) -> AgentServiceClient<Channel> {
+    AgentServiceClient::new(channel)
+        .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(limits::MAX_MESSAGE_BYTES)
+}
+
+impl Link {
+    /// Starts the session's task. Events arrive on the receiver; the task ends when every `Link` is dropped.
+    pub fn start(url: &str, hello: Hello) -> anyhow::Result<(Link, mpsc::Receiver<LinkEvent>)> {
+        let (outgoing, commands) = mpsc::channel(QUEUE);
+        let (events, receiver) = mpsc::channel(QUEUE);
+        let held = Arc::new(Mutex::new(Vec::new()));
+        let channel = channel(url)?;
+        let session = Session {
+            url: url.to_owned(),
+            channel: channel.clone(),
+            hello,
+            held: Arc::clone(&held),
+            commands,
+            events,
+            unanswered: BTreeMap::new(),
+            next: 1,
+        };
+        tokio::spawn(session.run());
+        Ok((Link { outgoing, held, channel }, receiver))
+    }
+
+    /// The connection, for checkpoint transfers beside the session.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// The leases to announce when the session is opened again.
+    pub fn set_held(&self, leases: Vec<LeaseKey>) {
+        // A poisoned lock means a panic elsewhere; the list itself is always whole.
+        *self.held.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = leases;
+    }
+
+    /// Sends a message that needs no answer; it is lost if there is no connection.
+    pub async fn tell(&self, body: Body) {
+        // An error means that the session's task is gone, and with it the agent.
+        let _ = self.outgoing.send(Outgoing { body, reply: None }).await;
+    }
+
+    /// Queues a message that changes state; the receiver answers once the coordinator has, however many connections
+    /// that takes.
+    pub async fn deliver(&self, body: Body) -> oneshot::Receiver<Delivery> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.outgoing.send(Outgoing { body, reply: Some(reply) }).await;
+        answer
+    }
+}
+
+struct Session {
+    url: String,
+    channel: Channel,
+    hello: Hello,
+    held: Arc<Mutex<Vec<LeaseKey>>>,
+    commands: mpsc::Receiver<Outgoing>,
+    events: mpsc::Sender<LinkEvent>,
+    /// Messages sent and not yet answered, by sequence number, in order.
+    unanswered: BTreeMap<u64, (Body, oneshot::Sender<Delivery>)>,
+    next: u64,
+}
+
+enum Over {
+    /// Nobody wants the session any more.
+    Closed,
+    /// Connection lost; try again.
+    Lost(String),
+}
+
+impl Session {
+    async fn run(mut self) {
+        // The jitter keeps a fleet from reconnecting in step; it has no part in any result.
+        let name = format!("reconnect/{}", self.hello.incarnation);
+        let mut jitter = Stream::new(u64::from(std::process::id()), &name, 0);
+        let mut pause = FIRST_RETRY;
+        loop {
+            let opened = self.next;
+            match self.connection().await {
+                Over::Closed => return,
+                Over::Lost(reason) => {
+                    tracing::warn!(coordinator = self.url, reason, "no connection to the coordinator")
+                }
+            }
+            pause = if self.next > opened { FIRST_RETRY } else { (pause * 2).min(LAST_RETRY) };
+            tokio::time::sleep(pause.mul_f64(0.5 + jitter.unit())).await;
+            if self.events.is_closed() {
+                return;
+            }
+        }
+    }
+
+    async fn connection(&mut self) -> Over {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let mut hello = self.hello.clone();
+        hello.protocol = PROTOCOL;
+        hello.held = self.held.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        let first = AgentMessage { sequence: 0, body: Some(Body::Hello(hello)) };
+        if sender.send(first).await.is_err() {
+            return Over::Lost("the connection closed at once".to_owned());
+        }
+        let mut client = client(self.channel.clone());
+        let mut incoming = match client.session(ReceiverStream::new(receiver)).await {
+            Ok(response) => response.into_inner(),
+            Err(status) => return Over::Lost(status.message().to_owned()),
+        };
+        match incoming.message().await {
+            Ok(Some(CoordinatorMessage { body: Some(Answer::Welcome(welcome)) })) => {
+                tracing::info!(coordinator = self.url, version = welcome.version, "connected");
+            }
+            Ok(other) => {
+                return Over::Lost(format!("the coordinator answered {other:?} instead of a welcome"));
+            }
+            Err(status) => return Over::Lost(status.message().to_owned()),
+        }
+        for (sequence, (body, _)) in &self.unanswered {
+            let message = AgentMessage { sequence: *sequence, body: Some(body.clone()) };
+            if sender.send(message).await.is_err() {
+                return Over::Lost("the connection closed while messages were repeated".to_owned());
+            }
+        }
+        if self.events.send(LinkEvent::Connected).await.is_err() {
+            return Over::Closed;
+        }
+        loop {
+            tokio::select! {
+                command = self.commands.recv() => {
+                    let Some(command) = command else { return Over::Closed };
+                    let message = self.number(command);
+                    if sender.send(message).await.is_err() {
+                        return Over::Lost("the connection closed".to_owned());
+                    }
+                }
+                message = incoming.message() => match message {
+                    Ok(Some(message)) => if !self.receive(message).await { return Over::Closed },
+                    Ok(None) => return Over::Lost("the coordinator closed the session".to_owned()),
+                    Err(status) => return Over::Lost(status.message().to_owned()),
+                },
+            }
+        }
+    }
+
+    /// Gives a message its sequence number and keeps it if it must be answered.
+    fn number(&mut self, command: Outgoing) -> AgentMessage {
+        let sequence = self.next;
+        self.next += 1;
+        let message = AgentMessage { sequence, body: Some(command.body.clone()) };
+        if let Some(reply) = command.reply {
+            self.unanswered.insert(sequence, (command.body, reply));
+        }
+        message
+    }
+
+    /// Handles one message; false when nobody listens any more.
+    async fn receive(&mut self, message: CoordinatorMessage) -> bool {
+        match message.body {
+            Some(Answer::Acknowledged(done)) => self.answer(done.sequence, Delivery::Acknowledged),
+            Some(Answer::Refused(refused)) => {
+                self.answer(refused.sequence, Delivery::Refused(refused.reason))
+            }
+            Some(body) => return self.events.send(LinkEvent::Message(body)).await.is_ok(),
+            None => tracing::warn!("the coordinator sent an empty message; a newer version?"),
+        }
+        true
+    }
+
+    fn answer(&mut self, sequence: u64, delivery: Delivery) {
+        if let Some((_, reply)) = self.unanswered.remove(&sequence) {
+            // Whoever asked may have stopped waiting.
+            let _ = reply.send(delivery);
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Reports in order: metrics, then the checkpoint that follows them, then the ending.
+//!
+//! A checkpoint is uploaded only once all metrics measured before it are on the coordinator's disk, and an ending is
+//! reported only once the last checkpoint is. So whatever a resumed attempt starts from, no earlier metric is missing.
+//! Within these limits messages go out together: evaluations that queue up while an answer is awaited become one chunk.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use plateau_common::limits::MAX_CHUNK_EVALUATIONS;
+use plateau_common::metrics::{Evaluation, MetricsChunk};
+use plateau_proto::convert;
+use plateau_proto::v1::LeaseKey;
+use plateau_proto::v1::agent_message::{Body, MetricsReport};
+use tokio::sync::{mpsc, oneshot};
+use tonic::Code;
+
+use crate::link::{Delivery, Link};
+use crate::transfer;
+
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(10);
+
+/// Something to report about one lease.
+#[derive(Debug)]
+pub enum Report {
+    /// An evaluation.
+    Evaluated(LeaseKey, Evaluation),
+    /// A checkpoint to upload; the folder is deleted afterwards.
+    Checkpoint(LeaseKey, u64, PathBuf),
+    /// The last message about these leases: an ending, a release or a crash.
+    Over(Vec<LeaseKey>, Body),
+    /// Answer when everything before has been dealt with.
+    Flush(oneshot::Sender<()>),
+}
+
+/// News for the agent.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The lease was refused or its checkpoint could not be stored; its training is wasted.
+    Dropped(LeaseKey, String),
+    /// The last message about the lease has been answered.
+    Settled(LeaseKey),
+}
+
+/// Queue of reports; the reporter's task ends when it is dropped.
+pub type Reports = mpsc::UnboundedSender<Report>;
+
+type Key = (String, u64);
+
+fn key(lease: &LeaseKey) -> Key {
+    (lease.trial.clone(), lease.attempt)
+}
+
+/// Starts the reporter. The queue is unbounded because its producer, the trainer, produces a few messages a second and
+/// must not stop when the coordinator is away for a while.
+pub fn start(link: Link) -> (Reports, mpsc::UnboundedReceiver<Outcome>) {
+    let (reports, queue) = mpsc::unbounded_channel();
+    let (outcomes, receiver) = mpsc::unbounded_channel();
+    let reporter =
+        Reporter { link, queue, outcomes, chunks: BTreeMap::new(), dropped: BTreeMap::new(), waiting: None };
+    tokio::spawn(reporter.run());
+    (reports, receiver)
+}
+
+struct Reporter {
+    link: Link,
+    queue: mpsc::UnboundedReceiver<Report>,
+    outcomes: mpsc::UnboundedSender<Outcome>,
+    /// Number of the next metrics chunk of each attempt.
+    chunks: BTreeMap<Key, u64>,
+    /// Attempts that were refused.
+    dropped: BTreeMap<Key, String>,
+    /// A report that was taken from the queue and must wait for those before it.
+    waiting: Option<Report>,
+}
+
+impl Reporter {
+    async fn run(mut self) {
+        loop {
+            let next = match self.waiting.take() {
+                Some(report) => Some(report),
+                None => self.queue.recv().await,
+            };
+            match next {
+                None => return,
+                Some(Report::Checkpoint(lease, step, folder)) => self.checkpoint(lease, step, folder).await,
+                Some(Report::Flush(done)) => {
+                    let _ = done.send(());
+                }
+                Some(report) => self.batch(report).await,
+            }
+        }
+    }
+
+    /// Sends `first` and everything queued behind it up to the next checkpoint, and waits for all the answers.
+    async fn batch(&mut self, first: Report) {
+        let mut evaluations: Vec<(LeaseKey, Vec<Evaluation>)> = Vec::new();
+        let mut over = Vec::new();
+        let mut report = Some(first);
+        while let Some(current) = report.take() {
+            match current {
+                Report::Evaluated(lease, evaluation) => {
+                    match evaluations.iter_mut().find(|(known, _)| *known == lease) {
+                        Some((_, list)) if list.len() < MAX_CHUNK_EVALUATIONS => list.push(evaluation),
+                        Some(_) => {
+                            self.waiting = Some(Report::Evaluated(lease, evaluation));
+                            break;
+                        }
+                        None => evaluations.push((lease, vec![evaluation])),
+                    }
+                }
+                Report::Over(leases, body) => over.push((leases, body)),
+                other => {
+                    self.waiting = Some(other);
+                    break;
+                }
+            }
+            report = self.queue.try_recv().ok();
+        }
+        let mut answers = Vec::new();
+        for (lease, list) in evaluations {
+            if self.dropped.contains_key(&key(&lease)) {
+                continue;
+            }
+            let number = self.chunks.entry(key(&lease)).or_default();
+            let metrics = convert::metrics_chunk_to_wire(&MetricsChunk::from_evaluations(&list));
+            let body = Body::Metrics(MetricsReport {
+                lease: Some(lease.clone()),
+                chunk: *number,
+                metrics: Some(metrics),
+            });
+            *number += 1;
+            answers.push((lease, self.link.deliver(body).await));
+        }
+        for (lease, answer) in answers {
+            if let Ok(Delivery::Refused(reason)) = answer.await {
+                self.drop_lease(lease, reason);
+            }
+        }
+        for (leases, body) in over {
+            let live: Vec<LeaseKey> =
+                leases.iter().filter(|lease| !self.dropped.contains_key(&key(lease))).cloned().collect();
+            // An error means that the link is gone, and with it the agent. A refusal of the last word changes nothing.
+            if !live.is_empty()
+                && let Ok(Delivery::Refused(reason)) = self.link.deliver(body).await.await
+            {
+                tracing::warn!(
+                    trial = live[0].trial,
+                    attempt = live[0].attempt,
+                    reason,
+                    "last report refused"
+                );
+            }
+            for lease in leases {
+                self.chunks.remove(&key(&lease));
+                self.dropped.remove(&key(&lease));
+                let _ = self.outcomes.send(Outcome::Settled(lease));
+            }
+        }
+    }
+
+    fn drop_lease(&mut self, lease: LeaseKey, reason: String) {
+        self.dropped.insert(key(&lease), reason.clone());
+        let _ = self.outcomes.send(Outcome::Dropped(lease, reason));
+    }
+
+    async fn checkpoint(&mut self, lease: LeaseKey, step: u64, folder: PathBuf) {
+        let mut pause = FIRST_RETRY;
+        while !self.dropped.contains_key(&key(&lease)) {
+            match transfer::upload(self.link.channel(), lease.clone(), step, &folder).await {
+                Ok(()) => break,
+                Err(status) if may_succeed_later(status.code()) => {
+                    tracing::warn!(
+                        trial = lease.trial,
+                        step,
+                        reason = status.message(),
+                        "checkpoint not stored yet"
+                    );
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LAST_RETRY);
+                }
+                Err(status) => {
+                    self.drop_lease(lease.clone(), format!("checkpoint refused: {}", status.message()));
+                }
+            }
+        }
+        if let Err(error) = tokio::fs::remove_dir_all(&folder).await {
+            tracing::warn!(folder = %folder.display(), %error, "a sent checkpoint could not be removed from scratch");
+        }
+    }
+}
+
+/// Whether the same upload may be accepted when tried again. A full disk at the coordinator is waited out.
+fn may_succeed_later(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::ResourceExhausted
+            | Code::Unknown
+            | Code::Cancelled
+    )
+}

@@ -1,0 +1,128 @@
+//! Checkpoints between this host's scratch folder and the coordinator, in verified pieces.
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail, ensure};
+use plateau_common::checkpoint::{MANIFEST_FILE, Manifest};
+use plateau_common::limits::{CHECKPOINT_CHUNK_BYTES, MAX_CHECKPOINT_BYTES};
+use plateau_proto::v1::checkpoint_chunk::{FileBytes, Part};
+use plateau_proto::v1::upload_checkpoint_request::{Header, Part as Upload};
+use plateau_proto::v1::{
+    CheckpointChunk, CheckpointReference, DownloadCheckpointRequest, LeaseKey, UploadCheckpointRequest,
+};
+use tokio::fs;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use crate::link::client;
+
+/// Pieces in flight.
+const WINDOW: usize = 4;
+
+/// Sends the checkpoint in `folder`; returns when the coordinator has it on disk. The status says whether trying again
+/// may help.
+pub async fn upload(
+    channel: Channel,
+    lease: LeaseKey,
+    step: u64,
+    folder: &Path,
+) -> Result<(), tonic::Status> {
+    let (sender, receiver) = mpsc::channel(WINDOW);
+    let folder = folder.to_owned();
+    let reading = tokio::spawn(async move { send_files(&sender, lease, step, &folder).await });
+    let answer = client(channel).upload_checkpoint(ReceiverStream::new(receiver)).await;
+    let read = reading.await.map_err(|error| tonic::Status::internal(error.to_string()))?;
+    match (answer, read) {
+        (Ok(_), Ok(())) => Ok(()),
+        // The coordinator's word goes first: a refused stream also looks like a failed send.
+        (Err(status), _) => Err(status),
+        (Ok(_), Err(error)) => Err(tonic::Status::internal(format!("{error:#}"))),
+    }
+}
+
+async fn send_files(
+    sender: &mpsc::Sender<UploadCheckpointRequest>,
+    lease: LeaseKey,
+    step: u64,
+    folder: &Path,
+) -> anyhow::Result<()> {
+    let send = async |part| {
+        sender
+            .send(UploadCheckpointRequest { part: Some(part) })
+            .await
+            .context("the coordinator closed the upload")
+    };
+    let chunk = |part| Upload::Chunk(CheckpointChunk { part: Some(part) });
+    let path = folder.join(MANIFEST_FILE);
+    let bytes = fs::read(&path).await.with_context(|| format!("reading {}", path.display()))?;
+    let manifest = Manifest::parse(&bytes).map_err(anyhow::Error::msg)?;
+    send(Upload::Header(Header { lease: Some(lease), step })).await?;
+    send(chunk(Part::Manifest(bytes))).await?;
+    for listed in &manifest.files {
+        let path = folder.join(&listed.name);
+        let mut file = fs::File::open(&path).await.with_context(|| format!("opening {}", path.display()))?;
+        let mut offset = 0;
+        loop {
+            let mut data = vec![0; CHECKPOINT_CHUNK_BYTES];
+            let count = file.read(&mut data).await.with_context(|| format!("reading {}", path.display()))?;
+            if count == 0 {
+                break;
+            }
+            data.truncate(count);
+            send(chunk(Part::Data(FileBytes { name: listed.name.clone(), offset, data }))).await?;
+            offset += count as u64;
+        }
+    }
+    Ok(())
+}
+
+/// Fetches a checkpoint into `folder` (made anew) and verifies sizes and digests.
+pub async fn download(
+    channel: Channel,
+    lease: LeaseKey,
+    checkpoint: CheckpointReference,
+    folder: &Path,
+) -> anyhow::Result<()> {
+    fs::create_dir_all(folder).await.with_context(|| format!("making {}", folder.display()))?;
+    let request = DownloadCheckpointRequest { lease: Some(lease), checkpoint: Some(checkpoint) };
+    let mut stream =
+        client(channel).download_checkpoint(request).await.context("asking for the checkpoint")?.into_inner();
+    let first = stream.message().await?.and_then(|chunk| chunk.part);
+    let Some(Part::Manifest(bytes)) = first else { bail!("the checkpoint does not start with its manifest") };
+    let manifest = Manifest::parse(&bytes).map_err(anyhow::Error::msg)?;
+    for listed in &manifest.files {
+        ensure!(
+            listed.bytes <= MAX_CHECKPOINT_BYTES,
+            "{} has {} bytes, over the limit",
+            listed.name,
+            listed.bytes
+        );
+        // The name is one of the two that `Manifest::parse` allows, so the path stays inside the folder.
+        let path = folder.join(&listed.name);
+        let mut file =
+            fs::File::create(&path).await.with_context(|| format!("creating {}", path.display()))?;
+        let mut digest = blake3::Hasher::new();
+        let mut offset = 0;
+        while offset < listed.bytes {
+            let Some(Part::Data(piece)) = stream.message().await?.and_then(|chunk| chunk.part) else {
+                bail!("the checkpoint ends at byte {offset} of {}", listed.name);
+            };
+            ensure!(
+                piece.name == listed.name && piece.offset == offset && !piece.data.is_empty(),
+                "the checkpoint's pieces are out of order at byte {offset} of {}",
+                listed.name
+            );
+            offset += piece.data.len() as u64;
+            ensure!(offset <= listed.bytes, "{} is longer than its manifest says", listed.name);
+            digest.update(&piece.data);
+            file.write_all(&piece.data).await.with_context(|| format!("writing {}", path.display()))?;
+        }
+        file.flush().await.with_context(|| format!("writing {}", path.display()))?;
+        let found = digest.finalize().to_hex();
+        ensure!(found.as_str() == listed.blake3, "the digest of {} does not match its manifest", listed.name);
+    }
+    let path = folder.join(MANIFEST_FILE);
+    fs::write(&path, &bytes).await.with_context(|| format!("writing {}", path.display()))
+}
