@@ -22,6 +22,7 @@ use crate::ops::gather::{Index, gather};
 use crate::ops::layer_norm::layer_norm;
 use crate::ops::linear::{WeightLayout, linear};
 use crate::ops::rotary::{Rotation, rotary};
+use crate::ops::sum::{add, scale};
 
 /// A transformer for one task.
 pub struct Transformer {
@@ -81,23 +82,30 @@ impl Transformer {
             }
             InputForm::Tokens { tokens, length } => (tokens, *length),
         };
+        let positions = self.position_table(parameters, replicas, length)?;
         let positional = self.config.positions != Positions::None;
         let pairs = if positional { vocabulary * length } else { vocabulary };
         if dropout.is_none() && pairs < examples * length {
             // Row `position * vocabulary + token`.
-            let copies = pairs / vocabulary;
-            let table = tokens.unsqueeze(1)?.broadcast_as((replicas, copies, vocabulary, self.config.dim))?;
-            let rows = match self.position_rows(parameters, replicas, length)? {
-                Some(positions) => table.broadcast_add(&positions.unsqueeze(2)?)?,
-                None => table.contiguous()?,
+            let repeated = |row: fn(u32, u32) -> u32| {
+                let all = (0..replicas).flat_map(|_| 0..pairs as u32);
+                all.map(|pair| row(pair, vocabulary as u32)).collect::<Vec<u32>>()
             };
+            let mut rows = match positional {
+                true => gather(tokens, &Index::new(repeated(|pair, vocabulary| pair % vocabulary), vocabulary)?)?,
+                false => tokens.clone(),
+            };
+            if let Some(positions) = positions {
+                let index = Index::new(repeated(|pair, vocabulary| pair / vocabulary), length)?;
+                rows = add(&rows, &gather(&positions, &index)?)?;
+            }
             let keys: Vec<u32> = tokens_in
                 .iter()
                 .enumerate()
                 .map(|(at, token)| if positional { (at % length * vocabulary) as u32 + token } else { *token })
                 .collect();
             return Ok(Stream {
-                rows: rows.reshape((replicas, pairs, self.config.dim))?,
+                rows,
                 last: Index::new(last_of_each(&keys, length), pairs)?,
                 keys: Index::new(keys, pairs)?,
                 length,
@@ -106,22 +114,19 @@ impl Transformer {
                 shared: true,
             });
         }
-        let rows = gather(tokens, &Index::new(tokens_in.clone(), vocabulary)?)?;
-        let mut rows = match self.position_rows(parameters, replicas, length)? {
-            Some(positions) => rows
-                .reshape((replicas, examples, length, self.config.dim))?
-                .broadcast_add(&positions.unsqueeze(1)?)?
-                .reshape((replicas, examples * length, self.config.dim))?,
-            None => rows,
-        };
+        let mut rows = gather(tokens, &Index::new(tokens_in.clone(), vocabulary)?)?;
+        if let Some(positions) = positions {
+            let index = (0..tokens_in.len()).map(|at| (at % length) as u32).collect();
+            rows = add(&rows, &gather(&positions, &Index::new(index, length)?)?)?;
+        }
         if let Some(dropout) = dropout {
             rows = drop(&rows, dropout)?;
         }
         own_rows(rows, examples, length, None)
     }
 
-    /// What is added per position, `[K or 1, T, d]`.
-    fn position_rows(&self, parameters: &Parameters, replicas: usize, length: usize) -> Result<Option<Tensor>> {
+    /// What is added per position, `[K, T, d]`.
+    fn position_table(&self, parameters: &Parameters, replicas: usize, length: usize) -> Result<Option<Tensor>> {
         let dim = self.config.dim;
         match self.config.positions {
             Positions::Learned => Ok(Some(parameters.get("embedding.position")?.clone())),
@@ -214,7 +219,7 @@ impl Transformer {
         if let Some(dropout) = call.dropout.as_deref_mut() {
             branch = drop(&branch, dropout)?;
         }
-        let mut states = (states + branch)?;
+        let mut states = add(&states, &branch)?;
         if config.norm == Norm::Post {
             states = self.norm(parameters, &format!("{name}.norm1"), &states)?;
         }
@@ -222,7 +227,7 @@ impl Transformer {
         if let Some(dropout) = call.dropout.as_deref_mut() {
             branch = drop(&branch, dropout)?;
         }
-        states = (states + branch)?;
+        states = add(&states, &branch)?;
         if config.norm == Norm::Post {
             states = self.norm(parameters, &format!("{name}.norm2"), &states)?;
         }
@@ -385,7 +390,7 @@ fn last_of_each(keys: &[u32], length: usize) -> Vec<u32> {
 
 fn drop(x: &Tensor, dropout: &mut Dropout) -> Result<Tensor> {
     let (_, rows, width) = x.dims3()?;
-    x.mul(&dropout.factors(&[rows, width], x.dtype(), x.device())?)
+    scale(x, &dropout.factors(&[rows, width], x.dtype(), x.device())?)
 }
 
 /// Coordinate `index` of the fixed embedding of `position` (Vaswani et al. 2017, 3.5).

@@ -3,21 +3,22 @@
 use candle_core::backend::BackendStorage as _;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 
+use super::tape::{apply1, apply2};
 use crate::float::{Float, read, slice, vectorised, with_float};
 
 /// max(0, x).
 pub fn relu(x: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() { x.apply_op1(Relu) } else { x.relu() }
+    if x.device().is_cpu() { apply1(x, Relu) } else { x.relu() }
 }
 
 /// x Φ(x), exact (Hendrycks and Gimpel 2016).
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() { x.apply_op1(Gelu) } else { x.gelu_erf() }
+    if x.device().is_cpu() { apply1(x, Gelu) } else { x.gelu_erf() }
 }
 
 /// gelu(gate) times up, of one shape (Shazeer 2020).
 pub fn geglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    if gate.device().is_cpu() { gate.apply_op2(up, Geglu) } else { gate.gelu_erf()?.mul(up) }
+    if gate.device().is_cpu() { apply2(gate, up, Geglu) } else { gate.gelu_erf()?.mul(up) }
 }
 
 struct Relu;

@@ -10,6 +10,7 @@ use candle_core::backend::BackendStorage as _;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::gather::{self, Index};
+use super::tape::apply3;
 use crate::float::{Float, read, slice, vectorised, with_float};
 
 /// Which rows attend to which.
@@ -46,7 +47,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, plan: &Arc<Plan>) -> Result
     if !q.device().is_cpu() {
         return reference(q, k, v, plan);
     }
-    q.apply_op3(k, v, Attention { plan: plan.clone(), weights: OnceLock::new() })
+    apply3(q, k, v, Attention { plan: plan.clone(), weights: OnceLock::new() })
 }
 
 /// The same from plain tensor operations.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::backend::BackendStorage as _;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
+use super::tape::apply1;
 use crate::float::{Float, read, slice, vectorised, with_float};
 
 /// Row numbers, `[K, N]`, of a table `[K, S, d]`; every one below S.
@@ -35,7 +36,7 @@ impl Index {
 
 /// `[K, N, d]`: the rows of `table` `[K, S, d]` that `index` `[K, N]` names.
 pub fn gather(table: &Tensor, index: &Index) -> Result<Tensor> {
-    if table.device().is_cpu() { table.apply_op1(Gather { index: index.clone() }) } else { reference(table, index) }
+    if table.device().is_cpu() { apply1(table, Gather { index: index.clone() }) } else { reference(table, index) }
 }
 
 /// The same from plain tensor operations.

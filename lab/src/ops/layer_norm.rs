@@ -3,6 +3,7 @@
 use candle_core::backend::BackendStorage as _;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
+use super::tape::apply3;
 use crate::float::{Float, read, slice, vectorised, with_float};
 
 /// Added to the variance, as PyTorch's default.
@@ -10,7 +11,7 @@ pub const EPSILON: f64 = 1e-5;
 
 /// (x - mean) / sqrt(variance + 1e-5) * gain + bias over the last dimension of x `[K, N, d]`; gain and bias `[K, d]`.
 pub fn layer_norm(x: &Tensor, gain: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() { x.apply_op3(gain, bias, LayerNorm) } else { reference(x, gain, bias) }
+    if x.device().is_cpu() { apply3(x, gain, bias, LayerNorm) } else { reference(x, gain, bias) }
 }
 
 /// The same from plain tensor operations.

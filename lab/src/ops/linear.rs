@@ -4,6 +4,7 @@ use candle_core::backend::BackendStorage as _;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::gemm::{Matrix, multiply};
+use super::tape::{apply2, apply3};
 use crate::float::{Float, read, slice, vectorised, with_float};
 
 /// How the weight is stored.
@@ -21,8 +22,8 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, layout: Weight
         return reference(x, weight, bias, layout);
     }
     match bias {
-        Some(bias) => x.apply_op3(weight, bias, Linear { layout }),
-        None => x.apply_op2(weight, Linear { layout }),
+        Some(bias) => apply3(x, weight, bias, Linear { layout }),
+        None => apply2(x, weight, Linear { layout }),
     }
 }
 

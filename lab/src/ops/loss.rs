@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::backend::BackendStorage as _;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor};
 
+use super::tape::apply1;
 use crate::float::{Float, slice, vectorised, with_float};
 
 /// The right answers of N rows of each of K replicas.
@@ -34,7 +35,7 @@ pub fn loss(outputs: &Tensor, criterion: &Criterion) -> Result<Tensor> {
     if !outputs.device().is_cpu() {
         return reference(outputs, criterion);
     }
-    outputs.apply_op1(Loss { criterion: criterion.clone(), slope: OnceLock::new() })
+    apply1(outputs, Loss { criterion: criterion.clone(), slope: OnceLock::new() })
 }
 
 /// The same from plain tensor operations.

@@ -12,3 +12,5 @@ pub mod layer_norm;
 pub mod linear;
 pub mod loss;
 pub mod rotary;
+pub mod sum;
+pub mod tape;

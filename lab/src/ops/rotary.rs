@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::backend::BackendStorage as _;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
+use super::tape::apply1;
 use crate::float::{Float, read, slice, with_float};
 
 /// Which position each row of `[K, N, d]` stands at (the same in every replica), and the head count.
@@ -48,7 +49,7 @@ impl Rotation {
 
 /// Turns every row of x `[K, N, d]` by its position.
 pub fn rotary(x: &Tensor, rotation: &Rotation) -> Result<Tensor> {
-    if x.device().is_cpu() { x.apply_op1(Rotary { rotation: rotation.clone() }) } else { reference(x, rotation) }
+    if x.device().is_cpu() { apply1(x, Rotary { rotation: rotation.clone() }) } else { reference(x, rotation) }
 }
 
 /// The same from plain tensor operations.

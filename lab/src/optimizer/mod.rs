@@ -6,12 +6,12 @@
 mod fused;
 mod tensors;
 
-use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor};
 use plateau_common::config::{OptimizerConfig, TrainConfig};
 
 use crate::float::{Float, read, vectorised, with_float};
 use crate::model::Parameters;
+use crate::ops::tape::Gradients;
 
 /// Name of the tensor that holds the norm of the last gradient in an optimiser's file.
 const LAST_NORM: &str = "last_gradient_norm";
@@ -79,7 +79,7 @@ impl Optimizer {
     }
 
     /// Norm of each replica's gradient over all parameters, in 64 bits.
-    pub fn gradient_norms(parameters: &Parameters, gradients: &GradStore) -> Result<Vec<f64>> {
+    pub fn gradient_norms(parameters: &Parameters, gradients: &Gradients) -> Result<Vec<f64>> {
         let mut squares = vec![0.0; parameters.replicas()];
         for (name, parameter) in parameters.iter() {
             let gradient = gradient_of(gradients, name, parameter)?;
@@ -91,7 +91,7 @@ impl Optimizer {
     }
 
     /// Makes update number `update` (from 1), given the gradients' norms and the schedule's multiplier.
-    pub fn step(&mut self, parameters: &mut Parameters, gradients: &GradStore, norms: &[f64], update: u64, multiplier: f64) -> Result<()> {
+    pub fn step(&mut self, parameters: &mut Parameters, gradients: &Gradients, norms: &[f64], update: u64, multiplier: f64) -> Result<()> {
         let coefficients: Vec<Coefficients> = self.rules.iter().zip(norms).map(|(rule, norm)| coefficients(rule, *norm, multiplier)).collect();
         let Some(first) = self.rules.first().map(|rule| rule.optimizer.clone()) else { return Ok(()) };
         let names: Vec<String> = parameters.iter().map(|(name, _)| name.to_owned()).collect();
@@ -148,7 +148,7 @@ impl Optimizer {
     }
 }
 
-fn gradient_of(gradients: &GradStore, name: &str, parameter: &Tensor) -> Result<Tensor> {
+fn gradient_of(gradients: &Gradients, name: &str, parameter: &Tensor) -> Result<Tensor> {
     match gradients.get(parameter) {
         Some(gradient) => gradient.contiguous(),
         None => candle_core::bail!("parameter `{name}` got no gradient"),

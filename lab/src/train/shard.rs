@@ -19,6 +19,7 @@ use crate::evaluate::{self, Scores, Wanted};
 use crate::float::dtype;
 use crate::model::{self, Dropout, Model, Parameters};
 use crate::ops::loss::loss;
+use crate::ops::tape::differentiate;
 use crate::optimizer::{Optimizer, ReplicaRule};
 use crate::probes::{self, Measuring};
 use plateau_common::config::ProbeKind;
@@ -195,10 +196,11 @@ impl<'a> Shard<'a> {
             Dropout::new(settings.dropout, &families, update)
         });
         let mut compute = || -> candle_core::Result<Vec<bool>> {
-            let outputs = self.model.forward(&self.parameters, &prepared.inputs, dropout.as_mut(), None)?;
-            let losses = loss(&outputs, &prepared.criterion)?;
+            let (losses, gradients) = differentiate(&self.to.device, || {
+                let outputs = self.model.forward(&self.parameters, &prepared.inputs, dropout.as_mut(), None)?;
+                loss(&outputs, &prepared.criterion)
+            })?;
             let values: Vec<f64> = losses.to_vec1()?;
-            let gradients = losses.sum_all()?.backward()?;
             let norms = Optimizer::gradient_norms(&self.parameters, &gradients)?;
             let finite: Vec<bool> =
                 values.iter().zip(&norms).map(|(loss, norm)| loss.is_finite() && norm.is_finite()).collect();
