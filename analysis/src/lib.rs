@@ -9,7 +9,11 @@
 
 pub mod analyses;
 pub mod cells;
+pub mod export;
+pub mod figures;
 pub mod number;
+pub mod plan;
+pub mod report;
 pub mod statistics;
 pub mod table;
 pub mod transition;

@@ -88,7 +88,9 @@ impl Known<'_> {
 fn suggest_parameter(error: ConfigError, found: &str, names: &[String]) -> ConfigError {
     let last = found.rsplit('.').next().unwrap_or(found);
     let same_end = names.iter().find(|name| name.rsplit('.').next() == Some(last));
-    match nearest(found, names.iter().map(String::as_str)).or(same_end.map(String::as_str)) {
+    let start = names.iter().find(|name| name.starts_with(found) || found.starts_with(name.as_str()));
+    let likely = same_end.or(start).map(String::as_str);
+    match nearest(found, names.iter().map(String::as_str)).or(likely) {
         Some(known) => error.suggest(format!("did you mean `{known}`?")),
         None => error.suggest("write the dotted path of a configuration value, such as `model.dim`"),
     }

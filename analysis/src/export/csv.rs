@@ -1,0 +1,122 @@
+//! `cells.csv`: one line per cell.
+
+use plateau_common::trial::TrialState;
+
+use super::metrics;
+use crate::analyses::grokking::GrokkingOutcome;
+use crate::analyses::summary::summarise;
+use crate::analyses::AnalysisResult;
+use crate::cells::{Dataset, human};
+use crate::plan::CONFIDENCE;
+use crate::transition::Verdict;
+
+/// The table of cells: its labels, trials by state, statistics of every training and test metric at the last evaluation,
+/// and per grokking analysis its summary. Numbers are written in full; `inf` and `nan` as such.
+pub fn cells_csv(data: &Dataset, results: &[AnalysisResult]) -> String {
+    let mut columns: Vec<(String, Vec<String>)> = Vec::new();
+    for (index, label) in data.labels.iter().enumerate() {
+        let values = data.cells.iter().map(|cell| match cell.values.get(index).and_then(Option::as_ref) {
+            Some(plateau_common::results::Parameter::Number(value)) => real(*value),
+            Some(value) => human(Some(value)),
+            None => String::new(),
+        });
+        columns.push((label.clone(), values.collect()));
+    }
+    columns.push(("trials".to_owned(), data.cells.iter().map(|cell| cell.trials.len().to_string()).collect()));
+    for state in TrialState::ALL.into_iter().filter(|state| state.is_ending()) {
+        let counts = data.cells.iter().map(|cell| cell.trials.iter().filter(|trial| trial.state == state).count());
+        columns.push((state.name().to_owned(), counts.map(|count| count.to_string()).collect()));
+    }
+    let unfinished = data.cells.iter().map(|cell| cell.trials.iter().filter(|trial| !trial.state.is_ending()).count());
+    columns.push(("unfinished".to_owned(), unfinished.map(|count| count.to_string()).collect()));
+
+    for metric in metrics(data).into_iter().filter(|name| name.starts_with("train_") || name.starts_with("test_")) {
+        let cells = summarise(data, metric, CONFIDENCE);
+        let mut add = |suffix: &str, value: &dyn Fn(&crate::analyses::summary::CellSummary) -> String| {
+            columns.push((format!("{metric}.{suffix}"), cells.iter().map(value).collect()));
+        };
+        add("runs", &|cell| cell.mean.runs.to_string());
+        add("mean", &|cell| real(cell.mean.value));
+        add("sd", &|cell| real(cell.standard_deviation));
+        add("t_low", &|cell| real(cell.mean.low));
+        add("t_high", &|cell| real(cell.mean.high));
+        add("iqm", &|cell| real(cell.interquartile_mean.value));
+    }
+    for result in results {
+        let Some(outcome) = result.outcome::<GrokkingOutcome>() else { continue };
+        // Grouped by a parameter, the analysis has no line per cell.
+        if outcome.groups.len() != data.cells.len() {
+            continue;
+        }
+        let mut add = |suffix: &str, value: &dyn Fn(&crate::analyses::grokking::GrokkingGroup) -> String| {
+            columns.push((format!("{}.{suffix}", result.name), outcome.groups.iter().map(value).collect()));
+        };
+        add("grokked", &|group| group.verdicts.get(Verdict::Grokked.phrase()).copied().unwrap_or(0).to_string());
+        add("at_risk", &|group| group.at_risk.to_string());
+        add("censored", &|group| group.censored.to_string());
+        add("median_saturation", &|group| real(group.median_saturation));
+        add("median_delay", &|group| real(group.delay.value));
+        add("median_delay_low", &|group| real(group.delay.low));
+        add("median_delay_high", &|group| real(group.delay.high));
+        add("mean_log10_ratio", &|group| real(group.log10_ratio.value));
+    }
+
+    let mut text = columns.iter().map(|(name, _)| field(name)).collect::<Vec<_>>().join(",");
+    text.push('\n');
+    for row in 0..data.cells.len() {
+        let fields: Vec<String> =
+            columns.iter().map(|(_, values)| values.get(row).map_or(String::new(), |value| field(value))).collect();
+        text.push_str(&fields.join(","));
+        text.push('\n');
+    }
+    text
+}
+
+fn real(value: f64) -> String {
+    if value.is_nan() { "nan".to_owned() } else { value.to_string() }
+}
+
+/// A field as RFC 4180 wants it.
+fn field(text: &str) -> String {
+    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use plateau_common::results::Parameter;
+
+    use super::*;
+    use crate::fixture::grokking;
+    use crate::plan::{Plan, analyse};
+    use plateau_common::node::Node;
+
+    #[test]
+    fn one_line_per_cell_with_its_numbers() {
+        let records = grokking(5);
+        let analyses = [Node::from_json(&serde_json::json!({"kind": "grokking"}))];
+        let plan = Plan::read(&analyses, &[], None).unwrap();
+        let data = Dataset::new(&records, &[]);
+        let text = cells_csv(&data, &analyse(&plan, &records));
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split(',').collect()).collect();
+        assert_eq!(lines.len(), 3);
+        assert!(lines.iter().all(|line| line.len() == lines[0].len()));
+        let at = |row: usize, name: &str| lines[row][lines[0].iter().position(|column| *column == name).unwrap()];
+        assert_eq!((at(1, "train.optimizer.weight-decay"), at(2, "train.optimizer.weight-decay")), ("0", "1"));
+        assert_eq!((at(1, "completed"), at(1, "diverged"), at(1, "test_accuracy.mean")), ("5", "0", "0.05"));
+        assert_eq!((at(1, "grokking.grokked"), at(2, "grokking.grokked")), ("0", "5"));
+        assert_eq!((at(1, "grokking.median_delay"), at(2, "grokking.median_delay")), ("inf", "3400"));
+    }
+
+    #[test]
+    fn words_with_commas_and_quotes_are_quoted() {
+        let mut records = grokking(1);
+        for (index, record) in records.iter_mut().enumerate() {
+            let word = if index == 0 { "a,\"b\"" } else { "c" };
+            record.parameters.clear();
+            record.parameters.insert("task.kind".to_owned(), Parameter::Text(word.to_owned()));
+        }
+        let text = cells_csv(&Dataset::new(&records, &[]), &[]);
+        assert!(text.contains("\n\"a,\"\"b\"\"\",1,"), "{text}");
+        assert_eq!(cells_csv(&Dataset::new(&[], &[]), &[]).lines().count(), 1);
+    }
+}

@@ -1,0 +1,329 @@
+//! `curves`: metrics over training steps, mean line and spread of the replicates.
+//!
+//! Without `by` every cell has its own panel and colours tell metrics apart; with `by` colours are its values, dashes
+//! are metrics, and panels are what else varies. Metrics of different quantities (accuracy, loss) never share a panel.
+
+use std::collections::BTreeMap;
+
+use plateau_common::fields::{ConfigError, ConfigResult, Fields};
+use plateau_common::node::Value;
+use plateau_common::results::TrialRecord;
+
+use super::scale::Scale;
+use super::scene::{Ink, Scene};
+use super::style::{
+    DASHES, DARK, Entry, Frame, GREY, Key, colour, header, header_height, metric_name, quantity,
+};
+use super::{Drawing, Figure, FigureContext};
+use crate::analyses::read_metrics;
+use crate::cells::{Cell, Dataset, describe, group, human, short_name};
+use crate::statistics::mean;
+use crate::analyses::AnalysisResult;
+use crate::statistics::t_quantile;
+
+/// Panels drawn at most; what is left out is said in the caption.
+const MOST_PANELS: usize = 12;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Band {
+    Range,
+    Interval,
+    Runs,
+    None,
+}
+
+struct Curves {
+    name: String,
+    title: Option<String>,
+    metrics: Vec<String>,
+    by: Option<String>,
+    logarithmic_x: bool,
+    logarithmic_y: bool,
+    levels: Vec<f64>,
+    band: Band,
+}
+
+/// Options: `metrics` (default training and test accuracy), `by`, `x-scale` (`log` by default, or `linear`), `y-scale`
+/// (`linear` by default, or `log`), `levels` (horizontal lines), `band` (`range` of replicates by default, `t` for the 95 %
+/// interval of the mean, `runs` for thin lines per run, `none`).
+pub fn read(fields: &mut Fields, context: FigureContext) -> ConfigResult<Box<dyn Figure>> {
+    let scales = [("log", true), ("linear", false)];
+    let bands = [("range", Band::Range), ("t", Band::Interval), ("runs", Band::Runs), ("none", Band::None)];
+    let mut levels = Vec::new();
+    for (index, item) in fields.array("levels")?.unwrap_or_default().iter().enumerate() {
+        levels.push(match item.value {
+            Value::Float(level) if level.is_finite() => level,
+            Value::Integer(level) => level as f64,
+            ref other => {
+                let path = format!("{}[{index}]", fields.path_of("levels"));
+                return Err(ConfigError::new(path, item.location, format!("expected a number, found `{other}`")));
+            }
+        });
+    }
+    Ok(Box::new(Curves {
+        name: context.name,
+        title: context.title,
+        metrics: read_metrics(fields, &["train_accuracy", "test_accuracy"])?,
+        by: context.known.parameter(fields, "by")?,
+        logarithmic_x: fields.choice("x-scale", &scales)?.unwrap_or(true),
+        logarithmic_y: fields.choice("y-scale", &scales)?.unwrap_or(false),
+        levels,
+        band: fields.choice("band", &bands)?.unwrap_or(Band::Range),
+    }))
+}
+
+/// One curve: the replicates' finite values at each step.
+struct Curve<'a> {
+    ink: Ink,
+    dash: (f64, f64),
+    points: BTreeMap<u64, Vec<f64>>,
+    runs: Vec<&'a plateau_common::results::Series>,
+}
+
+struct Panel<'a> {
+    title: String,
+    quantity: &'static str,
+    curves: Vec<Curve<'a>>,
+}
+
+fn curve<'a>(trials: impl Iterator<Item = &'a TrialRecord>, metric: &str, ink: Ink, dash: (f64, f64)) -> Curve<'a> {
+    let runs: Vec<_> = trials.filter_map(|trial| trial.series.get(metric)).collect();
+    let mut points: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+    for run in &runs {
+        for (step, value) in run.steps.iter().zip(&run.values) {
+            if value.is_finite() {
+                points.entry(*step).or_default().push(*value);
+            }
+        }
+    }
+    Curve { ink, dash, points, runs }
+}
+
+fn trials<'d, 'a>(cells: &'d [&'d Cell<'a>]) -> impl Iterator<Item = &'a TrialRecord> + 'd {
+    cells.iter().flat_map(|cell| cell.trials.iter().copied())
+}
+
+impl Curves {
+    fn panels<'a>(&self, data: &Dataset<'a>) -> (Vec<Panel<'a>>, Vec<Entry>) {
+        let mut quantities: Vec<&'static str> = Vec::new();
+        for metric in &self.metrics {
+            if !quantities.contains(&quantity(metric)) {
+                quantities.push(quantity(metric));
+            }
+        }
+        let mut panels = Vec::new();
+        let mut entries = Vec::new();
+        let metrics = self.metrics.len();
+        let numbered = || self.metrics.iter().enumerate();
+        match &self.by {
+            None => {
+                for (index, metric) in numbered() {
+                    let ink = colour(index, metrics);
+                    entries.push(Entry { label: metric_name(metric), ink, key: Key::Line(DASHES[0]) });
+                }
+                for quantity_of in &quantities {
+                    for cell in &data.cells {
+                        let curves = numbered()
+                            .filter(|(_, metric)| quantity(metric) == *quantity_of)
+                            .map(|(index, metric)| curve(trials(&[cell]), metric, colour(index, metrics), DASHES[0]))
+                            .collect();
+                        let title = if data.labels.is_empty() { String::new() } else { data.name_of(cell) };
+                        panels.push(Panel { title, quantity: quantity_of, curves });
+                    }
+                }
+            }
+            Some(by) => {
+                let values = data.group_by(&[by]);
+                for (index, group) in values.iter().enumerate() {
+                    let value = human(group.values.first().and_then(Option::as_ref));
+                    let label = format!("{} = {value}", short_name(by, &[]));
+                    entries.push(Entry { label, ink: colour(index, values.len()), key: Key::Line(DASHES[0]) });
+                }
+                if metrics > 1 {
+                    for (index, metric) in numbered() {
+                        let key = Key::Line(DASHES[index % DASHES.len()]);
+                        entries.push(Entry { label: metric_name(metric), ink: GREY, key });
+                    }
+                }
+                let rest = data.labels_without(&[by]);
+                for quantity_of in &quantities {
+                    for facet in data.group_by(&rest) {
+                        let mut curves = Vec::new();
+                        for (index, metric) in numbered().filter(|(_, metric)| quantity(metric) == *quantity_of) {
+                            for own in group(facet.cells.iter().copied(), &[by]) {
+                                let place = values.iter().position(|value| {
+                                    crate::cells::compare(
+                                        value.values.first().and_then(Option::as_ref),
+                                        own.values.first().and_then(Option::as_ref),
+                                    )
+                                    .is_eq()
+                                });
+                                let ink = colour(place.unwrap_or(0), values.len());
+                                curves.push(curve(trials(&own.cells), metric, ink, DASHES[index % DASHES.len()]));
+                            }
+                        }
+                        let title = if rest.is_empty() { String::new() } else { describe(&rest, &facet.values) };
+                        panels.push(Panel { title, quantity: quantity_of, curves });
+                    }
+                }
+            }
+        }
+        panels.retain(|panel| panel.curves.iter().any(|curve| !curve.points.is_empty()));
+        (panels, entries)
+    }
+
+    fn scales(&self, panels: &[Panel], quantity_of: &str) -> (Scale, Scale) {
+        let steps = panels
+            .iter()
+            .flat_map(|panel| &panel.curves)
+            .flat_map(|curve| curve.points.keys())
+            .map(|step| *step as f64);
+        let values = panels
+            .iter()
+            .filter(|panel| panel.quantity == quantity_of)
+            .flat_map(|panel| &panel.curves)
+            .flat_map(|curve| curve.points.values().flatten().copied());
+        let x = if self.logarithmic_x {
+            Scale::logarithmic(steps, true)
+        } else {
+            let high = steps.fold(1.0, f64::max);
+            Scale::Linear { low: 0.0, high }
+        };
+        let y = if self.logarithmic_y {
+            Scale::logarithmic_with_room(values)
+        } else if quantity_of == "Accuracy" {
+            Scale::Linear { low: 0.0, high: 1.03 }
+        } else {
+            Scale::linear(values.chain(self.levels.iter().copied()))
+        };
+        (x, y)
+    }
+
+    fn draw_curve(&self, scene: &mut Scene, frame: &Frame, curve: &Curve) {
+        let mut line = Vec::new();
+        let (mut upper, mut lower) = (Vec::new(), Vec::new());
+        for (step, values) in &curve.points {
+            let centre = mean::mean(values);
+            line.extend(frame.point(*step as f64, centre));
+            let (low, high) = match self.band {
+                Band::Interval if values.len() > 1 => {
+                    let half = t_quantile(0.95, (values.len() - 1) as f64) * mean::standard_deviation(values)
+                        / (values.len() as f64).sqrt();
+                    (centre - half, centre + half)
+                }
+                Band::Interval => (centre, centre),
+                _ => (
+                    values.iter().copied().fold(f64::INFINITY, f64::min),
+                    values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+                ),
+            };
+            if let (Some(low), Some(high)) = (frame.point_within(*step as f64, low), frame.point_within(*step as f64, high)) {
+                lower.push(low);
+                upper.push(high);
+            }
+        }
+        match self.band {
+            Band::Runs => {
+                for run in &curve.runs {
+                    let points = run.steps.iter().zip(&run.values);
+                    let thin: Vec<_> = points.filter_map(|(step, value)| frame.point(*step as f64, *value)).collect();
+                    scene.line(thin, curve.ink.faded(0.35), 1.0);
+                }
+            }
+            Band::Range | Band::Interval if curve.runs.len() > 1 => {
+                lower.reverse();
+                upper.extend(lower);
+                scene.polygon(upper, curve.ink.faded(0.18));
+            }
+            _ => {}
+        }
+        if let [only] = line.as_slice() {
+            scene.disc(*only, 4.0, curve.ink);
+        }
+        scene.dashed(line, curve.ink, 2.4, curve.dash);
+    }
+
+    fn caption(&self, drawn: usize, total: usize, panels: &[Panel]) -> String {
+        let most = panels.iter().flat_map(|panel| &panel.curves).map(|curve| curve.runs.len()).max().unwrap_or(0);
+        let spread = match (self.band, most) {
+            (_, 0 | 1) => "one run per curve".to_owned(),
+            (Band::Range, _) => format!("line: mean of up to {most} runs; band: smallest to largest"),
+            (Band::Interval, _) => format!("line: mean of up to {most} runs; band: 95 % t interval of the mean"),
+            (Band::Runs, _) => format!("thick line: mean of up to {most} runs; thin lines: each run"),
+            (Band::None, _) => format!("mean of up to {most} runs"),
+        };
+        let names: Vec<String> = self.metrics.iter().map(|metric| metric_name(metric)).collect();
+        let mut caption = format!("{} over training; {spread}.", names.join(" and "));
+        let uneven = panels.iter().flat_map(|panel| &panel.curves).any(|curve| {
+            curve.points.values().any(|values| values.len() < curve.runs.len())
+        });
+        if uneven {
+            caption.push_str(" Where runs ended early or gave values that are not finite, the mean is over those that are left.");
+        }
+        if drawn < total {
+            caption.push_str(&format!(" {} further panels are not drawn; choose fewer cells or group with `by`.", total - drawn));
+        }
+        caption
+    }
+}
+
+impl Figure for Curves {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn mentions(&self) -> Vec<&str> {
+        self.by.as_deref().into_iter().collect()
+    }
+
+    fn draw(&self, data: &Dataset, _: &[AnalysisResult]) -> Drawing {
+        let title = self.title.clone().unwrap_or_else(|| "Learning curves".to_owned());
+        let (mut panels, entries) = self.panels(data);
+        let total = panels.len();
+        if total == 0 {
+            return Drawing::message(&title, format!("No trial has measured {} yet.", self.metrics.join(" or ")));
+        }
+        panels.truncate(MOST_PANELS);
+        let columns = match panels.len() {
+            4 => 2,
+            count => count.min(3),
+        };
+        let rows = panels.len().div_ceil(columns);
+        let (plot_width, plot_height) = match columns {
+            1 => (760.0, 400.0),
+            2 => (440.0, 330.0),
+            _ => (330.0, 260.0),
+        };
+        let titled = panels.iter().any(|panel| !panel.title.is_empty());
+        let (gap_x, gap_y) = (96.0, 62.0 + if titled { 34.0 } else { 8.0 });
+        let width = columns as f64 * (plot_width + gap_x) + 24.0;
+        let top = header_height(width, &entries) + if titled { 26.0 } else { 8.0 };
+        let mut scene = Scene::new(width, top + rows as f64 * (plot_height + gap_y) - if titled { 28.0 } else { 0.0 });
+        header(&mut scene, &title, &entries);
+        for (index, panel) in panels.iter().enumerate() {
+            let (x, y) = self.scales(&panels, panel.quantity);
+            let frame = Frame {
+                left: gap_x - 10.0 + (index % columns) as f64 * (plot_width + gap_x),
+                top: top + (index / columns) as f64 * (plot_height + gap_y),
+                width: plot_width,
+                height: plot_height,
+                x,
+                y,
+            };
+            let new_row = index % columns == 0;
+            let label = if new_row || panels[index - 1].quantity != panel.quantity { panel.quantity } else { "" };
+            frame.draw(&mut scene, &panel.title, "Training step", label);
+            for level in &self.levels {
+                if let (Some(start), Some(_)) = (frame.y.place(*level), frame.x.place_within(0.0)) {
+                    let y = frame.top + (1.0 - start) * frame.height;
+                    scene.dashed(vec![(frame.left, y), (frame.left + frame.width, y)], DARK.faded(0.7), 1.2, (4.0, 4.0));
+                }
+            }
+            for curve in &panel.curves {
+                self.draw_curve(&mut scene, &frame, curve);
+            }
+        }
+        let caption = self.caption(panels.len(), total, &panels);
+        Drawing { scene, caption }
+    }
+}

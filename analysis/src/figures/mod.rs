@@ -1,0 +1,182 @@
+//! Figures a study can ask for with `[[figure]]`: one per file, listed in [`FIGURES`].
+//!
+//! The contract (checked for each entry by one conformance test): a figure is a pure function of the data set and the
+//! plan's results; it never panics; where there is nothing to draw it draws a sentence that says why; censored values are
+//! shown as such; the legend does not cover data. It becomes SVG and PNG from the same scene.
+
+pub mod curves;
+pub mod estimate;
+pub mod heatmap;
+pub mod scale;
+pub mod scene;
+pub mod style;
+pub mod success;
+pub mod survival;
+
+use plateau_common::fields::{ConfigResult, Fields};
+use plateau_common::node::Value;
+
+use crate::analyses::{Analysis, AnalysisResult, Known};
+use crate::cells::Dataset;
+use scene::Scene;
+
+/// One figure of a plan, ready to draw.
+pub trait Figure: Send + Sync {
+    /// Its name in the plan, fit for a file name.
+    fn name(&self) -> &str;
+    /// The parameters it reads by name.
+    fn mentions(&self) -> Vec<&str>;
+    /// Draws it from the trials and from the results of all analyses of the plan.
+    fn draw(&self, data: &Dataset, results: &[AnalysisResult]) -> Drawing;
+}
+
+/// A drawn figure.
+#[derive(Clone, Debug)]
+pub struct Drawing {
+    /// The picture.
+    pub scene: Scene,
+    /// What it shows, as a sentence or two.
+    pub caption: String,
+}
+
+impl Drawing {
+    /// The picture that says why there is nothing to draw.
+    pub fn message(title: &str, words: impl Into<String>) -> Self {
+        let caption = words.into();
+        Drawing { scene: style::message(title, &caption), caption }
+    }
+}
+
+/// A kind of figure.
+pub struct FigureKind {
+    /// The word after `kind =`.
+    pub name: &'static str,
+    /// What it shows, in a line.
+    pub about: &'static str,
+    /// Reads its options; the caller reports unknown keys.
+    pub read: fn(&mut Fields, FigureContext) -> ConfigResult<Box<dyn Figure>>,
+}
+
+/// All kinds of figure. Adding one: a file here and a line in this list.
+pub const FIGURES: &[FigureKind] = &[
+    FigureKind { name: "curves", about: "metrics over training with the spread of replicates", read: curves::read },
+    FigureKind { name: "heatmap", about: "a metric over two parameters", read: heatmap::read },
+    FigureKind { name: "estimate", about: "thresholds with intervals and the line through them", read: estimate::read },
+    FigureKind { name: "success", about: "share of successful seeds with Wilson intervals", read: success::read },
+    FigureKind { name: "survival", about: "share of runs still without the event over steps", read: survival::read },
+];
+
+/// What a figure may refer to while it is read.
+pub struct FigureContext<'k> {
+    /// Name in the plan.
+    pub name: String,
+    /// Title, if the study gives one.
+    pub title: Option<String>,
+    /// What parameter names may be used.
+    pub known: Known<'k>,
+    /// The plan's analyses.
+    pub analyses: &'k [Box<dyn Analysis>],
+}
+
+impl FigureContext<'_> {
+    /// Reads `analysis` (a name or an index from 0), which must be of one of `kinds`; without it, the first such
+    /// analysis of the plan.
+    pub fn analysis(&self, fields: &mut Fields, kinds: &[&str]) -> ConfigResult<String> {
+        let fitting = |analysis: &&Box<dyn Analysis>| kinds.contains(&analysis.kind());
+        let wanted = kinds.join(" or ");
+        let Some(node) = fields.node("analysis") else {
+            return self.analyses.iter().find(fitting).map(|analysis| analysis.name().to_owned()).ok_or_else(|| {
+                let first = kinds.first().copied().unwrap_or_default();
+                fields
+                    .error("analysis", format!("there is no analysis of kind {wanted}"))
+                    .suggest(format!("add `[[analysis]]` with `kind = \"{first}\"`"))
+            });
+        };
+        let found = match &node.value {
+            Value::Text(name) => self.analyses.iter().find(|analysis| analysis.name() == name),
+            Value::Integer(index) => usize::try_from(*index).ok().and_then(|index| self.analyses.get(index)),
+            other => {
+                let problem = format!("expected the name or the index of an analysis, found {}", other.type_name());
+                return Err(fields.error("analysis", problem));
+            }
+        };
+        match found {
+            Some(analysis) if kinds.contains(&analysis.kind()) => Ok(analysis.name().to_owned()),
+            Some(analysis) => Err(fields
+                .error("analysis", format!("`{}` is of kind {}, not {wanted}", analysis.name(), analysis.kind()))),
+            None => {
+                let names: Vec<&str> = self.analyses.iter().map(|analysis| analysis.name()).collect();
+                Err(fields
+                    .error("analysis", format!("there is no analysis {}", node.value))
+                    .suggest(format!("analyses here: {}", names.join(", "))))
+            }
+        }
+    }
+}
+
+/// The result of the analysis of this name.
+pub(crate) fn result<'r>(results: &'r [AnalysisResult], name: &str) -> Option<&'r AnalysisResult> {
+    results.iter().find(|result| result.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use plateau_common::node::Node;
+    use plateau_common::results::TrialRecord;
+
+    use crate::fixture::{counting, grokking, trial};
+    use crate::plan::{Plan, analyse};
+
+    fn plan() -> Plan {
+        let nodes = |json: serde_json::Value| -> Vec<Node> {
+            json.as_array().unwrap().iter().map(Node::from_json).collect()
+        };
+        let analyses = serde_json::json!([
+            {"kind": "threshold", "along": "task.vocab", "by": "model.dim"},
+            {"kind": "success", "level": 0.8},
+            {"kind": "survival", "level": 0.9},
+        ]);
+        let figures: Vec<serde_json::Value> = super::FIGURES
+            .iter()
+            .map(|kind| match kind.name {
+                "heatmap" => serde_json::json!({"kind": "heatmap", "x": "task.vocab", "y": "model.dim"}),
+                name => serde_json::json!({ "kind": name }),
+            })
+            .collect();
+        Plan::read(&nodes(analyses), &nodes(serde_json::Value::from(figures)), None).unwrap()
+    }
+
+    fn draw(records: &[TrialRecord]) {
+        let plan = plan();
+        let results = analyse(&plan, records);
+        let data = crate::cells::Dataset::new(records, &plan.preferred());
+        for figure in &plan.figures {
+            let drawing = figure.draw(&data, &results);
+            let name = figure.name();
+            assert!(!drawing.caption.is_empty(), "{name}");
+            let svg = drawing.scene.to_svg().unwrap();
+            assert!(svg.starts_with("<svg") && svg.contains("<text"), "{name} says nothing");
+            assert!(!svg.contains("NaN"), "{name}");
+            assert!(drawing.scene.to_png().unwrap().starts_with(b"\x89PNG"), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_figure_draws_real_studies() {
+        draw(&counting(5));
+        draw(&grokking(5));
+    }
+
+    #[test]
+    fn every_figure_says_in_words_that_there_is_nothing() {
+        draw(&[]);
+        draw(&[trial(0, &[("model.dim", 8.0)])]);
+        draw(&grokking(1));
+        let mut nan = counting(1);
+        nan.iter_mut().flat_map(|record| record.series.values_mut()).for_each(|curve| curve.values.fill(f64::NAN));
+        draw(&nan);
+        let mut censored = counting(2);
+        censored.iter_mut().flat_map(|record| record.series.values_mut()).for_each(|curve| curve.values.fill(0.95));
+        draw(&censored);
+    }
+}
