@@ -1,0 +1,172 @@
+//! A trial ends with the same bits alone or in a cohort, on one thread or two, uninterrupted or resumed; and a replica
+//! that diverges disturbs nobody.
+
+mod support;
+
+use plateau_common::trial::Ending;
+use plateau_lab::{DeviceChoice, LabError, Member, train_cohort};
+use serde_json::{Value, json};
+use support::{Recorder, member, train};
+
+fn modular(seed: u64, lr: f64) -> Value {
+    json!({
+        "seed": seed,
+        "task": {"kind": "modular", "modulus": 7, "train-share": 0.6},
+        "model": {"kind": "transformer", "layers": 2, "heads": 2, "dim": 8, "mlp-dim": 12, "norm": "pre"},
+        "train": {"steps": 40, "batch": 10, "clip": 0.5 + seed as f64,
+            "optimizer": {"kind": "adamw", "lr": lr, "weight-decay": 0.1 * seed as f64}},
+        "evaluate": {"every": 10, "probes": ["weight-norm", "gradient-norm", "attention-entropy", "logit-scale", "fourier"]}
+    })
+}
+
+fn counting(seed: u64, lr: f64) -> Value {
+    json!({
+        "seed": seed,
+        "task": {"kind": "query-count", "vocab": 5, "length-per-token": 4, "target-scale": "standardised", "test-examples": 50},
+        "model": {"kind": "transformer", "layers": 2, "heads": 2, "dim": 6, "mlp-dim": 24, "positions": "none", "causal": false},
+        "train": {"steps": 40, "batch": 16, "optimizer": {"kind": "adam", "lr": lr}},
+        "evaluate": {"every": 10}
+    })
+}
+
+fn dropped(seed: u64, lr: f64) -> Value {
+    let mut json = modular(seed, lr);
+    json["model"]["dropout"] = json!(0.2);
+    json["train"]["batch"] = json!("full");
+    json["train"]["optimizer"] = json!({"kind": "sgd", "lr": lr, "momentum": 0.9});
+    json
+}
+
+fn cohort(make: fn(u64, f64) -> Value, count: u64) -> Vec<Member> {
+    (0..count).map(|seed| member(make(seed, 1e-3 * (1.0 + seed as f64)))).collect()
+}
+
+#[test]
+fn a_trial_has_the_same_bits_alone_and_in_any_cohort_on_any_number_of_threads() {
+    for make in [modular, counting, dropped] {
+        let members = cohort(make, 8);
+        let scratch = tempfile::tempdir().unwrap();
+        let together = train(&members, 1, &scratch.path().join("one"));
+        let threads = train(&members, 2, &scratch.path().join("two"));
+        for replica in [0, 3, 7] {
+            let alone = train(&members[replica..=replica], 1, &scratch.path().join("alone"));
+            assert_eq!(alone.final_hash(0), together.final_hash(replica));
+            assert_eq!(alone.final_hash(0), threads.final_hash(replica));
+            assert_eq!(format!("{:?}", alone.evaluations[&0]), format!("{:?}", together.evaluations[&replica]));
+        }
+        assert_ne!(together.final_hash(0), together.final_hash(1));
+    }
+}
+
+#[test]
+fn a_stopped_and_resumed_trial_has_the_bits_of_an_uninterrupted_one() {
+    for make in [modular, counting, dropped] {
+        let mut members = cohort(make, 3);
+        let scratch = tempfile::tempdir().unwrap();
+        let whole = train(&members, 1, &scratch.path().join("whole"));
+        let mut stopped = Recorder { stop_after: Some(10), ..Recorder::default() };
+        train_cohort(&members, &DeviceChoice::Cpu { threads: 2 }, &scratch.path().join("stopped"), &mut stopped).unwrap();
+        assert!(stopped.checkpoints.len() == 3);
+        for (replica, member) in members.iter_mut().enumerate() {
+            // A trial that had ended before the word reached it resumes at its end.
+            member.resume = Some(stopped.checkpoints[&replica].last().unwrap().1.clone());
+        }
+        let resumed = train(&members, 1, &scratch.path().join("resumed"));
+        for replica in 0..3 {
+            assert_eq!(resumed.final_hash(replica), whole.final_hash(replica));
+            assert_eq!(resumed.endings[&replica], Ending::Completed);
+        }
+    }
+}
+
+/// Resuming from a checkpoint on the way, for certain before the end, and with members at different steps.
+#[test]
+fn members_may_resume_from_different_steps() {
+    let scratch = tempfile::tempdir().unwrap();
+    let with_saves = |seed: u64| {
+        let mut json = modular(seed, 1e-3);
+        json["checkpoint"] = json!({"every": 8, "seconds": 0});
+        member(json)
+    };
+    let mut members: Vec<Member> = (0..3).map(with_saves).collect();
+    let whole = train(&members, 1, &scratch.path().join("whole"));
+    let steps: Vec<u64> = whole.checkpoints[&0].iter().map(|(step, _)| *step).collect();
+    assert_eq!(steps, [8, 16, 24, 32, 40]);
+    members[1].resume = Some(whole.checkpoints[&1][0].1.clone());
+    members[2].resume = Some(whole.checkpoints[&2][3].1.clone());
+    let resumed = train(&members, 2, &scratch.path().join("resumed"));
+    assert_eq!(resumed.started, [(0, 0), (1, 8), (2, 32)]);
+    for replica in 0..3 {
+        assert_eq!(resumed.final_hash(replica), whole.final_hash(replica));
+    }
+    let tail = |recorder: &Recorder| recorder.evaluations[&2].iter().rev().take(1).cloned().collect::<Vec<_>>();
+    assert_eq!(tail(&resumed), tail(&whole));
+}
+
+#[test]
+fn a_longer_budget_continues_a_trial() {
+    let scratch = tempfile::tempdir().unwrap();
+    let long = train(&[member(modular(1, 1e-3))], 1, &scratch.path().join("long"));
+    let mut json = modular(1, 1e-3);
+    json["train"]["steps"] = json!(15);
+    let short = train(&[member(json)], 1, &scratch.path().join("short"));
+    let mut longer = member(modular(1, 1e-3));
+    longer.resume = Some(short.checkpoints[&0].last().unwrap().1.clone());
+    let continued = train(&[longer], 1, &scratch.path().join("continued"));
+    assert_eq!(continued.final_hash(0), long.final_hash(0));
+}
+
+#[test]
+fn a_diverging_replica_ends_alone() {
+    let scratch = tempfile::tempdir().unwrap();
+    let make = |seed: u64, lr: f64| {
+        let mut json = modular(seed, lr);
+        json["train"]["optimizer"] = json!({"kind": "sgd", "lr": lr});
+        json["train"].as_object_mut().unwrap().remove("clip");
+        json["model"]["norm"] = json!("none");
+        member(json)
+    };
+    let members = [make(0, 1e-2), make(1, 1e6), make(2, 1e-2)];
+    let recorder = train(&members, 1, &scratch.path().join("cohort"));
+    let Ending::Diverged { step } = recorder.endings[&1] else { panic!("{:?}", recorder.endings[&1]) };
+    assert!(step < 40);
+    assert_eq!(recorder.checkpoints[&1].last().unwrap().0, step);
+    for replica in [0, 2] {
+        assert_eq!(recorder.endings[&replica], Ending::Completed);
+        let alone = train(&members[replica..=replica], 1, &scratch.path().join("alone"));
+        assert_eq!(alone.final_hash(0), recorder.final_hash(replica));
+    }
+    let alone = train(&members[1..2], 1, &scratch.path().join("alone"));
+    assert_eq!(alone.endings[&0], Ending::Diverged { step });
+}
+
+#[test]
+fn foreign_and_damaged_checkpoints_are_refused_with_the_reason() {
+    let scratch = tempfile::tempdir().unwrap();
+    let trained = train(&[member(modular(1, 1e-3))], 1, scratch.path());
+    let folder = trained.checkpoints[&0].last().unwrap().1.clone();
+    let resume = |json: Value| {
+        let mut other = member(json);
+        other.resume = Some(folder.clone());
+        let mut recorder = Recorder::default();
+        train_cohort(&[other], &DeviceChoice::Cpu { threads: 1 }, scratch.path(), &mut recorder)
+    };
+    let mut json = modular(1, 2e-3);
+    json["model"]["dim"] = json!(16);
+    let error = resume(json).unwrap_err().to_string();
+    assert!(error.contains("model.dim is 8 in the checkpoint and 16 in the trial"), "{error}");
+    assert!(error.contains("train.optimizer.lr is 0.001 in the checkpoint and 0.002 in the trial"), "{error}");
+    let weights = folder.join("weights.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    let error = resume(modular(1, 1e-3)).unwrap_err();
+    assert!(matches!(&error, LabError::Checkpoint { problem, .. } if problem.contains("damaged")), "{error}");
+    let mixed = train_cohort(
+        &[member(modular(0, 1e-3)), member(counting(0, 1e-3))],
+        &DeviceChoice::Cpu { threads: 1 },
+        scratch.path(),
+        &mut Recorder::default(),
+    );
+    assert!(matches!(mixed, Err(LabError::MixedCohort { .. })));
+}
