@@ -53,12 +53,15 @@ impl Parameters {
     pub fn trainable(named: Vec<(String, Tensor)>) -> Result<Self> {
         let (names, tensors): (Vec<_>, Vec<_>) = named.into_iter().unzip();
         let tensors = tensors.iter().map(|tensor| Ok(Var::from_tensor(tensor)?.into_inner()));
-        Self::new(names, tensors.collect::<Result<_>>()?)
+        let tensors: Vec<Tensor> = tensors.collect::<Result<_>>()?;
+        Ok(Self::from_tensors(names.into_iter().zip(tensors).collect()))
     }
 
-    fn new(names: Vec<String>, tensors: Vec<Tensor>) -> Result<Self> {
+    /// Takes tensors `[K, …]` in the model's order as they are.
+    pub fn from_tensors(named: Vec<(String, Tensor)>) -> Self {
+        let (names, tensors): (Vec<String>, Vec<Tensor>) = named.into_iter().unzip();
         let places = names.iter().enumerate().map(|(place, name)| (name.clone(), place)).collect();
-        Ok(Parameters { names, places, tensors })
+        Parameters { names, places, tensors }
     }
 
     /// Fresh parameters: replica k draws from `seeds[k]`.

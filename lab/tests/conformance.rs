@@ -1,0 +1,105 @@
+//! Every task trains with every kind of model: finite, learning, and with the promised metrics.
+
+mod support;
+
+use plateau_common::tasks::TaskConfig;
+use plateau_common::trial::Ending;
+use serde_json::{Value, json};
+use support::{Recorder, member, train};
+
+fn tasks() -> Vec<(Value, Value)> {
+    vec![
+        (json!({"kind": "modular", "modulus": 7, "train-share": 0.7}), json!("full")),
+        (json!({"kind": "modular", "operation": "x/y", "modulus": 5, "train-share": 0.5, "layout": "power"}), json!(8)),
+        (json!({"kind": "query-count", "vocab": 4, "length": 8, "test-examples": 200}), json!(64)),
+        (json!({"kind": "query-count", "vocab": 4, "length": 8, "test-examples": 200, "head": "classify", "query-mode": "appended"}), json!(64)),
+        (json!({"kind": "most-frequent", "vocab": 4, "length": 8, "test-examples": 200}), json!(64)),
+        (json!({"kind": "most-frequent", "vocab": 4, "length": 8, "test-examples": 200, "target": "token"}), json!(64)),
+    ]
+}
+
+fn trial(task: &Value, batch: &Value, model: Value) -> Value {
+    json!({
+        "task": task,
+        "model": model,
+        "train": {"steps": 30, "batch": batch, "optimizer": {"kind": "adamw", "lr": 1e-2}},
+        "evaluate": {"every": 15, "probes": ["weight-norm", "gradient-norm", "attention-entropy", "logit-scale"]}
+    })
+}
+
+fn check(json: Value, scratch: &std::path::Path) {
+    let recorder: Recorder = train(&[member(json.clone())], 1, scratch);
+    assert_eq!(recorder.endings[&0], Ending::Completed, "{json}");
+    let steps: Vec<u64> = recorder.evaluations[&0].iter().map(|evaluation| evaluation.step).collect();
+    assert_eq!(steps, [0, 15, 30]);
+    for evaluation in &recorder.evaluations[&0] {
+        for (name, value) in &evaluation.values {
+            assert!(value.is_finite(), "{name} is {value} in {json}");
+        }
+    }
+    for name in ["train_loss", "train_accuracy", "test_loss", "test_accuracy", "weight_norm", "weight_norm/blocks.0",
+        "attention_entropy/0", "logit_scale"]
+    {
+        assert_eq!(recorder.curve(0, name).len(), 3, "{name} in {json}");
+    }
+    assert_eq!(recorder.curve(0, "gradient_norm").len(), 2, "{json}");
+    // Endless data have no fixed training set to compare, but their test set follows the same law.
+    let name = if json["task"]["kind"] == "modular" { "train_loss" } else { "test_loss" };
+    let (first, last) = (recorder.curve(0, name)[0], recorder.curve(0, name)[2]);
+    assert!(last < first, "{name} went from {first} to {last} in {json}");
+}
+
+#[test]
+fn every_task_trains_with_every_model() {
+    let listed: std::collections::BTreeSet<String> =
+        tasks().iter().map(|(task, _)| task["kind"].as_str().unwrap().to_owned()).collect();
+    for kind in TaskConfig::KINDS {
+        assert!(listed.contains(*kind), "task `{kind}` has no row here");
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    for (task, batch) in tasks() {
+        for positions in ["learned", "sinusoidal", "rotary", "none"] {
+            for norm in ["pre", "post", "none"] {
+                for (activation, layers, causal) in [("relu", 1, true), ("gelu", 2, false), ("geglu", 1, false)] {
+                    let model = json!({"kind": "transformer", "layers": layers, "heads": 2, "dim": 8, "mlp-dim": 16,
+                        "positions": positions, "norm": norm, "activation": activation, "causal": causal});
+                    check(trial(&task, &batch, model), scratch.path());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn dropout_biases_and_double_precision_train() {
+    let scratch = tempfile::tempdir().unwrap();
+    for (task, batch) in tasks() {
+        let model = json!({"kind": "transformer", "layers": 2, "heads": 2, "dim": 8, "dropout": 0.1,
+            "attention-bias": true, "read-out-bias": true, "initialisation": "pytorch"});
+        let mut json = trial(&task, &batch, model);
+        json["train"]["precision"] = json!("f64");
+        json["train"]["schedule"] = json!({"kind": "cosine", "warmup": 3});
+        check(json, scratch.path());
+    }
+}
+
+/// A checkpoint gives the outputs the trial was last measured by.
+#[test]
+fn a_loaded_model_scores_what_the_trial_scored() {
+    use candle_core::IndexOp;
+    use plateau_common::tasks::{Form, Split, Targets};
+    let scratch = tempfile::tempdir().unwrap();
+    let model = json!({"kind": "transformer", "layers": 1, "heads": 2, "dim": 8});
+    let json = trial(&tasks()[0].0, &tasks()[0].1, model);
+    let recorder = train(&[member(json)], 1, scratch.path());
+    let loaded = plateau_lab::load_model(&recorder.checkpoints[&0].last().unwrap().1).unwrap();
+    assert_eq!(loaded.step, 30);
+    let batch = loaded.examples().evaluation(Split::Test, Form::Tokens).unwrap();
+    let outputs = loaded.outputs(&batch.input).unwrap();
+    let Targets::Classes(answers) = batch.targets else { panic!("residues are classes") };
+    let mut right = 0;
+    for (row, answer) in answers.iter().enumerate() {
+        right += usize::from(outputs.i(row).unwrap().argmax(0).unwrap().to_scalar::<u32>().unwrap() == *answer);
+    }
+    assert_eq!(right as f64 / answers.len() as f64, *recorder.curve(0, "test_accuracy").last().unwrap());
+}

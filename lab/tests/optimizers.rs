@@ -1,0 +1,88 @@
+//! Update rules against values computed by hand from their definitions.
+
+mod support;
+
+use candle_core::{DType, Device, Tensor};
+use plateau_common::config::{AdamConfig, OptimizerConfig, SgdConfig};
+use plateau_lab::model::Parameters;
+use plateau_lab::ops::loss::{Answers, Criterion, loss};
+use plateau_lab::ops::tape::differentiate;
+use plateau_lab::optimizer::{Optimizer, ReplicaRule};
+use std::sync::Arc;
+use support::numbers;
+
+/// Two replicas of one parameter p, with loss p squared, so the gradient is 2 p.
+fn run(rules: [ReplicaRule; 2], start: f64, updates: u64, multiplier: f64) -> Vec<f64> {
+    let tensor = Tensor::from_vec(vec![start; 2], (2, 1, 1), &Device::Cpu).unwrap();
+    let mut parameters = Parameters::trainable(vec![("p".to_owned(), tensor)]).unwrap();
+    let mut optimizer = Optimizer::new(rules.to_vec(), &parameters).unwrap();
+    let criterion = Criterion { answers: Answers::Values(Arc::new(vec![0.0; 2])), weights: None };
+    for update in 1..=updates {
+        let (_, gradients) = differentiate(&Device::Cpu, || loss(parameters.get("p")?, &criterion)).unwrap();
+        let norms = Optimizer::gradient_norms(&parameters, &gradients).unwrap();
+        optimizer.step(&mut parameters, &gradients, &norms, update, multiplier).unwrap();
+    }
+    assert_eq!(parameters.get("p").unwrap().dtype(), DType::F64);
+    numbers(parameters.get("p").unwrap())
+}
+
+fn adam(lr: f64, weight_decay: f64) -> AdamConfig {
+    AdamConfig { lr, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay }
+}
+
+fn close(found: &[f64], expected: [f64; 2]) {
+    for (found, expected) in found.iter().zip(expected) {
+        assert!((found - expected).abs() < 1e-7, "{found} is not {expected}");
+    }
+}
+
+#[test]
+fn the_first_step_of_adam_is_the_learning_rate_whatever_the_gradient() {
+    let rule = |lr| ReplicaRule { optimizer: OptimizerConfig::Adam(adam(lr, 0.0)), clip: None };
+    close(&run([rule(0.1), rule(0.01)], 3.0, 1, 1.0), [2.9, 2.99]);
+    close(&run([rule(0.1), rule(0.01)], 3.0, 1, 0.5), [2.95, 2.995]);
+}
+
+#[test]
+fn decoupled_decay_shrinks_the_weight_and_coupled_decay_joins_the_gradient() {
+    let decoupled = |decay| ReplicaRule { optimizer: OptimizerConfig::AdamW(adam(0.1, decay)), clip: None };
+    // 3 (1 - 0.1 decay) - 0.1
+    close(&run([decoupled(0.0), decoupled(1.0)], 3.0, 1, 1.0), [2.9, 2.6]);
+    // Adam normalises its first step, so coupled decay does not change it.
+    let coupled = |decay| ReplicaRule { optimizer: OptimizerConfig::Adam(adam(0.1, decay)), clip: None };
+    close(&run([coupled(0.0), coupled(1.0)], 3.0, 1, 1.0), [2.9, 2.9]);
+}
+
+#[test]
+fn two_steps_of_adam_by_hand() {
+    let rule = ReplicaRule { optimizer: OptimizerConfig::Adam(adam(0.1, 0.0)), clip: None };
+    let (first, second) = (2.0 * 1.0, 2.0 * 0.9);
+    let m = (0.9 * 0.1 * first + 0.1 * second) / (1.0 - 0.81);
+    let v: f64 = (0.99 * 0.01 * first * first + 0.01 * second * second) / (1.0 - 0.9801);
+    close(&run([rule.clone(), rule], 1.0, 2, 1.0), [0.9 - 0.1 * m / v.sqrt(); 2]);
+}
+
+#[test]
+fn descent_with_momentum_and_decay_by_hand() {
+    let rule = |momentum, weight_decay| ReplicaRule {
+        optimizer: OptimizerConfig::Sgd(SgdConfig { lr: 0.1, momentum, weight_decay }),
+        clip: None,
+    };
+    // Gradient (2 + decay) p. Step 1: 1 - 0.1 g1. Step 2: v = 0.5 g1 + g2.
+    let expected = |decay: f64| {
+        let g1 = 2.0 + decay;
+        let p1 = 1.0 - 0.1 * g1;
+        p1 - 0.1 * (0.5 * g1 + (2.0 + decay) * p1)
+    };
+    close(&run([rule(0.5, 0.0), rule(0.5, 1.0)], 1.0, 2, 1.0), [expected(0.0), expected(1.0)]);
+}
+
+#[test]
+fn clipping_scales_large_gradients_only() {
+    let rule = |clip| ReplicaRule {
+        optimizer: OptimizerConfig::Sgd(SgdConfig { lr: 0.1, momentum: 0.0, weight_decay: 0.0 }),
+        clip: Some(clip),
+    };
+    // Gradient 6: clipped to 1.5 (as PyTorch: 1.5 / (6 + 1e-6)), or left.
+    close(&run([rule(1.5), rule(7.0)], 3.0, 1, 1.0), [3.0 - 0.15, 3.0 - 0.6]);
+}
