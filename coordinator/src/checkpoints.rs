@@ -1,0 +1,393 @@
+//! Where checkpoints lie: an object store, a folder by default.
+//!
+//! An upload goes to temporary keys, is verified against its manifest (sizes, BLAKE3), moves under
+//! `trials/<id>/attempts/<n>/step-<s>/` with the manifest last, and counts only when the database names it. In a folder
+//! every file and directory is synchronised to the disk. Whether an attempt may store anything is the core's decision.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart};
+use plateau_common::checkpoint::{MANIFEST_FILE, Manifest};
+use plateau_common::identity::TrialId;
+use plateau_common::limits;
+
+use crate::core::LeaseKey;
+
+/// Bytes of a manifest at most.
+const MAX_MANIFEST_BYTES: usize = 1 << 20;
+/// Parts of an upload on their way to the store at once.
+const PARTS_IN_FLIGHT: usize = 4;
+
+/// Why a checkpoint cannot be stored or read.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The sender's fault: it does not match its manifest or the rules.
+    #[error("the checkpoint is not accepted: {0}")]
+    Invalid(String),
+    /// The store failed.
+    #[error("the checkpoint store, {doing}: {source}")]
+    Store {
+        /// What was being done.
+        doing: &'static str,
+        /// Why it failed.
+        source: object_store::Error,
+    },
+    /// The file system failed.
+    #[error("the checkpoint folder, {doing} {path}: {source}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        path: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The stored bytes are not those that were accepted.
+    #[error("the stored checkpoint {path} is damaged: {problem}")]
+    Damaged {
+        /// Which.
+        path: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+fn store_error(doing: &'static str) -> impl Fn(object_store::Error) -> CheckpointError {
+    move |source| CheckpointError::Store { doing, source }
+}
+
+/// A piece of an upload after the manifest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Piece {
+    /// File it belongs to.
+    pub name: String,
+    /// Place in the file; pieces come in order, without gaps.
+    pub offset: u64,
+    /// The bytes.
+    pub data: Bytes,
+}
+
+/// A verified upload that is not yet in its place.
+#[derive(Debug)]
+pub struct Staged {
+    folder: Path,
+    manifest: Manifest,
+    manifest_bytes: Bytes,
+}
+
+impl Staged {
+    /// What it says of itself.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Size of its files, without the manifest.
+    pub fn bytes(&self) -> u64 {
+        self.manifest.files.iter().map(|file| file.bytes).sum()
+    }
+}
+
+/// The checkpoint store; cheap to clone.
+#[derive(Clone)]
+pub struct Checkpoints {
+    store: Arc<dyn ObjectStore>,
+    /// The folder, where the store is one.
+    folder: Option<PathBuf>,
+}
+
+impl Checkpoints {
+    /// The store in a folder, which is created.
+    pub fn in_folder(folder: PathBuf) -> Result<Self, CheckpointError> {
+        std::fs::create_dir_all(&folder).map_err(|source| CheckpointError::Io {
+            doing: "creating",
+            path: folder.display().to_string(),
+            source,
+        })?;
+        let store =
+            object_store::local::LocalFileSystem::new_with_prefix(&folder).map_err(store_error("opening"))?;
+        // `new_with_prefix` resolves the folder; ours must be the same to find the files again.
+        let folder = folder.canonicalize().map_err(|source| CheckpointError::Io {
+            doing: "resolving",
+            path: folder.display().to_string(),
+            source,
+        })?;
+        Ok(Checkpoints { store: Arc::new(store), folder: Some(folder) })
+    }
+
+    /// The store at a URL: `file:///…`, or with the feature `cloud` also `s3://…`, `gs://…`, `az://…`, whose
+    /// credentials come from the environment.
+    pub fn at_url(url: &str) -> Result<Self, CheckpointError> {
+        let parsed = url::Url::parse(url).map_err(|error| {
+            CheckpointError::Invalid(format!(
+                "`{}` is not the URL of a checkpoint store: {error}",
+                url.escape_debug()
+            ))
+        })?;
+        if let Ok(folder) = parsed.to_file_path() {
+            return Self::in_folder(folder);
+        }
+        let options = std::env::vars().map(|(name, value)| (name.to_lowercase(), value));
+        let (store, prefix) =
+            object_store::parse_url_opts(&parsed, options).map_err(store_error("opening"))?;
+        let store = object_store::prefix::PrefixStore::new(store, prefix);
+        Ok(Checkpoints { store: Arc::new(store), folder: None })
+    }
+
+    fn place(trial: TrialId, attempt: u64, step: u64) -> Path {
+        Path::from(format!("trials/{trial}/attempts/{attempt}/step-{step}"))
+    }
+
+    /// Receives an upload into temporary keys and verifies it against its manifest.
+    pub async fn stage<E>(
+        &self,
+        lease: LeaseKey,
+        step: u64,
+        manifest_bytes: Bytes,
+        pieces: impl Stream<Item = Result<Piece, E>> + Unpin,
+    ) -> Result<Result<Staged, E>, CheckpointError> {
+        let invalid = |problem: String| CheckpointError::Invalid(problem);
+        if manifest_bytes.len() > MAX_MANIFEST_BYTES {
+            return Err(invalid(format!("the manifest is longer than {MAX_MANIFEST_BYTES} bytes")));
+        }
+        let manifest = Manifest::parse(&manifest_bytes).map_err(invalid)?;
+        if manifest.trial != lease.trial.to_string() || manifest.step != step {
+            return Err(invalid(format!(
+                "the manifest is of trial {} at step {}, the upload of trial {} at step {step}",
+                manifest.trial, manifest.step, lease.trial
+            )));
+        }
+        if let Some(file) = manifest.files.iter().find(|file| file.bytes > limits::MAX_CHECKPOINT_BYTES) {
+            return Err(invalid(format!(
+                "{} is larger than {} bytes",
+                file.name,
+                limits::MAX_CHECKPOINT_BYTES
+            )));
+        }
+        let folder = Path::from(format!("uploads/{}", uuid::Uuid::new_v4()));
+        let staged = Staged { folder, manifest, manifest_bytes };
+        let received = self.receive(&staged, pieces).await;
+        if !matches!(received, Ok(Ok(()))) {
+            self.discard(&staged).await;
+        }
+        Ok(received?.map(|()| staged))
+    }
+
+    async fn receive<E>(
+        &self,
+        staged: &Staged,
+        mut pieces: impl Stream<Item = Result<Piece, E>> + Unpin,
+    ) -> Result<Result<(), E>, CheckpointError> {
+        let invalid = |problem: String| Err(CheckpointError::Invalid(problem));
+        let mut next: Option<Piece> = None;
+        for file in &staged.manifest.files {
+            let target = staged.folder.clone().join(file.name.as_str());
+            let upload =
+                self.store.put_multipart(&target).await.map_err(store_error("beginning an upload"))?;
+            let mut writer = WriteMultipart::new(upload);
+            let mut hasher = blake3::Hasher::new();
+            let mut written = 0;
+            while written < file.bytes {
+                let piece = match next.take() {
+                    Some(piece) => piece,
+                    None => match pieces.next().await {
+                        Some(Ok(piece)) => piece,
+                        Some(Err(error)) => return Ok(Err(error)),
+                        None => {
+                            return invalid(format!(
+                                "{} ends after {written} of {} bytes",
+                                file.name, file.bytes
+                            ));
+                        }
+                    },
+                };
+                let length = piece.data.len() as u64;
+                if piece.name != file.name
+                    || piece.offset != written
+                    || length == 0
+                    || written + length > file.bytes
+                {
+                    return invalid(format!(
+                        "expected byte {written} of {} of {}, found {length} bytes at {} of {}",
+                        file.bytes,
+                        file.name,
+                        piece.offset,
+                        piece.name.chars().take(64).collect::<String>().escape_debug()
+                    ));
+                }
+                hasher.update(&piece.data);
+                written += length;
+                writer.wait_for_capacity(PARTS_IN_FLIGHT).await.map_err(store_error("writing"))?;
+                writer.put(piece.data);
+            }
+            writer.finish().await.map_err(store_error("finishing an upload"))?;
+            if hasher.finalize().to_hex().as_str() != file.blake3 {
+                return invalid(format!("the digest of {} is not that of the manifest", file.name));
+            }
+            self.synchronise(&target).await?;
+        }
+        match pieces.next().await {
+            None => Ok(Ok(())),
+            Some(Err(error)) => Ok(Err(error)),
+            Some(Ok(piece)) => {
+                invalid(format!("{} bytes beyond the files of the manifest", piece.data.len()))
+            }
+        }
+    }
+
+    /// Moves a staged upload into its place, the manifest last.
+    pub async fn commit(&self, lease: LeaseKey, step: u64, staged: &Staged) -> Result<(), CheckpointError> {
+        let place = Self::place(lease.trial, lease.attempt, step);
+        for file in &staged.manifest.files {
+            let from = staged.folder.clone().join(file.name.as_str());
+            let to = place.clone().join(file.name.as_str());
+            self.store.rename(&from, &to).await.map_err(store_error("moving an upload into its place"))?;
+        }
+        let manifest = place.join(MANIFEST_FILE);
+        let bytes = staged.manifest_bytes.clone();
+        self.store.put(&manifest, bytes.into()).await.map_err(store_error("writing the manifest"))?;
+        self.synchronise(&manifest).await?;
+        self.discard(staged).await;
+        Ok(())
+    }
+
+    /// Deletes what is left of an upload.
+    pub async fn discard(&self, staged: &Staged) {
+        if let Err(error) = self.delete_below(&staged.folder).await {
+            tracing::warn!(%error, "a given-up upload was not deleted; the next start sweeps it away");
+        }
+    }
+
+    /// Deletes a checkpoint, its manifest first, so that it is never half there.
+    pub async fn delete(&self, trial: TrialId, attempt: u64, step: u64) -> Result<(), CheckpointError> {
+        let place = Self::place(trial, attempt, step);
+        match self.store.delete(&place.clone().join(MANIFEST_FILE)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(store_error("deleting a checkpoint")(error)),
+        }
+        self.delete_below(&place).await
+    }
+
+    async fn delete_below(&self, folder: &Path) -> Result<(), CheckpointError> {
+        let found: Vec<_> =
+            self.store.list(Some(folder)).try_collect().await.map_err(store_error("listing"))?;
+        for object in found {
+            match self.store.delete(&object.location).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(store_error("deleting")(error)),
+            }
+        }
+        if let Some(root) = &self.folder {
+            // An empty directory is no object; that another upload has just filled it is no failure.
+            let _ = tokio::fs::remove_dir(root.join(folder.as_ref())).await;
+        }
+        Ok(())
+    }
+
+    /// Deletes everything that `referenced` does not name: uploads that were cut off, checkpoints that were forgotten.
+    /// Only at start, when nothing is on its way.
+    pub async fn sweep(&self, referenced: &HashSet<(TrialId, u64, u64)>) -> Result<u64, CheckpointError> {
+        let kept: HashSet<Path> =
+            referenced.iter().map(|(trial, attempt, step)| Self::place(*trial, *attempt, *step)).collect();
+        let mut deleted = 0;
+        for root in ["uploads", "trials"] {
+            let root = Path::from(root);
+            let mut objects = self.store.list(Some(&root));
+            while let Some(object) = objects.try_next().await.map_err(store_error("listing"))? {
+                let parts: Vec<_> = object.location.parts().collect();
+                let folder: Path = parts.iter().take(parts.len().saturating_sub(1)).cloned().collect();
+                if !kept.contains(&folder) {
+                    self.store.delete(&object.location).await.map_err(store_error("sweeping"))?;
+                    deleted += 1;
+                }
+            }
+        }
+        Ok(deleted)
+    }
+
+    /// The manifest of a stored checkpoint, with its exact bytes.
+    pub async fn manifest(
+        &self,
+        trial: TrialId,
+        attempt: u64,
+        step: u64,
+    ) -> Result<(Manifest, Bytes), CheckpointError> {
+        let path = Self::place(trial, attempt, step).join(MANIFEST_FILE);
+        let bytes = self.store.get(&path).await.map_err(store_error("reading a manifest"))?;
+        let bytes = bytes.bytes().await.map_err(store_error("reading a manifest"))?;
+        let manifest = Manifest::parse(&bytes)
+            .map_err(|problem| CheckpointError::Damaged { path: path.to_string(), problem })?;
+        Ok((manifest, bytes))
+    }
+
+    /// The bytes of one file of a stored checkpoint, checked against its manifest: the last item is an error where the
+    /// digest does not hold.
+    pub async fn read(
+        &self,
+        trial: TrialId,
+        attempt: u64,
+        step: u64,
+        file: &plateau_common::checkpoint::ManifestFile,
+    ) -> Result<BoxStream<'static, Result<Bytes, CheckpointError>>, CheckpointError> {
+        let path = Self::place(trial, attempt, step).join(file.name.as_str());
+        let object = self.store.get(&path).await.map_err(store_error("reading a checkpoint"))?;
+        let expected = (file.bytes, file.blake3.clone());
+        let stream = object.into_stream().map_err(store_error("reading a checkpoint")).boxed();
+        let state = Some((stream, blake3::Hasher::new(), 0u64));
+        Ok(futures::stream::unfold(state, move |state| {
+            let (expected, path) = (expected.clone(), path.to_string());
+            async move {
+                let (mut stream, mut hasher, mut read) = state?;
+                match stream.next().await {
+                    Some(Ok(bytes)) => {
+                        hasher.update(&bytes);
+                        read += bytes.len() as u64;
+                        Some((Ok(bytes), Some((stream, hasher, read))))
+                    }
+                    Some(Err(error)) => Some((Err(error), None)),
+                    None if (read, hasher.finalize().to_hex().as_str())
+                        == (expected.0, expected.1.as_str()) =>
+                    {
+                        None
+                    }
+                    None => {
+                        let problem = "its bytes do not have the digest of its manifest".to_owned();
+                        Some((Err(CheckpointError::Damaged { path, problem }), None))
+                    }
+                }
+            }
+        })
+        .boxed())
+    }
+
+    /// In a folder: the file and every directory above it reach the disk.
+    async fn synchronise(&self, key: &Path) -> Result<(), CheckpointError> {
+        let Some(root) = self.folder.clone() else { return Ok(()) };
+        let file = root.join(key.as_ref());
+        let synchronise = move || {
+            let mut path = file.as_path();
+            loop {
+                std::fs::File::open(path).and_then(|file| file.sync_all()).map_err(|source| {
+                    CheckpointError::Io { doing: "synchronising", path: path.display().to_string(), source }
+                })?;
+                if path == root {
+                    return Ok(());
+                }
+                match path.parent() {
+                    Some(parent) => path = parent,
+                    None => return Ok(()),
+                }
+            }
+        };
+        tokio::task::spawn_blocking(synchronise).await.map_err(|error| CheckpointError::Io {
+            doing: "synchronising",
+            path: key.to_string(),
+            source: std::io::Error::other(error),
+        })?
+    }
+}

@@ -1,0 +1,135 @@
+//! Why things are where they are, in a sentence, from the very state the scheduler reads.
+
+use plateau_common::identity::TrialId;
+use plateau_common::limits;
+use plateau_common::trial::TrialState;
+
+use super::state::{Now, State, SweepMode, SweepNumber, Trial};
+
+/// What something is and why.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explanation {
+    /// "trial", "sweep" or "agent".
+    pub kind: &'static str,
+    /// One sentence.
+    pub summary: String,
+}
+
+/// Why a trial is where it is.
+pub fn explain_trial(state: &State, id: TrialId) -> Option<Explanation> {
+    let trial = state.trials.get(&id)?;
+    let summary = match trial.state {
+        TrialState::Pending => format!("Waits: {}.", waiting_reason(state, trial)),
+        TrialState::Leased | TrialState::Running => {
+            let lease = trial.lease.as_ref()?;
+            let doing = if trial.state == TrialState::Leased { "Promised to" } else { "Trains on" };
+            let revoked = if lease.revoked { "; it was asked to stop and give the trial back" } else { "" };
+            let silent = match state.agents.get(&lease.agent).and_then(|agent| agent.session) {
+                Some(_) => "",
+                None => "; the agent is not connected, the lease ends unless it comes back",
+            };
+            format!(
+                "{doing} agent {} as attempt {}, at step {} of {}{revoked}{silent}.",
+                lease.agent, trial.attempt, trial.step, lease.budget
+            )
+        }
+        TrialState::Completed => format!("Completed at step {}.", trial.completed_step),
+        TrialState::Diverged => {
+            format!(
+                "Diverged at step {}: a result, so it is not repeated.",
+                trial.diverged_at.unwrap_or(trial.step)
+            )
+        }
+        TrialState::Failed => {
+            format!("Failed: {}. Submitting the study again tries it once more.", trial.reason)
+        }
+        TrialState::Cancelled => "Cancelled: no sweep wants it any more.".to_owned(),
+        TrialState::Quarantined => format!(
+            "Quarantined after {} crashes on {}: last, {}. Submitting the study again tries it once more.",
+            trial.crashes,
+            trial.crashed_on.iter().cloned().collect::<Vec<_>>().join(", "),
+            trial.reason
+        ),
+    };
+    Some(Explanation { kind: "trial", summary })
+}
+
+fn waiting_reason(state: &State, trial: &Trial) -> String {
+    let mut parts = Vec::new();
+    if trial.ready.is_none() {
+        let paused = trial.wants.iter().filter_map(|want| state.sweeps.get(&want.sweep));
+        let paused = paused.filter(|sweep| sweep.mode == SweepMode::Paused).map(|sweep| sweep.id.as_str());
+        parts.push(format!("its sweep {} is paused", paused.collect::<Vec<_>>().join(", ")));
+    } else {
+        let connected: Vec<_> = state.agents.iter().filter(|(_, agent)| agent.session.is_some()).collect();
+        let idle: Vec<_> =
+            connected.iter().filter(|(_, agent)| agent.idle && agent.leases.is_empty()).collect();
+        if connected.is_empty() {
+            parts.push("no agent is connected".to_owned());
+        } else if idle.is_empty() {
+            let ahead = trial.ready.as_ref().map_or(0, |(key, entry)| {
+                let before: usize = state.ready.range(..*key).map(|(_, entries)| entries.len()).sum();
+                before + state.ready.get(key).map_or(0, |entries| entries.range(..*entry).count())
+            });
+            parts.push(format!(
+                "all {} connected agents are busy, {ahead} trials are ahead of it",
+                connected.len()
+            ));
+        } else {
+            parts.push("for an idle agent other than those it crashed on".to_owned());
+        }
+    }
+    if trial.crashes > 0 {
+        let limit = limits::MAX_CRASHES_PER_TRIAL;
+        parts.push(format!("lost {} of {limit} times, last: {}", trial.crashes, trial.reason));
+    } else if !trial.reason.is_empty() {
+        parts.push(trial.reason.clone());
+    }
+    match trial.resume_step() {
+        0 => {}
+        step => parts.push(format!("it will continue from step {step}")),
+    }
+    parts.join("; ")
+}
+
+/// Why a sweep is where it is.
+pub fn explain_sweep(state: &State, number: SweepNumber) -> Option<Explanation> {
+    let sweep = state.sweeps.get(&number)?;
+    let count = |state| sweep.count(state);
+    let running = count(TrialState::Running) + count(TrialState::Leased);
+    let ended = sweep.members.len() as u64 - running - count(TrialState::Pending);
+    let connected = state.agents.values().filter(|agent| agent.session.is_some()).count();
+    let summary = match sweep.mode {
+        SweepMode::Cancelled if sweep.reason.is_empty() => "Cancelled.".to_owned(),
+        SweepMode::Cancelled => format!("Cancelled: {}.", sweep.reason),
+        SweepMode::Paused => format!("Paused, {running} trials still stopping; `resume` goes on."),
+        SweepMode::Active if sweep.is_finished() => format!("Finished: all {ended} trials have ended."),
+        SweepMode::Active if connected == 0 => {
+            format!("Waits: no agent is connected; {ended} of {} trials have ended.", sweep.members.len())
+        }
+        SweepMode::Active => format!(
+            "Runs: {ended} of {} trials have ended, {running} are with agents, {} wait; {connected} agents connected.",
+            sweep.members.len(),
+            count(TrialState::Pending)
+        ),
+    };
+    Some(Explanation { kind: "sweep", summary })
+}
+
+/// Why an agent does what it does.
+pub fn explain_agent(state: &State, name: &str, now: Now) -> Option<Explanation> {
+    let agent = state.agents.get(name)?;
+    let silence = now.monotonic.saturating_sub(agent.last_heard).as_secs();
+    let summary = if agent.session.is_none() {
+        format!("Not connected, last heard of {silence} s ago; it holds {} leases.", agent.leases.len())
+    } else if !agent.leases.is_empty() {
+        format!("Trains {} trials at {:.0} replica steps per second.", agent.leases.len(), agent.speed)
+    } else if !agent.idle {
+        "Connected, but has not said that it is idle.".to_owned()
+    } else if state.ready.is_empty() {
+        "Idle: no trial waits.".to_owned()
+    } else {
+        "Idle: the trials that wait crashed on it and wait for another agent.".to_owned()
+    };
+    Some(Explanation { kind: "agent", summary })
+}

@@ -1,0 +1,198 @@
+//! What can happen to the coordinator.
+
+use plateau_common::identity::TrialId;
+use plateau_common::trial::Ending;
+
+use super::state::{LeaseKey, SweepNumber};
+
+/// One trial of a submitted study.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Specification {
+    /// Content-hash id.
+    pub trial: TrialId,
+    /// Steps asked for.
+    pub budget: u64,
+    /// Trials of equal cohort may be trained together.
+    pub cohort: u128,
+    /// Estimated cost of the budget, for scheduling.
+    pub cost: u64,
+    /// Checkpoints kept besides the newest.
+    pub keep: u32,
+}
+
+/// An agent introducing itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Introduction {
+    /// Unique among live agents.
+    pub name: String,
+    /// Drawn at every start of its process.
+    pub incarnation: String,
+    /// Its host.
+    pub host: String,
+    /// "cpu" or "cuda:N".
+    pub device: String,
+    /// The device in words.
+    pub description: String,
+    /// Largest cohort it wants.
+    pub max_cohort: u32,
+    /// Leases it still holds from an earlier connection.
+    pub held: Vec<LeaseKey>,
+}
+
+/// What an agent says within its session.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Report {
+    /// Still there; renews the leases listed with their steps.
+    Heartbeat {
+        /// Lease and the step it has reached.
+        leases: Vec<(LeaseKey, u64)>,
+        /// Replica steps per second.
+        speed: f64,
+        /// Could start a cohort now.
+        idle: bool,
+    },
+    /// Training began.
+    Started {
+        /// Of which lease.
+        lease: LeaseKey,
+        /// From which step.
+        from_step: u64,
+    },
+    /// A chunk of metrics.
+    Metrics {
+        /// Of which lease.
+        lease: LeaseKey,
+        /// Its number within the attempt.
+        chunk: u64,
+        /// Digest of its canonical bytes.
+        digest: [u8; 32],
+        /// The digest already recorded under this number, if any; filled in by the shell from the store.
+        recorded: Option<[u8; 32]>,
+        /// Last step in it.
+        last_step: u64,
+        /// Compressed canonical bytes; opaque to the core.
+        data: Vec<u8>,
+    },
+    /// The trial ended.
+    Ended {
+        /// Of which lease.
+        lease: LeaseKey,
+        /// How.
+        ending: Ending,
+        /// Updates made.
+        step: u64,
+        /// Seconds of training in this attempt.
+        train_seconds: f64,
+        /// Hash of the parameters.
+        weights_hash: String,
+    },
+    /// A lease is given back unfinished.
+    Released {
+        /// Which.
+        lease: LeaseKey,
+        /// Why.
+        reason: String,
+        /// Seconds of training in this attempt.
+        train_seconds: f64,
+    },
+    /// Lines of a trial's log; opaque to the core.
+    Log {
+        /// Of which lease.
+        lease: LeaseKey,
+        /// (milliseconds since 1970 UTC, level, message).
+        lines: Vec<(i64, String, String)>,
+    },
+    /// The trainer broke while it held these leases.
+    Crashed {
+        /// All of the cohort.
+        leases: Vec<LeaseKey>,
+        /// What is known.
+        reason: String,
+    },
+    /// The agent leaves for good.
+    Goodbye,
+}
+
+/// Everything that can happen.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// A study was submitted.
+    Submit {
+        /// Id of the sweep: a function of the study's digest.
+        id: String,
+        /// The study's name.
+        name: String,
+        /// The study as submitted; opaque to the core.
+        source: Vec<u8>,
+        /// Its trials in expansion order.
+        trials: Vec<Specification>,
+    },
+    /// A sweep gets further seeds or steps.
+    Extend {
+        /// Which.
+        sweep: SweepNumber,
+        /// The study with the extension; opaque to the core.
+        source: Vec<u8>,
+        /// All its trials, old and new, in the new expansion order.
+        trials: Vec<Specification>,
+        /// What is added, in words.
+        what: String,
+    },
+    /// A sweep is given up.
+    Cancel {
+        /// Which.
+        sweep: SweepNumber,
+        /// Why.
+        reason: String,
+    },
+    /// Nothing more of a sweep is to be granted.
+    Pause {
+        /// Which.
+        sweep: SweepNumber,
+    },
+    /// A paused sweep goes on.
+    Resume {
+        /// Which.
+        sweep: SweepNumber,
+    },
+    /// An agent opened a session.
+    Connected {
+        /// Number of the session; larger than every earlier one.
+        session: u64,
+        /// Sequence number of its Hello.
+        sequence: u64,
+        /// Who.
+        agent: Introduction,
+    },
+    /// A session ended.
+    Disconnected {
+        /// Which.
+        session: u64,
+        /// Whose.
+        agent: String,
+    },
+    /// An agent said something.
+    Said {
+        /// In which session.
+        session: u64,
+        /// Who.
+        agent: String,
+        /// Sequence number of the message.
+        sequence: u64,
+        /// What.
+        report: Report,
+    },
+    /// A checkpoint was stored and verified.
+    CheckpointStored {
+        /// By which lease.
+        lease: LeaseKey,
+        /// Updates made.
+        step: u64,
+        /// Hash of the parameters.
+        weights_hash: String,
+        /// Size of its files.
+        bytes: u64,
+    },
+    /// Time passed.
+    Tick,
+}

@@ -1,0 +1,377 @@
+//! The thread that owns the state and the store: inputs in, durable effects out.
+//!
+//! Inputs that arrive while a commit is on its way to the disk are taken together: one transaction, one
+//! synchronisation, then every answer and message of the batch. A failed write is fatal: nothing of the batch is
+//! answered, the thread ends and the coordinator with it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use plateau_common::identity::TrialId;
+use plateau_common::trace::TraceContext;
+use plateau_proto::v1;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tonic::Status;
+
+use crate::checkpoints::Checkpoints;
+use crate::core::{
+    Answer, Checkpoint, Effect, Granted, Input, Now, Report, State, SweepNumber, ToAgent, apply,
+};
+use crate::store::{Store, StoreError};
+use crate::wire;
+
+/// Inputs taken into one transaction at most.
+const MAX_BATCH: usize = 1024;
+/// Inputs waiting for the engine at most; senders wait beyond.
+const QUEUE: usize = 4096;
+/// Changes remembered for slow watchers; they read the state itself, so a lost change costs nothing.
+const CHANGES: usize = 1024;
+
+/// A question about the state; it sees only what is durable.
+type Query = Box<dyn FnOnce(&State, Now) + Send>;
+
+enum Command {
+    Apply(Box<Input>, Option<oneshot::Sender<Answer>>),
+    Configurations(Vec<(TrialId, String)>),
+    Query(Query),
+    Stop,
+}
+
+/// The engine has stopped: the coordinator is shutting down, or its store failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the coordinator is stopping: try again when it is back")]
+pub struct Stopped;
+
+impl From<Stopped> for Status {
+    fn from(stopped: Stopped) -> Self {
+        Status::unavailable(stopped.to_string())
+    }
+}
+
+/// Messages to one agent's session.
+pub type SessionSender = mpsc::Sender<Result<v1::CoordinatorMessage, Status>>;
+
+/// The open sessions by number.
+#[derive(Clone, Default)]
+pub struct Sessions(Arc<Mutex<HashMap<u64, SessionSender>>>);
+
+impl Sessions {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, SessionSender>> {
+        // The map is whole between any two statements, so a panic elsewhere does not spoil it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a session.
+    pub fn open(&self, session: u64, sender: SessionSender) {
+        self.lock().insert(session, sender);
+    }
+
+    /// Forgets a session; its stream ends once what was sent is read.
+    pub fn close(&self, session: u64) -> Option<SessionSender> {
+        self.lock().remove(&session)
+    }
+
+    /// Sends to a session; one whose agent does not read is closed.
+    pub fn send(&self, session: u64, message: v1::coordinator_message::Body) {
+        let mut sessions = self.lock();
+        let Some(sender) = sessions.get(&session) else { return };
+        if sender.try_send(Ok(v1::CoordinatorMessage { body: Some(message) })).is_err() {
+            tracing::warn!(session, "the agent does not read its messages: session closed");
+            sessions.remove(&session);
+        }
+    }
+
+    /// Sends to every session.
+    pub fn send_all(&self, message: &v1::coordinator_message::Body) {
+        let sessions: Vec<u64> = self.lock().keys().copied().collect();
+        sessions.into_iter().for_each(|session| self.send(session, message.clone()));
+    }
+
+    /// Number of open sessions.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Forgets all sessions.
+    pub fn close_all(&self) {
+        self.lock().clear();
+    }
+}
+
+/// How the rest of the coordinator talks to the engine; cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    changes: broadcast::Sender<SweepNumber>,
+    /// Open sessions.
+    pub sessions: Sessions,
+    /// Number of the last session.
+    next_session: Arc<std::sync::atomic::AtomicU64>,
+    commits: watch::Receiver<u64>,
+}
+
+impl Handle {
+    /// Applies an input without waiting for it; waits only while the engine's queue is full.
+    pub async fn send(&self, input: Input) -> Result<(), Stopped> {
+        self.commands.send(Command::Apply(Box::new(input), None)).await.map_err(|_| Stopped)
+    }
+
+    /// Applies a request; its answer arrives when it is durable.
+    pub async fn request(&self, input: Input) -> Result<Answer, Stopped> {
+        let (sender, receiver) = oneshot::channel();
+        self.commands.send(Command::Apply(Box::new(input), Some(sender))).await.map_err(|_| Stopped)?;
+        receiver.await.map_err(|_| Stopped)
+    }
+
+    /// Stores configurations ahead of the submission that names them; from a blocking thread.
+    pub fn put_configurations(&self, configurations: Vec<(TrialId, String)>) -> Result<(), Stopped> {
+        self.commands.blocking_send(Command::Configurations(configurations)).map_err(|_| Stopped)
+    }
+
+    /// Asks about the durable state.
+    pub async fn query<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&State, Now) -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        let (sender, receiver) = oneshot::channel();
+        let query: Query = Box::new(move |state, now| {
+            // The asker may have gone away; then nobody wants the answer.
+            let _ = sender.send(question(state, now));
+        });
+        self.commands.send(Command::Query(query)).await.map_err(|_| Stopped)?;
+        receiver.await.map_err(|_| Stopped)
+    }
+
+    /// Sweeps as they change. A slow listener loses old changes, not the newest.
+    pub fn changes(&self) -> broadcast::Receiver<SweepNumber> {
+        self.changes.subscribe()
+    }
+
+    /// A number for a new session.
+    pub fn new_session(&self) -> u64 {
+        self.next_session.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1
+    }
+
+    /// Transactions committed so far.
+    pub fn commits(&self) -> u64 {
+        *self.commits.borrow()
+    }
+
+    /// Asks the engine to end after what is already queued.
+    pub async fn stop(&self) {
+        // An engine that has already ended needs no telling.
+        let _ = self.commands.send(Command::Stop).await;
+    }
+}
+
+/// How the engine's thread ended.
+pub type EngineEnd = oneshot::Receiver<Result<(), StoreError>>;
+
+/// Loads the state and starts the thread.
+pub fn start(store: Store, checkpoints: Checkpoints) -> Result<(Handle, EngineEnd), StoreError> {
+    let started = Instant::now();
+    let state = store.load(now(started))?;
+    let (commands, receiver) = mpsc::channel(QUEUE);
+    let (changes, _) = broadcast::channel(CHANGES);
+    let (commits, commit_count) = watch::channel(0);
+    let sessions = Sessions::default();
+    let handle = Handle {
+        commands,
+        changes: changes.clone(),
+        sessions: sessions.clone(),
+        next_session: Arc::default(),
+        commits: commit_count,
+    };
+    let (end, ended) = oneshot::channel();
+    let runtime = tokio::runtime::Handle::current();
+    let engine = Engine { store, state, started, changes, sessions, checkpoints, runtime, commits };
+    std::thread::Builder::new()
+        .name("engine".to_owned())
+        .spawn(move || {
+            let result = engine.run(receiver);
+            if let Err(error) = &result {
+                tracing::error!(%error, "the store failed: the coordinator stops");
+            }
+            // Nobody listening means that the process is ending anyway.
+            let _ = end.send(result);
+        })
+        .map_err(|source| StoreError::Io {
+            doing: "starting the thread of",
+            path: "the engine".to_owned(),
+            source,
+        })?;
+    Ok((handle, ended))
+}
+
+fn now(started: Instant) -> Now {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now {
+        monotonic: started.elapsed(),
+        unix_milliseconds: i64::try_from(wall.as_millis()).unwrap_or(i64::MAX),
+    }
+}
+
+struct Engine {
+    store: Store,
+    state: State,
+    started: Instant,
+    changes: broadcast::Sender<SweepNumber>,
+    sessions: Sessions,
+    checkpoints: Checkpoints,
+    runtime: tokio::runtime::Handle,
+    commits: watch::Sender<u64>,
+}
+
+/// Something that may leave once the batch is durable.
+enum Departure {
+    Send(u64, v1::coordinator_message::Body),
+    Close(u64, String),
+    Answer(oneshot::Sender<Answer>, Answer),
+    Delete(TrialId, Checkpoint),
+    Changed(Vec<SweepNumber>),
+    Query(Query),
+}
+
+impl Engine {
+    fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), StoreError> {
+        while let Some(first) = commands.blocking_recv() {
+            let mut batch = vec![first];
+            while batch.len() < MAX_BATCH
+                && let Ok(next) = commands.try_recv()
+            {
+                batch.push(next);
+            }
+            if self.batch(batch)? {
+                break;
+            }
+        }
+        self.sessions.close_all();
+        self.store.close()
+    }
+
+    /// Applies a batch; true: it asked the engine to stop.
+    fn batch(&mut self, commands: Vec<Command>) -> Result<bool, StoreError> {
+        let now = now(self.started);
+        let mut departures = Vec::new();
+        let mut stop = false;
+        let mut wrote = false;
+        let transaction = self.store.begin(now.unix_milliseconds)?;
+        for command in commands {
+            match command {
+                Command::Stop => stop = true,
+                Command::Query(query) => departures.push(Departure::Query(query)),
+                Command::Configurations(configurations) => {
+                    transaction.put_configurations(&configurations)?;
+                    wrote = true;
+                }
+                Command::Apply(input, mut answer) => {
+                    let mut input = *input;
+                    if let Input::Said { report: Report::Metrics { lease, chunk, recorded, .. }, .. } =
+                        &mut input
+                    {
+                        *recorded = transaction.chunk_digest(*lease, *chunk)?;
+                    }
+                    for effect in apply(&mut self.state, input, now) {
+                        match effect {
+                            Effect::Write(write) => {
+                                transaction.write(&write, &self.state)?;
+                                wrote = true;
+                            }
+                            Effect::Send { session, message } => {
+                                let body = match message {
+                                    ToAgent::Grant(granted) => grant(&transaction, granted)?,
+                                    other => wire::to_agent(other),
+                                };
+                                departures.push(Departure::Send(session, body));
+                            }
+                            Effect::Close { session, reason } => {
+                                departures.push(Departure::Close(session, reason))
+                            }
+                            Effect::Answer(value) => {
+                                if let Some(sender) = answer.take() {
+                                    departures.push(Departure::Answer(sender, value));
+                                }
+                            }
+                            Effect::Delete(trial, checkpoint) => {
+                                departures.push(Departure::Delete(trial, checkpoint))
+                            }
+                            Effect::Changed(sweeps) => departures.push(Departure::Changed(sweeps)),
+                        }
+                    }
+                }
+            }
+        }
+        if wrote {
+            transaction.commit()?;
+            self.commits.send_modify(|commits| *commits += 1);
+        } else {
+            drop(transaction);
+        }
+        for departure in departures {
+            self.depart(departure, now);
+        }
+        Ok(stop)
+    }
+
+    fn depart(&self, departure: Departure, now: Now) {
+        match departure {
+            Departure::Send(session, body) => self.sessions.send(session, body),
+            Departure::Close(session, reason) => {
+                if let Some(sender) = self.sessions.close(session) {
+                    // A full queue loses the reason only; the stream ends all the same.
+                    let _ = sender.try_send(Err(Status::aborted(reason)));
+                }
+            }
+            Departure::Answer(sender, answer) => {
+                // Whoever asked may have gone away; what was done stays done.
+                let _ = sender.send(answer);
+            }
+            Departure::Delete(trial, checkpoint) => {
+                let checkpoints = self.checkpoints.clone();
+                self.runtime.spawn(async move {
+                    if let Err(error) = checkpoints.delete(trial, checkpoint.attempt, checkpoint.step).await {
+                        // It is no longer referenced; the next start sweeps it away.
+                        tracing::warn!(%trial, step = checkpoint.step, %error, "an old checkpoint was not deleted");
+                    }
+                });
+            }
+            Departure::Changed(sweeps) => {
+                for sweep in sweeps {
+                    // No receiver: nobody watches.
+                    let _ = self.changes.send(sweep);
+                }
+            }
+            Departure::Query(query) => query(&self.state, now),
+        }
+    }
+}
+
+/// The wire form of a grant: each lease with its configuration for the granted budget, and its span.
+fn grant(
+    batch: &crate::store::Batch<'_>,
+    granted: Vec<Granted>,
+) -> Result<v1::coordinator_message::Body, StoreError> {
+    let mut leases = Vec::with_capacity(granted.len());
+    for member in granted {
+        let trial = member.lease.trial;
+        let stored = batch.configuration(trial)?.unwrap_or_default();
+        let config_json = wire::configuration_for(&stored, member.budget).map_err(|problem| {
+            StoreError::Damaged { table: "configurations", problem: format!("trial {trial}: {problem}") }
+        })?;
+        let root = TraceContext::of_trial(&member.sweep, &trial.to_string());
+        let span = root.child(&format!("attempt/{}", member.lease.attempt));
+        tracing::info!(
+            trial = %trial, attempt = member.lease.attempt, sweep = member.sweep,
+            trace = format!("{:032x}", span.trace), span = format!("{:016x}", span.span),
+            from_step = member.resume.as_ref().map_or(0, |checkpoint| checkpoint.step), "granted"
+        );
+        leases.push(v1::Lease {
+            key: Some(wire::lease_key_to_wire(member.lease)),
+            config_json,
+            resume: member.resume.as_ref().map(|checkpoint| wire::checkpoint_to_wire(trial, checkpoint)),
+            traceparent: span.to_string(),
+        });
+    }
+    Ok(v1::coordinator_message::Body::Grant(v1::coordinator_message::Grant { leases }))
+}

@@ -1,0 +1,283 @@
+//! The service for people and scripts.
+
+use std::pin::Pin;
+
+use futures::Stream;
+use plateau_common::trace::TraceContext;
+use plateau_proto::convert::{self, WireError};
+use plateau_proto::v1;
+use plateau_proto::v1::plateau_service_server::PlateauService;
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{Context, done, results, select, submit, transfer, watch};
+use crate::core::{
+    Explanation, Input, Subject, SweepNumber, explain_agent, explain_sweep, explain_trial, find_sweep,
+    find_trial,
+};
+use crate::wire;
+
+/// Trials of one page where the client does not say, and at most.
+const PAGE: usize = 500;
+/// Results on their way to a client at once.
+const RESULTS_IN_FLIGHT: usize = 8;
+/// Pictures of a watched sweep on their way to a client at once.
+const PICTURES_IN_FLIGHT: usize = 4;
+/// Bytes of a reason kept.
+const MAX_REASON_BYTES: usize = 1024;
+
+/// The service for people and scripts.
+pub struct Clients {
+    context: Context,
+}
+
+impl Clients {
+    /// The service.
+    pub fn new(context: Context) -> Self {
+        Clients { context }
+    }
+
+    async fn find(&self, selector: String) -> Result<SweepNumber, Status> {
+        select::with_sweep(&self.context, selector, |_, _, number, _| number).await
+    }
+
+    async fn summary(&self, number: SweepNumber) -> Result<v1::SweepSummary, Status> {
+        let found =
+            self.context.engine.query(move |state, _| state.sweeps.get(&number).map(select::summary)).await?;
+        found.ok_or_else(|| Status::not_found("the sweep does not exist"))
+    }
+
+    async fn change(&self, number: SweepNumber, input: Input) -> Result<Option<v1::SweepSummary>, Status> {
+        done(self.context.engine.request(input).await?)?;
+        Ok(Some(self.summary(number).await?))
+    }
+}
+
+type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl PlateauService for Clients {
+    type WatchStream = Outgoing<v1::WatchResponse>;
+    type GetResultsStream = Outgoing<v1::TrialResult>;
+    type FetchCheckpointStream = Outgoing<v1::CheckpointChunk>;
+
+    async fn submit(
+        &self,
+        request: Request<v1::SubmitRequest>,
+    ) -> Result<Response<v1::SubmitResponse>, Status> {
+        let request = request.into_inner();
+        if let Some(context) = TraceContext::parse(&request.traceparent) {
+            let (trace, span) = (format!("{:032x}", context.trace), format!("{:016x}", context.span));
+            tracing::info!(trace, span, "submission received");
+        }
+        let source = wire::study_source("study", request.study)?;
+        Ok(Response::new(submit::submit(&self.context, source).await?))
+    }
+
+    async fn list_sweeps(
+        &self,
+        _request: Request<v1::ListSweepsRequest>,
+    ) -> Result<Response<v1::ListSweepsResponse>, Status> {
+        let sweeps =
+            self.context.engine.query(|state, _| state.sweeps.values().map(select::summary).collect());
+        Ok(Response::new(v1::ListSweepsResponse { sweeps: sweeps.await? }))
+    }
+
+    async fn describe_sweep(
+        &self,
+        request: Request<v1::DescribeSweepRequest>,
+    ) -> Result<Response<v1::DescribeSweepResponse>, Status> {
+        let found = select::with_sweep(&self.context, request.into_inner().sweep, |_, _, number, sweep| {
+            (number, select::summary(sweep), select::failure(sweep))
+        });
+        let (number, summary, last_failure) = found.await?;
+        let source = self.context.read(move |reader| reader.source(number)).await?.unwrap_or_default();
+        let study = v1::StudySource::decode(source.as_slice())
+            .map_err(|error| Status::internal(format!("the stored study of the sweep: {error}")))?;
+        Ok(Response::new(v1::DescribeSweepResponse {
+            summary: Some(summary),
+            study: Some(study),
+            last_failure,
+        }))
+    }
+
+    async fn list_trials(
+        &self,
+        request: Request<v1::ListTrialsRequest>,
+    ) -> Result<Response<v1::ListTrialsResponse>, Status> {
+        let request = request.into_inner();
+        let states = request.states.into_iter().map(|number| convert::trial_state("states", number));
+        let states = states.collect::<Result<Vec<_>, _>>()?;
+        let limit = match request.limit as usize {
+            0 => PAGE,
+            limit => limit.min(PAGE),
+        };
+        let offset = usize::try_from(request.offset).map_err(|_| WireError::new("offset", "is too large"))?;
+        let (page, next) = select::with_sweep(&self.context, request.sweep, move |state, _, _, sweep| {
+            select::page(state, sweep, offset, limit, &states)
+        })
+        .await?;
+        let trials = self.context.read(move |reader| {
+            page.into_iter()
+                .map(|(id, budget, mut summary)| {
+                    summary.config_json = results::configuration(reader, id, budget)?;
+                    Ok(summary)
+                })
+                .collect::<Result<Vec<_>, _>>()
+        });
+        let next_offset = next.unwrap_or(0) as u64;
+        Ok(Response::new(v1::ListTrialsResponse { trials: trials.await?, next_offset }))
+    }
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let number = self.find(request.into_inner().sweep).await?;
+        let (sender, receiver) = mpsc::channel(PICTURES_IN_FLIGHT);
+        tokio::spawn(watch::follow(self.context.clone(), number, sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn cancel(
+        &self,
+        request: Request<v1::CancelRequest>,
+    ) -> Result<Response<v1::CancelResponse>, Status> {
+        let request = request.into_inner();
+        if request.reason.len() > MAX_REASON_BYTES {
+            return Err(WireError::new("reason", format!("is longer than {MAX_REASON_BYTES} bytes")).into());
+        }
+        let sweep = self.find(request.sweep).await?;
+        let summary = self.change(sweep, Input::Cancel { sweep, reason: request.reason }).await?;
+        Ok(Response::new(v1::CancelResponse { summary }))
+    }
+
+    async fn pause(&self, request: Request<v1::PauseRequest>) -> Result<Response<v1::PauseResponse>, Status> {
+        let sweep = self.find(request.into_inner().sweep).await?;
+        Ok(Response::new(v1::PauseResponse { summary: self.change(sweep, Input::Pause { sweep }).await? }))
+    }
+
+    async fn resume(
+        &self,
+        request: Request<v1::ResumeRequest>,
+    ) -> Result<Response<v1::ResumeResponse>, Status> {
+        let sweep = self.find(request.into_inner().sweep).await?;
+        Ok(Response::new(v1::ResumeResponse { summary: self.change(sweep, Input::Resume { sweep }).await? }))
+    }
+
+    async fn extend(
+        &self,
+        request: Request<v1::ExtendRequest>,
+    ) -> Result<Response<v1::ExtendResponse>, Status> {
+        let request = request.into_inner();
+        let sweep = self.find(request.sweep).await?;
+        let (new_trials, continued_trials) =
+            submit::extend(&self.context, sweep, request.seeds, request.steps).await?;
+        let summary = Some(self.summary(sweep).await?);
+        Ok(Response::new(v1::ExtendResponse { summary, new_trials, continued_trials }))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<v1::ExplainRequest>,
+    ) -> Result<Response<v1::ExplainResponse>, Status> {
+        let text = request.into_inner().subject;
+        let found = self.context.engine.query(move |state, now| {
+            let explained =
+                |subject: Subject, explanation: Option<Explanation>| Some((subject.key(), explanation?));
+            if state.agents.contains_key(&text) {
+                return explained(Subject::Agent(text.clone()), explain_agent(state, &text, now))
+                    .ok_or(String::new());
+            }
+            if let Ok(number) = find_sweep(state, &text) {
+                return explained(Subject::Sweep(number), explain_sweep(state, number)).ok_or(String::new());
+            }
+            let id = find_trial(state, &text)?;
+            explained(Subject::Trial(id), explain_trial(state, id)).ok_or(String::new())
+        });
+        let (key, explanation) = found.await?.map_err(|problem| {
+            Status::not_found(format!("neither a sweep, a trial nor an agent has this name ({problem})"))
+        })?;
+        let history = self.context.read(move |reader| reader.history(&key)).await?;
+        let history =
+            history.into_iter().map(|row| v1::HistoryEvent { unix_milliseconds: row.at, event: row.event });
+        Ok(Response::new(v1::ExplainResponse {
+            kind: explanation.kind.to_owned(),
+            summary: explanation.summary,
+            history: history.collect(),
+        }))
+    }
+
+    async fn get_results(
+        &self,
+        request: Request<v1::GetResultsRequest>,
+    ) -> Result<Response<Self::GetResultsStream>, Status> {
+        let (trials, _) =
+            select::with_sweep(&self.context, request.into_inner().sweep, |state, _, _, sweep| {
+                select::page(state, sweep, 0, usize::MAX, &[])
+            })
+            .await?;
+        let (sender, receiver) = mpsc::channel(RESULTS_IN_FLIGHT);
+        tokio::spawn(results::send(self.context.clone(), trials, sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn list_checkpoints(
+        &self,
+        request: Request<v1::ListCheckpointsRequest>,
+    ) -> Result<Response<v1::ListCheckpointsResponse>, Status> {
+        let checkpoints = select::with_trial(&self.context, request.into_inner().trial, |_, id, trial| {
+            trial.checkpoints.iter().map(|checkpoint| wire::checkpoint_to_wire(id, checkpoint)).collect()
+        });
+        Ok(Response::new(v1::ListCheckpointsResponse { checkpoints: checkpoints.await? }))
+    }
+
+    async fn fetch_checkpoint(
+        &self,
+        request: Request<v1::FetchCheckpointRequest>,
+    ) -> Result<Response<Self::FetchCheckpointStream>, Status> {
+        let v1::FetchCheckpointRequest { trial, step } = request.into_inner();
+        let found = select::with_trial(&self.context, trial, move |_, id, trial| {
+            let mut newest_first = trial.checkpoints.iter().rev();
+            newest_first
+                .find(|checkpoint| step == 0 || checkpoint.step == step)
+                .map(|found| (id, found.clone()))
+        });
+        let Some((id, checkpoint)) = found.await? else {
+            let which =
+                if step == 0 { "no checkpoint".to_owned() } else { format!("no checkpoint at step {step}") };
+            return Err(Status::not_found(format!("{which} of the trial is held")));
+        };
+        let chunks = transfer::fetch(&self.context, id, checkpoint.attempt, checkpoint.step).await?;
+        Ok(Response::new(Box::pin(chunks)))
+    }
+
+    async fn get_logs(
+        &self,
+        request: Request<v1::GetLogsRequest>,
+    ) -> Result<Response<v1::GetLogsResponse>, Status> {
+        let id = select::with_trial(&self.context, request.into_inner().trial, |_, id, _| id).await?;
+        let logs = self.context.read(move |reader| reader.logs(id)).await?;
+        let attempts = logs.into_iter().map(|log| v1::AttemptLog {
+            attempt: log.attempt.attempt,
+            agent: log.attempt.agent,
+            lines: log
+                .lines
+                .into_iter()
+                .map(|line| v1::LogLine {
+                    unix_milliseconds: line.at,
+                    level: line.level,
+                    message: line.message,
+                })
+                .collect(),
+        });
+        Ok(Response::new(v1::GetLogsResponse { attempts: attempts.collect() }))
+    }
+
+    async fn list_agents(
+        &self,
+        _request: Request<v1::ListAgentsRequest>,
+    ) -> Result<Response<v1::ListAgentsResponse>, Status> {
+        let agents = self.context.engine.query(select::agents).await?;
+        Ok(Response::new(v1::ListAgentsResponse { agents }))
+    }
+}

@@ -1,0 +1,91 @@
+//! Checkpoints on their way in and out.
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use plateau_common::identity::TrialId;
+use plateau_common::limits;
+use plateau_proto::v1;
+use tonic::Status;
+
+use super::{Context, done};
+use crate::checkpoints::Piece;
+use crate::core::{Input, LeaseKey};
+
+/// Stores an upload and records it; the answer means that it is on disk.
+pub async fn store(
+    context: &Context,
+    lease: LeaseKey,
+    step: u64,
+    manifest: Bytes,
+    pieces: impl Stream<Item = Result<Piece, Status>> + Unpin,
+) -> Result<(), Status> {
+    let staged = context.checkpoints.stage(lease, step, manifest, pieces).await??;
+    let (weights_hash, bytes) = (staged.manifest().weights_hash.clone(), staged.bytes());
+    let known = context.engine.query({
+        let weights_hash = weights_hash.clone();
+        move |state, _| {
+            state.trials.get(&lease.trial).is_some_and(|trial| {
+                trial.checkpoints.iter().any(|known| {
+                    (known.attempt, known.step, known.weights_hash.as_str())
+                        == (lease.attempt, step, &weights_hash)
+                })
+            })
+        }
+    });
+    if known.await? {
+        // A repeated upload whose first answer was lost.
+        context.checkpoints.discard(&staged).await;
+        return Ok(());
+    }
+    context.checkpoints.commit(lease, step, &staged).await?;
+    let answer = context.engine.request(Input::CheckpointStored { lease, step, weights_hash, bytes }).await?;
+    if let Err(status) = done(answer) {
+        // Superseded while it was on its way: its files are under its own attempt and are referenced by nothing.
+        context.checkpoints.delete(lease.trial, lease.attempt, step).await?;
+        return Err(status);
+    }
+    tracing::info!(trial = %lease.trial, attempt = lease.attempt, step, bytes, "checkpoint stored");
+    Ok(())
+}
+
+/// A stored checkpoint as a stream: its manifest, then its files' bytes in the manifest's order.
+pub async fn fetch(
+    context: &Context,
+    trial: TrialId,
+    attempt: u64,
+    step: u64,
+) -> Result<impl Stream<Item = Result<v1::CheckpointChunk, Status>> + Send + 'static, Status> {
+    let checkpoints = context.checkpoints.clone();
+    let (manifest, bytes) = checkpoints.manifest(trial, attempt, step).await?;
+    let first = v1::CheckpointChunk { part: Some(v1::checkpoint_chunk::Part::Manifest(bytes.to_vec())) };
+    let files = futures::stream::iter(manifest.files).then(move |file| {
+        let checkpoints = checkpoints.clone();
+        async move {
+            match checkpoints.read(trial, attempt, step, &file).await {
+                Ok(stream) => chunks(file.name, stream).left_stream(),
+                Err(error) => futures::stream::iter([Err(Status::from(error))]).right_stream(),
+            }
+        }
+    });
+    Ok(futures::stream::iter([Ok(first)]).chain(files.flatten()))
+}
+
+fn chunks(
+    name: String,
+    stream: impl Stream<Item = Result<Bytes, crate::checkpoints::CheckpointError>> + Send + Unpin + 'static,
+) -> impl Stream<Item = Result<v1::CheckpointChunk, Status>> + Send {
+    let start = (stream, Bytes::new(), 0u64, name);
+    futures::stream::try_unfold(start, |(mut stream, mut rest, offset, name)| async move {
+        while rest.is_empty() {
+            match stream.next().await {
+                Some(bytes) => rest = bytes?,
+                None => return Ok(None),
+            }
+        }
+        let data = rest.split_to(rest.len().min(limits::CHECKPOINT_CHUNK_BYTES));
+        let next = offset + data.len() as u64;
+        let file = v1::checkpoint_chunk::FileBytes { name: name.clone(), offset, data: data.to_vec() };
+        let chunk = v1::CheckpointChunk { part: Some(v1::checkpoint_chunk::Part::Data(file)) };
+        Ok(Some((chunk, (stream, rest, next, name))))
+    })
+}

@@ -1,0 +1,235 @@
+//! Starting and stopping a coordinator.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use plateau_proto::v1::coordinator_message::{Body, Shutdown};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tonic::transport::server::TcpIncoming;
+
+use crate::checkpoints::Checkpoints;
+use crate::core::Input;
+use crate::engine::{self, EngineEnd, Handle};
+use crate::rpc;
+use crate::store::{DirectoryLock, Store, StoreError};
+
+/// How a coordinator is started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where everything is kept; created if absent.
+    pub data_dir: PathBuf,
+    /// Address to listen on; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// URL of the checkpoint store; `None`: the folder `checkpoints` in the data directory.
+    pub checkpoint_store: Option<String>,
+    /// Listen beyond loopback although nothing is encrypted and nobody is authenticated.
+    pub allow_insecure: bool,
+}
+
+/// Time between two looks at the leases.
+const TICK: Duration = Duration::from_secs(1);
+/// How long agents get to checkpoint and give their leases back at a stop.
+const FAREWELL: Duration = Duration::from_secs(20);
+/// How often the departure of the agents is looked at.
+const FAREWELL_LOOK: Duration = Duration::from_millis(20);
+/// File that tells local clients where the coordinator is; absent while none runs.
+const ADDRESS_FILE: &str = "coordinator.json";
+
+/// A running coordinator. Dropping it without [`Running::stop`] is like a crash: nothing acknowledged is lost.
+pub struct Running {
+    /// Where it listens.
+    pub local_addr: SocketAddr,
+    engine: Handle,
+    stop: watch::Sender<bool>,
+    server_stop: Option<oneshot::Sender<()>>,
+    server: JoinHandle<Result<(), tonic::transport::Error>>,
+    ticker: JoinHandle<()>,
+    end: EngineEnd,
+    address_file: PathBuf,
+    _lock: DirectoryLock,
+}
+
+/// Opens the data directory, loads the state and serves.
+pub async fn start(options: Options) -> Result<Running> {
+    if !options.listen.ip().is_loopback() && !options.allow_insecure {
+        bail!(
+            "listening on {} would let anyone on the network submit and read studies: connections are not encrypted. \
+             Listen on 127.0.0.1 and reach it by `ssh -L`, or allow it with `--allow-insecure` on a network you trust",
+            options.listen
+        );
+    }
+    let data_dir = options.data_dir;
+    for folder in [data_dir.clone(), data_dir.join("logs")] {
+        std::fs::create_dir_all(&folder)
+            .with_context(|| format!("creating the folder {}", folder.display()))?;
+    }
+    let lock = DirectoryLock::take(&data_dir)?;
+    let store = Store::open(&data_dir)?;
+    let checkpoints = match &options.checkpoint_store {
+        Some(url) => Checkpoints::at_url(url)?,
+        None => Checkpoints::in_folder(data_dir.join("checkpoints"))?,
+    };
+    let database = store.path().to_owned();
+    let (engine, end) = engine::start(store, checkpoints.clone())?;
+    sweep_checkpoints(&engine, &checkpoints).await?;
+
+    let listener = tokio::net::TcpListener::bind(options.listen)
+        .await
+        .with_context(|| format!("listening on {}: is another process using the port?", options.listen))?;
+    let local_addr = listener.local_addr().context("reading the address listened on")?;
+    let address_file = data_dir.join(ADDRESS_FILE);
+    write_address(&address_file, local_addr)?;
+
+    let (stop, stopping) = watch::channel(false);
+    let context = rpc::Context { engine: engine.clone(), checkpoints, database, stopping };
+    let (server_stop, server_stopped) = oneshot::channel::<()>();
+    let server = tokio::spawn(serve(context, listener, server_stopped).await?);
+    let ticker = tokio::spawn(tick(engine.clone()));
+    tracing::info!(address = %local_addr, data = %data_dir.display(), "coordinator listens");
+    Ok(Running {
+        local_addr,
+        engine,
+        stop,
+        server_stop: Some(server_stop),
+        server,
+        ticker,
+        end,
+        address_file,
+        _lock: lock,
+    })
+}
+
+/// Builds the server; the future runs until `stopped`.
+async fn serve(
+    context: rpc::Context,
+    listener: tokio::net::TcpListener,
+    stopped: oneshot::Receiver<()>,
+) -> Result<impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let clients = rpc::client_service(context.clone());
+    let agents = rpc::agent_service(context);
+    health
+        .set_serving::<plateau_proto::v1::plateau_service_server::PlateauServiceServer<rpc::Clients>>()
+        .await;
+    health.set_serving::<plateau_proto::v1::agent_service_server::AgentServiceServer<rpc::Agents>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(plateau_proto::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .context("preparing server reflection")?;
+    let router = rpc::server()
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(clients)
+        .add_service(agents);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    Ok(async move {
+        router
+            .serve_with_incoming_shutdown(incoming, async {
+                // A dropped sender means the same as a sent word.
+                let _ = stopped.await;
+                health.set_not_serving::<plateau_proto::v1::plateau_service_server::PlateauServiceServer<rpc::Clients>>().await;
+            })
+            .await
+    })
+}
+
+/// Deletes uploads that were cut off and checkpoints that were forgotten but not yet deleted.
+async fn sweep_checkpoints(engine: &Handle, checkpoints: &Checkpoints) -> Result<()> {
+    let referenced = engine
+        .query(|state, _| {
+            let named = state.trials.iter().flat_map(|(id, trial)| {
+                trial.checkpoints.iter().map(|checkpoint| (*id, checkpoint.attempt, checkpoint.step))
+            });
+            named.collect::<HashSet<_>>()
+        })
+        .await?;
+    let deleted = checkpoints.sweep(&referenced).await.context("sweeping the checkpoint store")?;
+    if deleted > 0 {
+        tracing::info!(deleted, "unreferenced files swept from the checkpoint store");
+    }
+    Ok(())
+}
+
+async fn tick(engine: Handle) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        if engine.send(Input::Tick).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn write_address(path: &Path, address: SocketAddr) -> Result<()> {
+    let content = serde_json::json!({
+        "address": address.to_string(),
+        "pid": std::process::id(),
+        "version": env!("CARGO_PKG_VERSION"),
+    });
+    let beside = path.with_extension("json.new");
+    std::fs::write(&beside, format!("{content}\n"))
+        .and_then(|()| std::fs::rename(&beside, path))
+        .with_context(|| format!("writing {}", path.display()))
+}
+
+impl Running {
+    /// Stops: agents are told to checkpoint and leave, streams end, everything is flushed.
+    pub async fn stop(mut self) -> Result<()> {
+        let reason = "the coordinator stops".to_owned();
+        self.engine.sessions.send_all(&Body::Shutdown(Shutdown { reason }));
+        let until = tokio::time::Instant::now() + FAREWELL;
+        while self.engine.sessions.count() > 0 && tokio::time::Instant::now() < until {
+            tokio::time::sleep(FAREWELL_LOOK).await;
+        }
+        // Without receivers nothing waits for the word.
+        let _ = self.stop.send(true);
+        self.engine.sessions.close_all();
+        if let Some(server_stop) = self.server_stop.take() {
+            // A server that has failed is reported below.
+            let _ = server_stop.send(());
+        }
+        self.ticker.abort();
+        let served = match tokio::time::timeout(FAREWELL, &mut self.server).await {
+            Ok(served) => served.context("waiting for the server")?.context("serving"),
+            Err(_) => {
+                tracing::warn!("connections were still open and are dropped");
+                self.server.abort();
+                Ok(())
+            }
+        };
+        self.engine.stop().await;
+        let ended = (&mut self.end).await.context("the engine's thread broke")?;
+        std::fs::remove_file(&self.address_file)
+            .with_context(|| format!("removing {}", self.address_file.display()))?;
+        ended?;
+        served
+    }
+
+    /// Waits until the coordinator ends by itself, which it does only when it must: the store or the server failed.
+    pub async fn wait(&mut self) -> Result<()> {
+        tokio::select! {
+            ended = &mut self.end => {
+                let ended: Result<(), StoreError> = ended.context("the engine's thread broke")?;
+                Ok(ended?)
+            }
+            served = &mut self.server => Ok(served.context("the server broke")??),
+        }
+    }
+
+    /// The engine, for questions in the same process.
+    pub fn engine(&self) -> &Handle {
+        &self.engine
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.server.abort();
+        self.ticker.abort();
+    }
+}

@@ -1,0 +1,129 @@
+//! What the coordinator knows, on disk: one SQLite file in WAL mode with full synchronisation.
+//!
+//! Owns the tables, their version, the lock that keeps a second coordinator out, the writing of effects in one
+//! transaction per batch, and reading back. Makes no decisions.
+
+mod load;
+mod lock;
+mod read;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+pub use lock::DirectoryLock;
+pub use read::{AttemptLog, AttemptRecord, ChunkRow, HistoryRow, LogRow, Reader};
+pub use schema::VERSION;
+pub use write::Batch;
+
+/// File name of the database in the data directory.
+pub const DATABASE_FILE: &str = "coordinator.sqlite";
+
+/// Why the store cannot be opened, read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite failed; a failed write is fatal to the coordinator.
+    #[error("the coordinator's database: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// Another version wrote the file.
+    #[error(
+        "{path} holds format {found}, this build of plateau reads format {known}: use the version of plateau that wrote \
+         it, or another data directory"
+    )]
+    Version {
+        /// The file.
+        path: String,
+        /// Its version.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// The file is not ours.
+    #[error("{path} is a database, but not one of plateau: choose another data directory")]
+    Foreign {
+        /// The file.
+        path: String,
+    },
+    /// Another coordinator uses the directory.
+    #[error(
+        "the data directory {path} is in use by the coordinator with process id {holder}: stop it, or choose another \
+         data directory"
+    )]
+    Locked {
+        /// The directory.
+        path: String,
+        /// Process id of the holder, or a word if it could not be read.
+        holder: String,
+    },
+    /// The file system refused.
+    #[error("{doing} {path}: {source}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To what.
+        path: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A row does not say what it must.
+    #[error(
+        "the coordinator's database is damaged: {table}: {problem}; restore the data directory from a copy"
+    )]
+    Damaged {
+        /// In which table.
+        table: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// The writing end of the store; one per data directory.
+pub struct Store {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens or creates the database in `directory`, whose lock the caller holds.
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let path = directory.join(DATABASE_FILE);
+        let mut connection = Connection::open(&path)?;
+        connection.busy_timeout(Duration::from_secs(5))?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.set_prepared_statement_cache_capacity(64);
+        schema::prepare(&mut connection, &path.display().to_string())?;
+        Ok(Store { connection, path })
+    }
+
+    /// A reading end, independent of the writer: it sees what is committed.
+    pub fn reader(&self) -> Result<Reader, StoreError> {
+        Reader::open(&self.path)
+    }
+
+    /// Where the database is, for opening further readers.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Moves the write-ahead log into the database; at a clean stop, so that one file remains.
+    pub fn close(self) -> Result<(), StoreError> {
+        self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        self.connection.close().map_err(|(_, error)| error)?;
+        Ok(())
+    }
+}
+
+fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    let connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    Ok(connection)
+}

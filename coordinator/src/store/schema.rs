@@ -1,0 +1,133 @@
+//! The tables, and what version of them a file holds.
+
+use rusqlite::Connection;
+
+use super::StoreError;
+
+/// Version of the tables written by this build; kept in SQLite's `user_version`.
+pub const VERSION: i64 = 1;
+
+const TABLES: &str = "
+CREATE TABLE sweeps (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    mode TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    submitted INTEGER NOT NULL,
+    failed_trial TEXT,
+    failed_reason TEXT,
+    failed_at INTEGER,
+    source BLOB
+);
+CREATE TABLE members (
+    sweep INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    trial TEXT NOT NULL,
+    budget INTEGER NOT NULL,
+    cohort TEXT NOT NULL,
+    cost INTEGER NOT NULL,
+    PRIMARY KEY (sweep, position)
+) WITHOUT ROWID;
+CREATE TABLE configurations (
+    trial TEXT PRIMARY KEY,
+    json TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE trials (
+    id TEXT PRIMARY KEY,
+    state TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    step INTEGER NOT NULL,
+    completed_step INTEGER NOT NULL,
+    diverged_at INTEGER,
+    reason TEXT NOT NULL,
+    train_seconds REAL NOT NULL,
+    crashes INTEGER NOT NULL,
+    crashed_on TEXT NOT NULL,
+    alone INTEGER NOT NULL,
+    keep INTEGER NOT NULL,
+    ending_attempt INTEGER,
+    ending_kind TEXT,
+    ending_step INTEGER,
+    ending_detail TEXT,
+    ending_hash TEXT,
+    lease_agent TEXT,
+    lease_incarnation TEXT,
+    lease_budget INTEGER,
+    lease_from INTEGER,
+    lease_revoked INTEGER
+) WITHOUT ROWID;
+CREATE TABLE attempts (
+    trial TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    agent TEXT NOT NULL,
+    granted INTEGER NOT NULL,
+    from_step INTEGER NOT NULL,
+    started INTEGER,
+    PRIMARY KEY (trial, attempt)
+) WITHOUT ROWID;
+CREATE TABLE checkpoints (
+    trial TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    step INTEGER NOT NULL,
+    weights_hash TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    PRIMARY KEY (trial, attempt, step)
+) WITHOUT ROWID;
+CREATE TABLE metrics (
+    trial TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    chunk INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    data BLOB NOT NULL,
+    UNIQUE (trial, attempt, chunk)
+);
+CREATE TABLE logs (
+    trial TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    level TEXT NOT NULL,
+    message TEXT NOT NULL,
+    PRIMARY KEY (trial, number)
+) WITHOUT ROWID;
+CREATE TABLE agents (
+    name TEXT PRIMARY KEY,
+    incarnation TEXT NOT NULL,
+    host TEXT NOT NULL,
+    device TEXT NOT NULL,
+    description TEXT NOT NULL,
+    max_cohort INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE history (
+    subject TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    event TEXT NOT NULL,
+    PRIMARY KEY (subject, number)
+) WITHOUT ROWID;
+";
+
+/// Makes the tables of a new file, or checks that an old one is of a version this build reads.
+pub fn prepare(connection: &mut Connection, path: &str) -> Result<(), StoreError> {
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    match found {
+        VERSION => Ok(()),
+        0 => {
+            let tables: i64 = connection.query_row(
+                "SELECT count(*) FROM sqlite_schema WHERE type = 'table'",
+                [],
+                |row| row.get(0),
+            )?;
+            if tables != 0 {
+                return Err(StoreError::Foreign { path: path.to_owned() });
+            }
+            let transaction = connection.transaction()?;
+            transaction.execute_batch(TABLES)?;
+            transaction.pragma_update(None, "user_version", VERSION)?;
+            transaction.commit()?;
+            Ok(())
+        }
+        found => Err(StoreError::Version { path: path.to_owned(), found, known: VERSION }),
+    }
+}

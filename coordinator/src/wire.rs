@@ -1,0 +1,234 @@
+//! The core's types to and from messages; what a message must say is checked here.
+
+use plateau_common::identity::TrialId;
+use plateau_common::limits;
+use plateau_common::study::{Format, StudySource};
+use plateau_proto::convert::{self, WireError};
+use plateau_proto::v1;
+use prost::Message;
+
+use crate::core::{Checkpoint, Introduction, LeaseKey, Report, ToAgent};
+
+/// A lease's name.
+pub fn lease_key(field: &'static str, key: Option<v1::LeaseKey>) -> Result<LeaseKey, WireError> {
+    let key = convert::required(field, key)?;
+    if key.attempt == 0 {
+        return Err(WireError::new(field, "attempts are numbered from 1"));
+    }
+    Ok(LeaseKey { trial: convert::trial_id(field, &key.trial)?, attempt: key.attempt })
+}
+
+/// The wire form of a lease's name.
+pub fn lease_key_to_wire(key: LeaseKey) -> v1::LeaseKey {
+    v1::LeaseKey { trial: key.trial.to_string(), attempt: key.attempt }
+}
+
+/// The wire form of a checkpoint.
+pub fn checkpoint_to_wire(trial: TrialId, checkpoint: &Checkpoint) -> v1::CheckpointReference {
+    v1::CheckpointReference {
+        trial: trial.to_string(),
+        attempt: checkpoint.attempt,
+        step: checkpoint.step,
+        weights_hash: checkpoint.weights_hash.clone(),
+        bytes: checkpoint.bytes,
+    }
+}
+
+/// A short text of printable characters.
+fn name(field: &'static str, text: String, may_be_empty: bool) -> Result<String, WireError> {
+    if text.len() > limits::MAX_NAME_BYTES {
+        return Err(WireError::new(field, format!("is longer than {} bytes", limits::MAX_NAME_BYTES)));
+    }
+    if (text.is_empty() && !may_be_empty) || text.chars().any(char::is_control) {
+        return Err(WireError::new(field, "must be printable text and not empty"));
+    }
+    Ok(text)
+}
+
+/// The first message of a session.
+pub fn introduction(hello: v1::agent_message::Hello) -> Result<Introduction, WireError> {
+    if hello.held.len() > limits::MAX_COHORT {
+        return Err(WireError::new("held", format!("more than {} leases", limits::MAX_COHORT)));
+    }
+    let held = hello.held.into_iter().map(|key| lease_key("held", Some(key))).collect::<Result<_, _>>()?;
+    Ok(Introduction {
+        name: name("name", hello.name, false)?,
+        incarnation: name("incarnation", hello.incarnation, false)?,
+        host: name("host", hello.host, true)?,
+        device: name("device", hello.device, false)?,
+        description: name("device_description", hello.device_description, true)?,
+        max_cohort: hello.max_cohort,
+        held,
+    })
+}
+
+/// Any later message of a session.
+pub fn report(body: v1::agent_message::Body) -> Result<Report, WireError> {
+    use v1::agent_message::Body;
+    Ok(match body {
+        Body::Hello(_) => return Err(WireError::new("hello", "is the first message of a session only")),
+        Body::Heartbeat(heartbeat) => {
+            bounded("leases", heartbeat.leases.len(), limits::MAX_COHORT)?;
+            let leases = heartbeat
+                .leases
+                .into_iter()
+                .map(|progress| Ok((lease_key("leases", progress.lease)?, progress.step)))
+                .collect::<Result<_, WireError>>()?;
+            Report::Heartbeat { leases, speed: heartbeat.replica_steps_per_second, idle: heartbeat.idle }
+        }
+        Body::Started(started) => {
+            Report::Started { lease: lease_key("lease", started.lease)?, from_step: started.from_step }
+        }
+        Body::Metrics(metrics) => metrics_report(metrics)?,
+        Body::Ended(ended) => Report::Ended {
+            lease: lease_key("lease", ended.lease)?,
+            ending: convert::ending("ending", ended.ending)?,
+            step: ended.step,
+            train_seconds: ended.train_seconds,
+            weights_hash: name("weights_hash", ended.weights_hash, true)?,
+        },
+        Body::Released(released) => Report::Released {
+            lease: lease_key("lease", released.lease)?,
+            reason: released.reason,
+            train_seconds: released.train_seconds,
+        },
+        Body::Log(log) => {
+            bounded("lines", log.lines.len(), limits::MAX_LOG_LINES_PER_TRIAL as usize)?;
+            let lines = log.lines.into_iter().map(|line| {
+                (line.unix_milliseconds, cut(line.level, 16), cut(line.message, limits::MAX_LOG_LINE_BYTES))
+            });
+            Report::Log { lease: lease_key("lease", log.lease)?, lines: lines.collect() }
+        }
+        Body::Crashed(crashed) => {
+            bounded("leases", crashed.leases.len(), limits::MAX_COHORT)?;
+            let leases = crashed
+                .leases
+                .into_iter()
+                .map(|key| lease_key("leases", Some(key)))
+                .collect::<Result<_, _>>()?;
+            Report::Crashed { leases, reason: crashed.reason }
+        }
+        Body::Goodbye(_) => Report::Goodbye,
+    })
+}
+
+fn bounded(field: &'static str, found: usize, limit: usize) -> Result<(), WireError> {
+    if found > limit {
+        return Err(WireError::new(field, format!("{found} items are more than {limit}")));
+    }
+    Ok(())
+}
+
+fn cut(mut text: String, bytes: usize) -> String {
+    let mut end = text.len().min(bytes);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}
+
+fn metrics_report(metrics: v1::agent_message::MetricsReport) -> Result<Report, WireError> {
+    let lease = lease_key("lease", metrics.lease)?;
+    let chunk = convert::metrics_chunk("metrics", convert::required("metrics", metrics.metrics)?)?;
+    let last_step = chunk.steps.last().copied().unwrap_or(0);
+    // The canonical form (columns by name) is what is hashed and stored, however the message was ordered.
+    let bytes = convert::metrics_chunk_to_wire(&chunk).encode_to_vec();
+    let data = zstd::bulk::compress(&bytes, COMPRESSION_LEVEL)
+        .map_err(|error| WireError::new("metrics", format!("cannot be compressed: {error}")))?;
+    Ok(Report::Metrics {
+        lease,
+        chunk: metrics.chunk,
+        digest: *blake3::hash(&bytes).as_bytes(),
+        recorded: None,
+        last_step,
+        data,
+    })
+}
+
+/// Of zstd: 3 is its default, and curves compress well at it.
+const COMPRESSION_LEVEL: i32 = 3;
+
+/// A stored chunk of metrics.
+pub fn stored_chunk(data: &[u8]) -> Result<v1::MetricsChunk, String> {
+    let bytes =
+        zstd::bulk::decompress(data, 2 * limits::MAX_MESSAGE_BYTES).map_err(|error| error.to_string())?;
+    v1::MetricsChunk::decode(bytes.as_slice()).map_err(|error| error.to_string())
+}
+
+/// A stored configuration with its budget set to `steps`.
+pub fn configuration_for(json: &str, steps: u64) -> Result<String, String> {
+    let mut config: serde_json::Value = serde_json::from_str(json).map_err(|error| error.to_string())?;
+    let train = config.get_mut("train").and_then(serde_json::Value::as_object_mut);
+    let Some(train) = train else { return Err("the configuration has no `train` table".to_owned()) };
+    train.insert("steps".to_owned(), steps.into());
+    Ok(config.to_string())
+}
+
+/// The wire form of what is said to agents, grants excepted.
+pub fn to_agent(message: ToAgent) -> v1::coordinator_message::Body {
+    use v1::coordinator_message::{Acknowledged, Body, Grant, Refused, Revoke, Welcome};
+    match message {
+        ToAgent::Welcome => Body::Welcome(Welcome {
+            protocol: plateau_proto::PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            lease_seconds: limits::LEASE_SECONDS as u32,
+            renewal_seconds: limits::RENEWAL_SECONDS as u32,
+        }),
+        ToAgent::Grant(_) => Body::Grant(Grant::default()),
+        ToAgent::Acknowledged(sequence) => Body::Acknowledged(Acknowledged { sequence }),
+        ToAgent::Refused { sequence, lease, reason } => {
+            Body::Refused(Refused { sequence, lease: Some(lease_key_to_wire(lease)), reason })
+        }
+        ToAgent::Revoke { leases, reason } => {
+            Body::Revoke(Revoke { leases: leases.into_iter().map(lease_key_to_wire).collect(), reason })
+        }
+    }
+}
+
+/// Overrides of a study at most.
+const MAX_OVERRIDES: usize = 1000;
+
+/// A study as submitted.
+pub fn study_source(field: &'static str, source: Option<v1::StudySource>) -> Result<StudySource, WireError> {
+    let source = convert::required(field, source)?;
+    bounded("overrides", source.overrides.len(), MAX_OVERRIDES)?;
+    if source.text.len() > limits::MAX_STUDY_BYTES {
+        return Err(WireError::new("text", format!("is longer than {} bytes", limits::MAX_STUDY_BYTES)));
+    }
+    let format = match v1::StudyFormat::try_from(source.format) {
+        Ok(v1::StudyFormat::Toml) => Format::Toml,
+        Ok(v1::StudyFormat::Yaml) => Format::Yaml,
+        Ok(v1::StudyFormat::Json) => Format::Json,
+        Ok(v1::StudyFormat::Unspecified) | Err(_) => {
+            return Err(WireError::new(
+                "format",
+                format!("{} is not a format of study files", source.format),
+            ));
+        }
+    };
+    Ok(StudySource {
+        text: source.text,
+        file_name: source.file_name,
+        format,
+        overrides: source.overrides.into_iter().map(|set| (set.path, set.value)).collect(),
+    })
+}
+
+/// The wire form of a study.
+pub fn study_source_to_wire(source: &StudySource) -> v1::StudySource {
+    let format = match source.format {
+        Format::Toml => v1::StudyFormat::Toml,
+        Format::Yaml => v1::StudyFormat::Yaml,
+        Format::Json => v1::StudyFormat::Json,
+    };
+    let overrides = source.overrides.iter();
+    v1::StudySource {
+        file_name: source.file_name.clone(),
+        format: format.into(),
+        text: source.text.clone(),
+        overrides: overrides
+            .map(|(path, value)| v1::Override { path: path.clone(), value: value.clone() })
+            .collect(),
+    }
+}
