@@ -5,6 +5,7 @@
 //! names cells by labels only. Order is by value, never by arrival, so that shuffled records give the same report.
 
 use std::cmp::Ordering;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use plateau_common::results::{Parameter, TrialRecord};
@@ -130,26 +131,27 @@ impl<'a> Dataset<'a> {
         let mut labels: Vec<&str> = Vec::new();
         let mut following = Vec::new();
         for name in &varying {
-            match partitions.get(&partition(records, name)) {
-                Some(leader) => following.push(((*name).to_owned(), (*leader).to_owned())),
-                None => {
-                    partitions.insert(partition(records, name), name);
+            match partitions.entry(partition(records, name)) {
+                Entry::Occupied(leader) => following.push(((*name).to_owned(), (*leader.get()).to_owned())),
+                Entry::Vacant(place) => {
+                    place.insert(name);
                     labels.push(name);
                 }
             }
         }
 
-        let mut order: Vec<&TrialRecord> = records.iter().collect();
-        order.sort_by(|one, other| {
-            compare_values(&values_of(one, &labels), &values_of(other, &labels))
+        let mut keyed: Vec<(Values, &TrialRecord)> =
+            records.iter().map(|record| (values_of(record, &labels), record)).collect();
+        keyed.sort_by(|(one_values, one), (other_values, other)| {
+            compare_values(one_values, other_values)
                 .then_with(|| one.seed.cmp(&other.seed))
                 .then_with(|| one.id.cmp(&other.id))
         });
-        let cells = order
-            .chunk_by(|one, other| compare_values(&values_of(one, &labels), &values_of(other, &labels)).is_eq())
+        let cells = keyed
+            .chunk_by(|(one, _), (other, _)| compare_values(one, other).is_eq())
             .map(|trials| Cell {
-                values: trials.first().map(|trial| values_of(trial, &labels)).unwrap_or_default(),
-                trials: trials.to_vec(),
+                values: trials.first().map(|(values, _)| values.clone()).unwrap_or_default(),
+                trials: trials.iter().map(|(_, trial)| *trial).collect(),
             })
             .collect();
         Dataset {
@@ -205,16 +207,17 @@ impl<'a> Dataset<'a> {
 
 /// `cells` grouped by the values of `names`, ordered by them.
 pub fn group<'d, 'a: 'd>(cells: impl Iterator<Item = &'d Cell<'a>>, names: &[&str]) -> Vec<Group<'d, 'a>> {
-    let mut groups: Vec<Group<'d, 'a>> = Vec::new();
-    for cell in cells {
-        let values: Values = names.iter().map(|name| cell.parameter(name).cloned()).collect();
-        match groups.iter_mut().find(|group| compare_values(&group.values, &values).is_eq()) {
-            Some(group) => group.cells.push(cell),
-            None => groups.push(Group { values, cells: vec![cell] }),
-        }
-    }
-    groups.sort_by(|one, other| compare_values(&one.values, &other.values));
-    groups
+    let mut keyed: Vec<(Values, &'d Cell<'a>)> =
+        cells.map(|cell| (names.iter().map(|name| cell.parameter(name).cloned()).collect(), cell)).collect();
+    // The sort is stable, so that cells keep their order within a group.
+    keyed.sort_by(|(one, _), (other, _)| compare_values(one, other));
+    keyed
+        .chunk_by(|(one, _), (other, _)| compare_values(one, other).is_eq())
+        .map(|group| Group {
+            values: group.first().map(|(values, _)| values.clone()).unwrap_or_default(),
+            cells: group.iter().map(|(_, cell)| *cell).collect(),
+        })
+        .collect()
 }
 
 impl<'a> Cell<'a> {
@@ -248,17 +251,13 @@ pub fn short_name<'n>(name: &'n str, among: &[&str]) -> &'n str {
 /// For each record the number of its value of `name` in order of first appearance: equal partitions mean that the
 /// parameters vary together.
 fn partition(records: &[TrialRecord], name: &str) -> Vec<usize> {
-    let mut seen: Vec<Option<&Parameter>> = Vec::new();
     let mut numbers: BTreeMap<String, usize> = BTreeMap::new();
     records
         .iter()
         .map(|record| {
-            let value = record.parameters.get(name);
-            let key = value.map(|value| format!("{value:?}")).unwrap_or_default();
-            *numbers.entry(key).or_insert_with(|| {
-                seen.push(value);
-                seen.len() - 1
-            })
+            let key = record.parameters.get(name).map(|value| format!("{value:?}")).unwrap_or_default();
+            let next = numbers.len();
+            *numbers.entry(key).or_insert(next)
         })
         .collect()
 }

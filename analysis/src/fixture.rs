@@ -34,7 +34,8 @@ pub fn with_curve(mut trial: TrialRecord, metric: &str, points: &[(u64, f64)]) -
 /// A grokking study: weight decay 0 and 1, `seeds` seeds. With decay, test accuracy jumps near step 2000 + 300 · seed;
 /// without, never. Training saturates at step 100.
 pub fn grokking(seeds: u64) -> Vec<TrialRecord> {
-    let steps = [0, 10, 20, 50, 100, 200, 500, 1000, 1500, 2000, 2500, 3000, 3500, 4000, 5000, 6000, 8000, 10_000];
+    let steps =
+        [0, 10, 20, 50, 100, 200, 500, 1000, 1500, 2000, 2500, 3000, 3500, 4000, 5000, 6000, 8000, 10_000];
     let mut records = Vec::new();
     for decay in [0.0, 1.0] {
         for seed in 0..seeds {
@@ -64,12 +65,23 @@ pub fn counting(seeds: u64) -> Vec<TrialRecord> {
     for dim in [8.0, 16.0, 32.0] {
         for vocab in [5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0] {
             for seed in 0..seeds {
-                let record =
-                    trial(seed, &[("model.dim", dim), ("model.mlp", 4.0 * dim), ("task.vocab", vocab), ("task.length", 10.0 * vocab)]);
+                let record = trial(
+                    seed,
+                    &[
+                        ("model.dim", dim),
+                        ("model.mlp", 4.0 * dim),
+                        ("task.vocab", vocab),
+                        ("task.length", 10.0 * vocab),
+                    ],
+                );
                 let middle = 1.4 * dim + 1.0 + 0.4 * ((seed * 7 + 3) % 5) as f64 - 0.8;
                 let accuracy = 0.9 - 0.02 * (vocab - middle) * 0.9;
                 let accuracy = accuracy.clamp(0.15, 0.999) - 0.1 * f64::from(u8::from(vocab > middle));
-                records.push(with_curve(record, "test_accuracy", &[(0, 0.1), (500, accuracy / 2.0), (1000, accuracy)]));
+                records.push(with_curve(
+                    record,
+                    "test_accuracy",
+                    &[(0, 0.1), (500, accuracy / 2.0), (1000, accuracy)],
+                ));
             }
         }
     }

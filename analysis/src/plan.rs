@@ -59,7 +59,9 @@ impl Plan {
         let kinds: Vec<&str> = ANALYSES.iter().map(|kind| kind.name).collect();
         let index = read_kind(&mut fields, &kinds)?;
         let kind = ANALYSES.get(index).ok_or_else(|| fields.error("kind", "is unknown"))?;
-        let name = read_name(&mut fields, kind.name, &|name| self.analyses.iter().any(|other| other.name() == name))?;
+        let name = read_name(&mut fields, kind.name, &|name| {
+            self.analyses.iter().any(|other| other.name() == name)
+        })?;
         let confidence = read_confidence(&mut fields)?;
         let analysis = (kind.read)(&mut fields, Common { name, confidence, known })?;
         fields.finish()?;
@@ -71,7 +73,8 @@ impl Plan {
         let kinds: Vec<&str> = FIGURES.iter().map(|kind| kind.name).collect();
         let index = read_kind(&mut fields, &kinds)?;
         let kind = FIGURES.get(index).ok_or_else(|| fields.error("kind", "is unknown"))?;
-        let name = read_name(&mut fields, kind.name, &|name| self.figures.iter().any(|other| other.name() == name))?;
+        let name =
+            read_name(&mut fields, kind.name, &|name| self.figures.iter().any(|other| other.name() == name))?;
         let title = fields.text("title")?.map(str::to_owned);
         let context = FigureContext { name, title, known, analyses: &self.analyses };
         let figure = (kind.read)(&mut fields, context)?;
@@ -106,7 +109,10 @@ fn read_kind(fields: &mut Fields, kinds: &[&str]) -> ConfigResult<usize> {
 fn read_name(fields: &mut Fields, kind: &str, taken: &dyn Fn(&str) -> bool) -> ConfigResult<String> {
     let Some(name) = fields.text("name")? else {
         let numbered = (2..).map(|number| format!("{kind}-{number}"));
-        return Ok(std::iter::once(kind.to_owned()).chain(numbered).find(|name| !taken(name)).unwrap_or_default());
+        return Ok(std::iter::once(kind.to_owned())
+            .chain(numbered)
+            .find(|name| !taken(name))
+            .unwrap_or_default());
     };
     let fits = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
     if name.is_empty() || name.len() > 64 || !name.chars().all(fits) {
@@ -114,7 +120,9 @@ fn read_name(fields: &mut Fields, kind: &str, taken: &dyn Fn(&str) -> bool) -> C
         return Err(error.suggest("use up to 64 letters, digits, `-` and `_`"));
     }
     if taken(name) {
-        return Err(fields.error("name", format!("`{name}` is used twice")).suggest("give each its own name"));
+        return Err(fields
+            .error("name", format!("`{name}` is used twice"))
+            .suggest("give each its own name"));
     }
     Ok(name.to_owned())
 }
@@ -148,21 +156,38 @@ mod tests {
 
     #[test]
     fn names_are_numbered_where_a_kind_repeats() {
-        let plan = Plan::read(&nodes(serde_json::json!([{"kind": "success"}, {"kind": "success", "level": 0.5}])), &[], None).unwrap();
-        assert_eq!(plan.analyses.iter().map(|analysis| analysis.name()).collect::<Vec<_>>(), ["success", "success-2"]);
+        let plan = Plan::read(
+            &nodes(serde_json::json!([{"kind": "success"}, {"kind": "success", "level": 0.5}])),
+            &[],
+            None,
+        )
+        .unwrap();
+        assert_eq!(
+            plan.analyses.iter().map(|analysis| analysis.name()).collect::<Vec<_>>(),
+            ["success", "success-2"]
+        );
     }
 
     #[test]
     fn mistakes_are_named_with_their_place_and_a_suggestion() {
         let none = || serde_json::json!([]);
         let cases = [
-            (error(serde_json::json!([{"kind": "treshold"}]), none()), "`analysis[0].kind`: unknown kind `treshold` (did you mean `threshold`?)"),
-            (error(serde_json::json!([{"level": 0.8}]), none()), "`analysis[0].kind`: is required but missing (add `kind = …`)"),
+            (
+                error(serde_json::json!([{"kind": "treshold"}]), none()),
+                "`analysis[0].kind`: unknown kind `treshold` (did you mean `threshold`?)",
+            ),
+            (
+                error(serde_json::json!([{"level": 0.8}]), none()),
+                "`analysis[0].kind`: is required but missing (add `kind = …`)",
+            ),
             (
                 error(serde_json::json!([{"kind": "threshold", "along": "task.vocabulary"}]), none()),
                 "`analysis[0].along`: `task.vocabulary` is not a parameter of this study (did you mean `task.vocab`?)",
             ),
-            (error(serde_json::json!([{"kind": "threshold"}]), none()), "`analysis[0].along`: is required but missing (add `along = …`)"),
+            (
+                error(serde_json::json!([{"kind": "threshold"}]), none()),
+                "`analysis[0].along`: is required but missing (add `along = …`)",
+            ),
             (
                 error(serde_json::json!([{"kind": "success", "lvel": 0.8}]), none()),
                 "`analysis[0].lvel`: unknown key (did you mean `level`?)",

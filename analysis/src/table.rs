@@ -20,7 +20,11 @@ impl TextTable {
         I: IntoIterator<Item = S>,
         S: Into<String>,
     {
-        TextTable { title: title.into(), columns: columns.into_iter().map(Into::into).collect(), rows: Vec::new() }
+        TextTable {
+            title: title.into(),
+            columns: columns.into_iter().map(Into::into).collect(),
+            rows: Vec::new(),
+        }
     }
 
     /// Adds a row, padded or cut to the number of columns.

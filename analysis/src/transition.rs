@@ -168,11 +168,13 @@ pub fn detect(train: Option<&Series>, test: Option<&Series>, levels: &Levels) ->
     let above_chance = |share: f64| levels.chance + share * (1.0 - levels.chance);
     let saturation = first_at_least(inner, levels.train, levels.persistence);
     let first = first_at_least(outer, levels.test, 1);
-    let delay_ratio = saturation.zip(first).map(|(saturation, first)| first as f64 / saturation.max(1) as f64);
-    let gap = saturation.and_then(|step| Some(value_at(inner, step)? - value_at(outer, step)?));
-    let between = |low: f64, high: f64| {
-        Some((first_at_least(outer, low, 1)?, first_at_least(outer, high, 1)?))
-    };
+    let delay_ratio =
+        saturation.zip(first).map(|(saturation, first)| first as f64 / saturation.max(1) as f64);
+    let gap = saturation
+        .and_then(|step| Some(value_at(inner, step)? - value_at(outer, step)?))
+        .filter(|gap| gap.is_finite());
+    let between =
+        |low: f64, high: f64| Some((first_at_least(outer, low, 1)?, first_at_least(outer, high, 1)?));
     let sharpness = between(0.1, 0.9);
     let final_value = outer.last().map(|(_, value)| value);
     let verdict = if inner.values.is_empty() || outer.values.is_empty() {
@@ -233,13 +235,31 @@ mod tests {
     }
 
     fn saturating() -> Series {
-        curve(&[(0, 0.01), (100, 0.995), (120, 0.97), (140, 0.99), (200, 1.0), (1000, 1.0), (5000, 1.0), (8000, 1.0)])
+        curve(&[
+            (0, 0.01),
+            (100, 0.995),
+            (120, 0.97),
+            (140, 0.99),
+            (200, 1.0),
+            (1000, 1.0),
+            (5000, 1.0),
+            (8000, 1.0),
+        ])
     }
 
     #[test]
     fn every_quantity_of_a_run_that_grokked() {
-        let test =
-            curve(&[(0, 0.01), (100, 0.05), (140, 0.08), (1000, 0.12), (2000, 0.6), (5000, 0.995), (6000, 0.98), (7000, 0.99), (8000, 1.0)]);
+        let test = curve(&[
+            (0, 0.01),
+            (100, 0.05),
+            (140, 0.08),
+            (1000, 0.12),
+            (2000, 0.6),
+            (5000, 0.995),
+            (6000, 0.98),
+            (7000, 0.99),
+            (8000, 1.0),
+        ]);
         let found = detect(Some(&saturating()), Some(&test), &Levels::default());
         // 100 does not hold for three evaluations, 140 does.
         assert_eq!(found.saturation, Some(140));
@@ -292,5 +312,8 @@ mod tests {
         let found = detect(Some(&one), Some(&one), &Levels { persistence: 1, ..Levels::default() });
         assert_eq!(found.delay_ratio, Some(0.0));
         assert_eq!(found.verdict, Verdict::WithoutDelay);
+        let found =
+            detect(Some(&saturating()), Some(&curve(&[(0, f64::NAN), (8000, 1.0)])), &Levels::default());
+        assert_eq!((found.gap, found.early_stopping_cost), (None, None), "NaN is absent, not a number");
     }
 }

@@ -187,7 +187,10 @@ impl Grokking {
                     group.name, group.at_risk
                 ));
             } else if censored > 0 {
-                caveats.push(format!("{}: none of {censored} saturated runs generalised in its budget.", group.name));
+                caveats.push(format!(
+                    "{}: none of {censored} saturated runs generalised in its budget.",
+                    group.name
+                ));
             }
             let never = group.runs - group.at_risk;
             if never > 0 {
@@ -282,7 +285,9 @@ fn groups_table(groups: &[GrokkingGroup]) -> TextTable {
     ];
     let mut table = TextTable::new("Delay between saturation and generalisation", columns);
     for group in groups {
-        let at = |share| quantile(&group.ratios, share).map_or("–".to_owned(), |ratio| number::significant(ratio, 3));
+        let at = |share| {
+            quantile(&group.ratios, share).map_or("–".to_owned(), |ratio| number::significant(ratio, 3))
+        };
         table.push([
             group.name.clone(),
             group.runs.to_string(),
@@ -295,7 +300,11 @@ fn groups_table(groups: &[GrokkingGroup]) -> TextTable {
             },
             number::human_interval(group.delay.low, group.delay.high),
             format!("{} of {}", group.censored, group.at_risk),
-            if group.ratios.is_empty() { "–".to_owned() } else { format!("{} / {} / {}", at(0.0), at(0.5), at(1.0)) },
+            if group.ratios.is_empty() {
+                "–".to_owned()
+            } else {
+                format!("{} / {} / {}", at(0.0), at(0.5), at(1.0))
+            },
             group.log10_ratio.human(),
             group.early_stopping_cost.human(),
         ]);
@@ -311,7 +320,8 @@ fn verdicts_table(groups: &[GrokkingGroup]) -> TextTable {
         .collect();
     let mut table = TextTable::new("Verdicts", std::iter::once("group").chain(occurring.iter().copied()));
     for group in groups {
-        let counts = occurring.iter().map(|phrase| group.verdicts.get(phrase).copied().unwrap_or(0).to_string());
+        let counts =
+            occurring.iter().map(|phrase| group.verdicts.get(phrase).copied().unwrap_or(0).to_string());
         table.push(std::iter::once(group.name.clone()).chain(counts));
     }
     table
@@ -319,13 +329,16 @@ fn verdicts_table(groups: &[GrokkingGroup]) -> TextTable {
 
 fn trials_table(trials: &[GrokkingTrial]) -> TextTable {
     let columns = [
-        "group", "seed", "verdict", "T_sat", "T_first", "T_stable", "T_half", "T_onset", "delay", "ratio", "gap", "± steps", "ending",
+        "group", "seed", "verdict", "T_sat", "T_first", "T_stable", "T_half", "T_onset", "delay", "ratio",
+        "gap", "± steps", "ending",
     ];
     let mut table = TextTable::new("Each trial (steps)", columns);
     for trial in trials {
         let found = &trial.transition;
         let step = |step: Option<u64>| step.map_or("–".to_owned(), |step| step.to_string());
-        let real = |value: Option<f64>, digits| value.map_or("–".to_owned(), |value| number::significant(value, digits));
+        let real = |value: Option<f64>, digits| {
+            value.map_or("–".to_owned(), |value| number::significant(value, digits))
+        };
         table.push([
             trial.group.clone(),
             trial.seed.to_string(),

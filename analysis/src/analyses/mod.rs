@@ -47,11 +47,27 @@ pub struct AnalysisKind {
 
 /// All kinds of analysis. Adding one: a file here and a line in this list.
 pub const ANALYSES: &[AnalysisKind] = &[
-    AnalysisKind { name: "summary", about: "mean, intervals and spread of a metric per cell", read: summary::read },
+    AnalysisKind {
+        name: "summary",
+        about: "mean, intervals and spread of a metric per cell",
+        read: summary::read,
+    },
     AnalysisKind { name: "success", about: "share of seeds that reach a level", read: success::read },
-    AnalysisKind { name: "threshold", about: "where a metric falls through a level along an axis", read: threshold::read },
-    AnalysisKind { name: "grokking", about: "saturation, generalisation and the delay between them", read: grokking::read },
-    AnalysisKind { name: "survival", about: "time until a metric reaches a level, with censoring", read: survival::read },
+    AnalysisKind {
+        name: "threshold",
+        about: "where a metric falls through a level along an axis",
+        read: threshold::read,
+    },
+    AnalysisKind {
+        name: "grokking",
+        about: "saturation, generalisation and the delay between them",
+        read: grokking::read,
+    },
+    AnalysisKind {
+        name: "survival",
+        about: "time until a metric reaches a level, with censoring",
+        read: survival::read,
+    },
 ];
 
 /// What all analyses have in common.
@@ -158,10 +174,14 @@ impl AnalysisResult {
 pub fn read_metrics(fields: &mut Fields, default: &[&str]) -> ConfigResult<Vec<String>> {
     let single = fields.text("metric")?.map(str::to_owned);
     let Some(items) = fields.array("metrics")? else {
-        return Ok(single.map_or_else(|| default.iter().map(|name| (*name).to_owned()).collect(), |name| vec![name]));
+        return Ok(
+            single.map_or_else(|| default.iter().map(|name| (*name).to_owned()).collect(), |name| vec![name])
+        );
     };
     if single.is_some() {
-        return Err(fields.error("metric", "`metric` and `metrics` are both given").suggest("keep one of them"));
+        return Err(fields
+            .error("metric", "`metric` and `metrics` are both given")
+            .suggest("keep one of them"));
     }
     let mut metrics = Vec::new();
     for (index, item) in items.iter().enumerate() {
@@ -242,7 +262,10 @@ mod tests {
             ("single seed, counting", counting(1)),
             ("all censored", grokking(4).into_iter().map(flat).collect()),
             ("all censored, counting", counting(5).into_iter().map(flat).collect()),
-            ("zero variance", (0..5).map(|seed| with_curve(trial(seed, &[]), "test_accuracy", &[(0, 0.5)])).collect()),
+            (
+                "zero variance",
+                (0..5).map(|seed| with_curve(trial(seed, &[]), "test_accuracy", &[(0, 0.5)])).collect(),
+            ),
         ]
     }
 
@@ -259,7 +282,10 @@ mod tests {
                 assert!(!result.title.is_empty());
                 for table in &result.tables {
                     assert!(table.rows.iter().all(|row| row.len() == table.columns.len()));
-                    assert!(table.rows.iter().flatten().all(|text| !text.contains("NaN")), "{kind} on {what}");
+                    assert!(
+                        table.rows.iter().flatten().all(|text| !text.contains("NaN")),
+                        "{kind} on {what}"
+                    );
                 }
             }
         }

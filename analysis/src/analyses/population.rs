@@ -68,7 +68,8 @@ pub fn caveats(data: &Dataset, metrics: &[&str], survival: bool) -> Vec<String> 
     }
     if lost > 0 {
         let treatment = if survival { "are censored at their last evaluation" } else { "are left out" };
-        caveats.push(format!("{lost} of {total} trials failed, were cancelled or quarantined and {treatment}."));
+        caveats
+            .push(format!("{lost} of {total} trials failed, were cancelled or quarantined and {treatment}."));
     }
     if diverged > 0 {
         let treatment = if survival {

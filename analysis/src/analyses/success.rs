@@ -92,9 +92,11 @@ impl Analysis for Success {
             })
             .collect();
         let labels: Vec<&str> = data.labels.iter().map(String::as_str).collect();
-        let mut columns: Vec<String> = labels.iter().map(|label| short_name(label, &labels).to_owned()).collect();
+        let mut columns: Vec<String> =
+            labels.iter().map(|label| short_name(label, &labels).to_owned()).collect();
         columns.extend(
-            ["successes", "runs", "share", &format!("Wilson {}", percent(self.confidence)), "remarks"].map(str::to_owned),
+            ["successes", "runs", "share", &format!("Wilson {}", percent(self.confidence)), "remarks"]
+                .map(str::to_owned),
         );
         let title = format!("Share of runs with {}", self.event);
         let mut table = TextTable::new(&title, columns);
@@ -112,8 +114,7 @@ impl Analysis for Success {
         drop_empty_column(&mut table, "remarks");
         let mut caveats = caveats(data, &[&self.event.metric], false);
         caveats.push("A diverged run that had not reached the level before counts as a failure.".to_owned());
-        let outcome =
-            SuccessOutcome { event: self.event.to_string(), labels: data.labels.clone(), cells };
+        let outcome = SuccessOutcome { event: self.event.to_string(), labels: data.labels.clone(), cells };
         AnalysisResult::new(self, title, vec![table], caveats, outcome)
     }
 }
@@ -132,7 +133,10 @@ mod tests {
         let common = Common { name: "success".to_owned(), confidence: 0.95, known: Default::default() };
         let result = read(&mut fields, common).unwrap().run(&Dataset::new(&records, &[]));
         let outcome: &SuccessOutcome = result.outcome().unwrap();
-        assert_eq!(outcome.cells.iter().map(|cell| (cell.successes, cell.runs)).collect::<Vec<_>>(), [(0, 10), (10, 10)]);
+        assert_eq!(
+            outcome.cells.iter().map(|cell| (cell.successes, cell.runs)).collect::<Vec<_>>(),
+            [(0, 10), (10, 10)]
+        );
         assert!((outcome.cells[1].share.low - 0.7225).abs() < 5e-5);
         assert!((outcome.cells[0].share.high - 0.2775).abs() < 5e-5);
     }

@@ -62,7 +62,8 @@ pub fn summarise(data: &Dataset, metric: &str, confidence: f64) -> Vec<CellSumma
     data.cells
         .iter()
         .map(|cell| {
-            let values: Vec<f64> = ended(&cell.trials).iter().map(|trial| final_value(trial, metric)).collect();
+            let values: Vec<f64> =
+                ended(&cell.trials).iter().map(|trial| final_value(trial, metric)).collect();
             CellSummary {
                 cell: data.name_of(cell),
                 parameters: data
@@ -102,11 +103,21 @@ impl Analysis for Summary {
         let labels: Vec<&str> = data.labels.iter().map(String::as_str).collect();
         for metric in &self.metrics {
             let cells = summarise(data, metric, self.confidence);
-            let mut columns: Vec<String> = labels.iter().map(|label| short_name(label, &labels).to_owned()).collect();
+            let mut columns: Vec<String> =
+                labels.iter().map(|label| short_name(label, &labels).to_owned()).collect();
             let interval = percent(self.confidence);
             columns.extend(
-                ["runs", "mean", &format!("t {interval}"), &format!("bootstrap {interval}"), "IQM", "sd", "each run", "remarks"]
-                    .map(str::to_owned),
+                [
+                    "runs",
+                    "mean",
+                    &format!("t {interval}"),
+                    &format!("bootstrap {interval}"),
+                    "IQM",
+                    "sd",
+                    "each run",
+                    "remarks",
+                ]
+                .map(str::to_owned),
             );
             let mut table = TextTable::new(format!("{metric} at the last evaluation"), columns);
             for (summary, cell) in cells.iter().zip(&data.cells) {
@@ -131,12 +142,18 @@ impl Analysis for Summary {
         }
         let metrics: Vec<&str> = self.metrics.iter().map(String::as_str).collect();
         let title = format!("Final {}", metrics.join(", "));
-        AnalysisResult::new(self, title, tables, caveats(data, &metrics, false), SummaryOutcome { cells: all })
+        AnalysisResult::new(
+            self,
+            title,
+            tables,
+            caveats(data, &metrics, false),
+            SummaryOutcome { cells: all },
+        )
     }
 }
 
 /// Removes a column that says nothing in any row.
-pub(super) fn drop_empty_column(table: &mut TextTable, heading: &str) {
+pub(crate) fn drop_empty_column(table: &mut TextTable, heading: &str) {
     let Some(index) = table.columns.iter().position(|column| column == heading) else { return };
     if table.rows.iter().all(|row| row.get(index).is_none_or(String::is_empty)) {
         table.columns.remove(index);
@@ -155,7 +172,9 @@ mod tests {
     fn exact_values_for_one_cell() {
         let values = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
         let records: Vec<_> = (0..10)
-            .map(|seed| with_curve(trial(seed, &[]), "test_accuracy", &[(0, 0.0), (10, values[seed as usize])]))
+            .map(|seed| {
+                with_curve(trial(seed, &[]), "test_accuracy", &[(0, 0.0), (10, values[seed as usize])])
+            })
             .collect();
         let data = Dataset::new(&records, &[]);
         let cells = summarise(&data, "test_accuracy", 0.95);

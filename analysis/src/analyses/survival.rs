@@ -115,7 +115,10 @@ pub struct SurvivalCurves {
 }
 
 /// Groups of trials for analyses over time: by one parameter, else by cell. Also a caveat where that pools cells.
-pub fn groups<'d, 'a>(data: &'d Dataset<'a>, by: Option<&'d str>) -> (Vec<&'d str>, Vec<Group<'d, 'a>>, Option<String>) {
+pub fn groups<'d, 'a>(
+    data: &'d Dataset<'a>,
+    by: Option<&'d str>,
+) -> (Vec<&'d str>, Vec<Group<'d, 'a>>, Option<String>) {
     let names: Vec<&str> = match by {
         Some(by) => vec![by],
         None => data.labels.iter().map(String::as_str).collect(),
@@ -123,7 +126,11 @@ pub fn groups<'d, 'a>(data: &'d Dataset<'a>, by: Option<&'d str>) -> (Vec<&'d st
     let groups = data.group_by(&names);
     let rest = by.map(|by| data.labels_without(&[by])).unwrap_or_default();
     let caveat = (!rest.is_empty()).then(|| {
-        format!("Grouped by `{}`: runs that differ in {} are pooled as if they were replicates.", names.join(", "), rest.join(", "))
+        format!(
+            "Grouped by `{}`: runs that differ in {} are pooled as if they were replicates.",
+            names.join(", "),
+            rest.join(", ")
+        )
     });
     (names, groups, caveat)
 }
@@ -184,7 +191,17 @@ pub fn curves(
 impl SurvivalCurves {
     /// Events, medians and restricted means per group.
     pub fn table(&self) -> TextTable {
-        let columns = ["group", "runs", "events", "censored", "median step", "interval", "restricted mean", "interval ", "remarks"];
+        let columns = [
+            "group",
+            "runs",
+            "events",
+            "censored",
+            "median step",
+            "interval",
+            "restricted mean",
+            "interval ",
+            "remarks",
+        ];
         let mut table = TextTable::new(format!("Steps until {}", self.event), columns);
         for group in &self.groups {
             table.push([

@@ -3,10 +3,10 @@
 use plateau_common::trial::TrialState;
 
 use super::metrics;
-use crate::analyses::grokking::GrokkingOutcome;
-use crate::analyses::summary::summarise;
 use crate::analyses::AnalysisResult;
-use crate::cells::{Dataset, human};
+use crate::analyses::grokking::{GrokkingGroup, GrokkingOutcome};
+use crate::analyses::summary::summarise;
+use crate::cells::{Cell, Dataset, human};
 use crate::plan::CONFIDENCE;
 use crate::transition::Verdict;
 
@@ -22,15 +22,20 @@ pub fn cells_csv(data: &Dataset, results: &[AnalysisResult]) -> String {
         });
         columns.push((label.clone(), values.collect()));
     }
-    columns.push(("trials".to_owned(), data.cells.iter().map(|cell| cell.trials.len().to_string()).collect()));
+    columns
+        .push(("trials".to_owned(), data.cells.iter().map(|cell| cell.trials.len().to_string()).collect()));
     for state in TrialState::ALL.into_iter().filter(|state| state.is_ending()) {
-        let counts = data.cells.iter().map(|cell| cell.trials.iter().filter(|trial| trial.state == state).count());
+        let counts =
+            data.cells.iter().map(|cell| cell.trials.iter().filter(|trial| trial.state == state).count());
         columns.push((state.name().to_owned(), counts.map(|count| count.to_string()).collect()));
     }
-    let unfinished = data.cells.iter().map(|cell| cell.trials.iter().filter(|trial| !trial.state.is_ending()).count());
+    let unfinished =
+        data.cells.iter().map(|cell| cell.trials.iter().filter(|trial| !trial.state.is_ending()).count());
     columns.push(("unfinished".to_owned(), unfinished.map(|count| count.to_string()).collect()));
 
-    for metric in metrics(data).into_iter().filter(|name| name.starts_with("train_") || name.starts_with("test_")) {
+    for metric in
+        metrics(data).into_iter().filter(|name| name.starts_with("train_") || name.starts_with("test_"))
+    {
         let cells = summarise(data, metric, CONFIDENCE);
         let mut add = |suffix: &str, value: &dyn Fn(&crate::analyses::summary::CellSummary) -> String| {
             columns.push((format!("{metric}.{suffix}"), cells.iter().map(value).collect()));
@@ -44,14 +49,15 @@ pub fn cells_csv(data: &Dataset, results: &[AnalysisResult]) -> String {
     }
     for result in results {
         let Some(outcome) = result.outcome::<GrokkingOutcome>() else { continue };
-        // Grouped by a parameter, the analysis has no line per cell.
-        if outcome.groups.len() != data.cells.len() {
-            continue;
-        }
-        let mut add = |suffix: &str, value: &dyn Fn(&crate::analyses::grokking::GrokkingGroup) -> String| {
-            columns.push((format!("{}.{suffix}", result.name), outcome.groups.iter().map(value).collect()));
+        let groups: Vec<Option<&GrokkingGroup>> =
+            data.cells.iter().map(|cell| group_of(cell, outcome)).collect();
+        let mut add = |suffix: &str, value: &dyn Fn(&GrokkingGroup) -> String| {
+            let values = groups.iter().map(|group| group.map_or(String::new(), value)).collect();
+            columns.push((format!("{}.{suffix}", result.name), values));
         };
-        add("grokked", &|group| group.verdicts.get(Verdict::Grokked.phrase()).copied().unwrap_or(0).to_string());
+        add("grokked", &|group| {
+            group.verdicts.get(Verdict::Grokked.phrase()).copied().unwrap_or(0).to_string()
+        });
         add("at_risk", &|group| group.at_risk.to_string());
         add("censored", &|group| group.censored.to_string());
         add("median_saturation", &|group| real(group.median_saturation));
@@ -64,12 +70,22 @@ pub fn cells_csv(data: &Dataset, results: &[AnalysisResult]) -> String {
     let mut text = columns.iter().map(|(name, _)| field(name)).collect::<Vec<_>>().join(",");
     text.push('\n');
     for row in 0..data.cells.len() {
-        let fields: Vec<String> =
-            columns.iter().map(|(_, values)| values.get(row).map_or(String::new(), |value| field(value))).collect();
+        let fields: Vec<String> = columns
+            .iter()
+            .map(|(_, values)| values.get(row).map_or(String::new(), |value| field(value)))
+            .collect();
         text.push_str(&fields.join(","));
         text.push('\n');
     }
     text
+}
+
+/// The group of a grokking analysis that holds exactly this cell's trials; grouped more coarsely, there is none.
+fn group_of<'o>(cell: &Cell, outcome: &'o GrokkingOutcome) -> Option<&'o GrokkingGroup> {
+    let first = cell.trials.first()?;
+    let name = &outcome.trials.iter().find(|trial| trial.trial == first.id)?.group;
+    let size = outcome.trials.iter().filter(|trial| trial.group == *name).count();
+    (size == cell.trials.len()).then(|| outcome.groups.iter().find(|group| group.name == *name))?
 }
 
 fn real(value: f64) -> String {
@@ -78,7 +94,11 @@ fn real(value: f64) -> String {
 
 /// A field as RFC 4180 wants it.
 fn field(text: &str) -> String {
-    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+    if text.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -100,8 +120,12 @@ mod tests {
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split(',').collect()).collect();
         assert_eq!(lines.len(), 3);
         assert!(lines.iter().all(|line| line.len() == lines[0].len()));
-        let at = |row: usize, name: &str| lines[row][lines[0].iter().position(|column| *column == name).unwrap()];
-        assert_eq!((at(1, "train.optimizer.weight-decay"), at(2, "train.optimizer.weight-decay")), ("0", "1"));
+        let at =
+            |row: usize, name: &str| lines[row][lines[0].iter().position(|column| *column == name).unwrap()];
+        assert_eq!(
+            (at(1, "train.optimizer.weight-decay"), at(2, "train.optimizer.weight-decay")),
+            ("0", "1")
+        );
         assert_eq!((at(1, "completed"), at(1, "diverged"), at(1, "test_accuracy.mean")), ("5", "0", "0.05"));
         assert_eq!((at(1, "grokking.grokked"), at(2, "grokking.grokked")), ("0", "5"));
         assert_eq!((at(1, "grokking.median_delay"), at(2, "grokking.median_delay")), ("inf", "3400"));

@@ -13,7 +13,8 @@ use crate::cells::Dataset;
 
 /// All metrics measured by any trial, in order of name.
 fn metrics<'a>(data: &Dataset<'a>) -> Vec<&'a str> {
-    let mut names: Vec<&str> = data.trials().flat_map(|trial| trial.series.keys()).map(String::as_str).collect();
+    let mut names: Vec<&str> =
+        data.trials().flat_map(|trial| trial.series.keys()).map(String::as_str).collect();
     names.sort_unstable();
     names.dedup();
     names

@@ -45,17 +45,26 @@ fn whole(value: u64) -> i64 {
 /// its dotted path (a number, a switch, or text where kinds differ), and `final.<metric>`.
 pub fn trials_parquet(data: &Dataset) -> Result<Vec<u8>, ExportError> {
     let trials: Vec<&TrialRecord> = data.trials().collect();
-    let of = |value: &dyn Fn(&TrialRecord) -> Option<i64>| Column::Whole(trials.iter().map(|trial| value(trial)).collect());
+    let of = |value: &dyn Fn(&TrialRecord) -> Option<i64>| {
+        Column::Whole(trials.iter().map(|trial| value(trial)).collect())
+    };
     let mut columns = vec![
         ("id".to_owned(), Column::Text(trials.iter().map(|trial| Some(text(&trial.id))).collect())),
         ("seed".to_owned(), of(&|trial| Some(whole(trial.seed)))),
-        ("state".to_owned(), Column::Text(trials.iter().map(|trial| Some(text(trial.state.name()))).collect())),
+        (
+            "state".to_owned(),
+            Column::Text(trials.iter().map(|trial| Some(text(trial.state.name()))).collect()),
+        ),
         ("last_step".to_owned(), of(&|trial| Some(whole(trial.last_step)))),
         ("budget".to_owned(), of(&|trial| Some(whole(trial.budget)))),
         ("diverged_at".to_owned(), of(&|trial| trial.diverged_at.map(whole))),
-        ("train_seconds".to_owned(), Column::Real(trials.iter().map(|trial| Some(trial.train_seconds)).collect())),
+        (
+            "train_seconds".to_owned(),
+            Column::Real(trials.iter().map(|trial| Some(trial.train_seconds)).collect()),
+        ),
     ];
-    let mut names: Vec<&str> = trials.iter().flat_map(|trial| trial.parameters.keys()).map(String::as_str).collect();
+    let mut names: Vec<&str> =
+        trials.iter().flat_map(|trial| trial.parameters.keys()).map(String::as_str).collect();
     names.sort_unstable();
     names.dedup();
     // The seed has a whole-number column already.
@@ -63,7 +72,8 @@ pub fn trials_parquet(data: &Dataset) -> Result<Vec<u8>, ExportError> {
         columns.push((name.to_owned(), parameter(&trials, name)));
     }
     for metric in metrics(data) {
-        let values = trials.iter().map(|trial| trial.series.contains_key(metric).then(|| final_value(trial, metric)));
+        let values =
+            trials.iter().map(|trial| trial.series.contains_key(metric).then(|| final_value(trial, metric)));
         columns.push((format!("final.{metric}"), Column::Real(values.collect())));
     }
     write("trials", &columns, trials.len()).map_err(|cause| ExportError { table: "trials", cause })
@@ -183,7 +193,10 @@ mod tests {
     }
 
     fn field<'r>(row: &'r Row, name: &str) -> &'r Field {
-        row.get_column_iter().find(|(column, _)| *column == name).unwrap_or_else(|| panic!("no column {name}")).1
+        row.get_column_iter()
+            .find(|(column, _)| *column == name)
+            .unwrap_or_else(|| panic!("no column {name}"))
+            .1
     }
 
     #[test]
@@ -208,7 +221,8 @@ mod tests {
 
     #[test]
     fn metrics_read_back_long_with_nan_and_infinity() {
-        let records = [with_curve(trial(0, &[]), "test_loss", &[(0, 1.5), (7, f64::NAN), (9, f64::INFINITY)])];
+        let records =
+            [with_curve(trial(0, &[]), "test_loss", &[(0, 1.5), (7, f64::NAN), (9, f64::INFINITY)])];
         let rows = rows(metrics_parquet(&Dataset::new(&records, &[])).unwrap());
         let steps: Vec<&Field> = rows.iter().map(|row| field(row, "step")).collect();
         assert_eq!(steps, [&Field::Long(0), &Field::Long(7), &Field::Long(9)]);

@@ -12,13 +12,13 @@ use plateau_common::results::TrialRecord;
 use super::scale::Scale;
 use super::scene::{Ink, Scene};
 use super::style::{
-    DASHES, DARK, Entry, Frame, GREY, Key, colour, header, header_height, metric_name, quantity,
+    DARK, DASHES, Entry, Frame, GREY, Key, colour, header, header_height, metric_name, quantity,
 };
 use super::{Drawing, Figure, FigureContext};
+use crate::analyses::AnalysisResult;
 use crate::analyses::read_metrics;
 use crate::cells::{Cell, Dataset, describe, group, human, short_name};
 use crate::statistics::mean;
-use crate::analyses::AnalysisResult;
 use crate::statistics::t_quantile;
 
 /// Panels drawn at most; what is left out is said in the caption.
@@ -56,7 +56,11 @@ pub fn read(fields: &mut Fields, context: FigureContext) -> ConfigResult<Box<dyn
             Value::Integer(level) => level as f64,
             ref other => {
                 let path = format!("{}[{index}]", fields.path_of("levels"));
-                return Err(ConfigError::new(path, item.location, format!("expected a number, found `{other}`")));
+                return Err(ConfigError::new(
+                    path,
+                    item.location,
+                    format!("expected a number, found `{other}`"),
+                ));
             }
         });
     }
@@ -86,7 +90,12 @@ struct Panel<'a> {
     curves: Vec<Curve<'a>>,
 }
 
-fn curve<'a>(trials: impl Iterator<Item = &'a TrialRecord>, metric: &str, ink: Ink, dash: (f64, f64)) -> Curve<'a> {
+fn curve<'a>(
+    trials: impl Iterator<Item = &'a TrialRecord>,
+    metric: &str,
+    ink: Ink,
+    dash: (f64, f64),
+) -> Curve<'a> {
     let runs: Vec<_> = trials.filter_map(|trial| trial.series.get(metric)).collect();
     let mut points: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
     for run in &runs {
@@ -125,7 +134,9 @@ impl Curves {
                     for cell in &data.cells {
                         let curves = numbered()
                             .filter(|(_, metric)| quantity(metric) == *quantity_of)
-                            .map(|(index, metric)| curve(trials(&[cell]), metric, colour(index, metrics), DASHES[0]))
+                            .map(|(index, metric)| {
+                                curve(trials(&[cell]), metric, colour(index, metrics), DASHES[0])
+                            })
                             .collect();
                         let title = if data.labels.is_empty() { String::new() } else { data.name_of(cell) };
                         panels.push(Panel { title, quantity: quantity_of, curves });
@@ -137,7 +148,11 @@ impl Curves {
                 for (index, group) in values.iter().enumerate() {
                     let value = human(group.values.first().and_then(Option::as_ref));
                     let label = format!("{} = {value}", short_name(by, &[]));
-                    entries.push(Entry { label, ink: colour(index, values.len()), key: Key::Line(DASHES[0]) });
+                    entries.push(Entry {
+                        label,
+                        ink: colour(index, values.len()),
+                        key: Key::Line(DASHES[0]),
+                    });
                 }
                 if metrics > 1 {
                     for (index, metric) in numbered() {
@@ -149,7 +164,9 @@ impl Curves {
                 for quantity_of in &quantities {
                     for facet in data.group_by(&rest) {
                         let mut curves = Vec::new();
-                        for (index, metric) in numbered().filter(|(_, metric)| quantity(metric) == *quantity_of) {
+                        for (index, metric) in
+                            numbered().filter(|(_, metric)| quantity(metric) == *quantity_of)
+                        {
                             for own in group(facet.cells.iter().copied(), &[by]) {
                                 let place = values.iter().position(|value| {
                                     crate::cells::compare(
@@ -159,10 +176,16 @@ impl Curves {
                                     .is_eq()
                                 });
                                 let ink = colour(place.unwrap_or(0), values.len());
-                                curves.push(curve(trials(&own.cells), metric, ink, DASHES[index % DASHES.len()]));
+                                curves.push(curve(
+                                    trials(&own.cells),
+                                    metric,
+                                    ink,
+                                    DASHES[index % DASHES.len()],
+                                ));
                             }
                         }
-                        let title = if rest.is_empty() { String::new() } else { describe(&rest, &facet.values) };
+                        let title =
+                            if rest.is_empty() { String::new() } else { describe(&rest, &facet.values) };
                         panels.push(Panel { title, quantity: quantity_of, curves });
                     }
                 }
@@ -217,7 +240,9 @@ impl Curves {
                     values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
                 ),
             };
-            if let (Some(low), Some(high)) = (frame.point_within(*step as f64, low), frame.point_within(*step as f64, high)) {
+            if let (Some(low), Some(high)) =
+                (frame.point_within(*step as f64, low), frame.point_within(*step as f64, high))
+            {
                 lower.push(low);
                 upper.push(high);
             }
@@ -226,7 +251,8 @@ impl Curves {
             Band::Runs => {
                 for run in &curve.runs {
                     let points = run.steps.iter().zip(&run.values);
-                    let thin: Vec<_> = points.filter_map(|(step, value)| frame.point(*step as f64, *value)).collect();
+                    let thin: Vec<_> =
+                        points.filter_map(|(step, value)| frame.point(*step as f64, *value)).collect();
                     scene.line(thin, curve.ink.faded(0.35), 1.0);
                 }
             }
@@ -244,24 +270,31 @@ impl Curves {
     }
 
     fn caption(&self, drawn: usize, total: usize, panels: &[Panel]) -> String {
-        let most = panels.iter().flat_map(|panel| &panel.curves).map(|curve| curve.runs.len()).max().unwrap_or(0);
+        let most =
+            panels.iter().flat_map(|panel| &panel.curves).map(|curve| curve.runs.len()).max().unwrap_or(0);
         let spread = match (self.band, most) {
             (_, 0 | 1) => "one run per curve".to_owned(),
             (Band::Range, _) => format!("line: mean of up to {most} runs; band: smallest to largest"),
-            (Band::Interval, _) => format!("line: mean of up to {most} runs; band: 95 % t interval of the mean"),
+            (Band::Interval, _) => {
+                format!("line: mean of up to {most} runs; band: 95 % t interval of the mean")
+            }
             (Band::Runs, _) => format!("thick line: mean of up to {most} runs; thin lines: each run"),
             (Band::None, _) => format!("mean of up to {most} runs"),
         };
         let names: Vec<String> = self.metrics.iter().map(|metric| metric_name(metric)).collect();
         let mut caption = format!("{} over training; {spread}.", names.join(" and "));
-        let uneven = panels.iter().flat_map(|panel| &panel.curves).any(|curve| {
-            curve.points.values().any(|values| values.len() < curve.runs.len())
-        });
+        let uneven = panels
+            .iter()
+            .flat_map(|panel| &panel.curves)
+            .any(|curve| curve.points.values().any(|values| values.len() < curve.runs.len()));
         if uneven {
             caption.push_str(" Where runs ended early or gave values that are not finite, the mean is over those that are left.");
         }
         if drawn < total {
-            caption.push_str(&format!(" {} further panels are not drawn; choose fewer cells or group with `by`.", total - drawn));
+            caption.push_str(&format!(
+                " {} further panels are not drawn; choose fewer cells or group with `by`.",
+                total - drawn
+            ));
         }
         caption
     }
@@ -281,7 +314,10 @@ impl Figure for Curves {
         let (mut panels, entries) = self.panels(data);
         let total = panels.len();
         if total == 0 {
-            return Drawing::message(&title, format!("No trial has measured {} yet.", self.metrics.join(" or ")));
+            return Drawing::message(
+                &title,
+                format!("No trial has measured {} yet.", self.metrics.join(" or ")),
+            );
         }
         panels.truncate(MOST_PANELS);
         let columns = match panels.len() {
@@ -298,7 +334,8 @@ impl Figure for Curves {
         let (gap_x, gap_y) = (96.0, 62.0 + if titled { 34.0 } else { 8.0 });
         let width = columns as f64 * (plot_width + gap_x) + 24.0;
         let top = header_height(width, &entries) + if titled { 26.0 } else { 8.0 };
-        let mut scene = Scene::new(width, top + rows as f64 * (plot_height + gap_y) - if titled { 28.0 } else { 0.0 });
+        let mut scene =
+            Scene::new(width, top + rows as f64 * (plot_height + gap_y) - if titled { 28.0 } else { 0.0 });
         header(&mut scene, &title, &entries);
         for (index, panel) in panels.iter().enumerate() {
             let (x, y) = self.scales(&panels, panel.quantity);
@@ -311,12 +348,18 @@ impl Figure for Curves {
                 y,
             };
             let new_row = index % columns == 0;
-            let label = if new_row || panels[index - 1].quantity != panel.quantity { panel.quantity } else { "" };
+            let label =
+                if new_row || panels[index - 1].quantity != panel.quantity { panel.quantity } else { "" };
             frame.draw(&mut scene, &panel.title, "Training step", label);
             for level in &self.levels {
                 if let (Some(start), Some(_)) = (frame.y.place(*level), frame.x.place_within(0.0)) {
                     let y = frame.top + (1.0 - start) * frame.height;
-                    scene.dashed(vec![(frame.left, y), (frame.left + frame.width, y)], DARK.faded(0.7), 1.2, (4.0, 4.0));
+                    scene.dashed(
+                        vec![(frame.left, y), (frame.left + frame.width, y)],
+                        DARK.faded(0.7),
+                        1.2,
+                        (4.0, 4.0),
+                    );
                 }
             }
             for curve in &panel.curves {

@@ -60,7 +60,15 @@ impl EstimateFigure {
         entries
     }
 
-    fn draw_facet(&self, scene: &mut Scene, frame: &Frame, facet: &ThresholdFacet, index: usize, count: usize, places: &[f64]) {
+    fn draw_facet(
+        &self,
+        scene: &mut Scene,
+        frame: &Frame,
+        facet: &ThresholdFacet,
+        index: usize,
+        count: usize,
+        places: &[f64],
+    ) {
         let ink = colour(index, count);
         if let Some(line) = self.line_of(facet) {
             let finite = places.iter().copied().filter(|x| x.is_finite());
@@ -68,7 +76,11 @@ impl EstimateFigure {
             let high = finite.fold(f64::NEG_INFINITY, f64::max);
             let points = (0..=60).filter_map(|number| {
                 let share = f64::from(number) / 60.0;
-                let x = if self.logarithmic { low * (high / low).powf(share) } else { low + share * (high - low) };
+                let x = if self.logarithmic {
+                    low * (high / low).powf(share)
+                } else {
+                    low + share * (high - low)
+                };
                 let y = if self.logarithmic {
                     line.intercept.value * x.powf(line.slope.value)
                 } else {
@@ -78,6 +90,9 @@ impl EstimateFigure {
             });
             scene.dashed(points.collect(), ink.faded(0.9), 1.8, (7.0, 4.0));
         }
+        // Facets stand side by side, so that equal thresholds and bounds do not hide each other.
+        let shift = (index as f64 - (count - 1) as f64 / 2.0) * 8.0;
+        let frame = &Frame { left: frame.left + shift, ..frame.clone() };
         for (point, place) in facet.points.iter().zip(places) {
             let Some(value) = height(point) else { continue };
             let Some(at) = frame.point(*place, value) else { continue };
@@ -113,21 +128,34 @@ impl Figure for EstimateFigure {
         let outcome = result(results, &self.analysis).and_then(|result| result.outcome::<ThresholdOutcome>());
         let default = "Thresholds";
         let Some(outcome) = outcome else {
-            return Drawing::message(default, format!("The analysis `{}` gave no thresholds.", self.analysis));
+            return Drawing::message(
+                default,
+                format!("The analysis `{}` gave no thresholds.", self.analysis),
+            );
         };
         let names = [outcome.along.as_str(), outcome.by.as_str()];
         let along = short_name(&outcome.along, &names);
         let by = if outcome.by.is_empty() { "" } else { short_name(&outcome.by, &names) };
         let title = self.title.clone().unwrap_or_else(|| {
-            format!("{along} at which {} falls through {}", super::style::metric_name(&outcome.metric), human(outcome.level))
+            format!(
+                "{along} at which {} falls through {}",
+                super::style::metric_name(&outcome.metric),
+                human(outcome.level)
+            )
         });
         let points: Vec<&ThresholdPoint> = outcome.facets.iter().flat_map(|facet| &facet.points).collect();
         let heights: Vec<f64> = points.iter().filter_map(|point| height(point)).collect();
         if heights.is_empty() {
-            return Drawing::message(&title, "There is no threshold to draw: no finished run has the metric.");
+            return Drawing::message(
+                &title,
+                "There is no threshold to draw: no finished run has the metric.",
+            );
         }
         let numeric = points.iter().all(|point| point.by_number.is_finite());
-        let ends = points.iter().flat_map(|point| [point.threshold.low, point.threshold.high]).filter(|end| end.is_finite());
+        let ends = points
+            .iter()
+            .flat_map(|point| [point.threshold.low, point.threshold.high])
+            .filter(|end| end.is_finite());
         let all: Vec<f64> = heights.iter().copied().chain(ends).collect();
         let logarithmic = self.logarithmic && numeric;
         let mut categories: Vec<String> = Vec::new();
@@ -175,7 +203,9 @@ impl Figure for EstimateFigure {
             outcome.along,
             outcome.metric,
             human(outcome.level),
-            points.first().map_or(String::new(), |point| crate::analyses::percent(point.threshold.confidence)),
+            points
+                .first()
+                .map_or(String::new(), |point| crate::analyses::percent(point.threshold.confidence)),
         );
         Drawing { scene, caption }
     }

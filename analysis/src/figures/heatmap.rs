@@ -6,8 +6,8 @@ use plateau_common::results::Parameter;
 use super::scale::Scale;
 use super::scene::{Anchor, Ink, Scene};
 use super::style::{
-    DARK, Frame, GREY, LABEL, MARGIN, SMALL, fit_text, header, header_height, metric_name, quantity, short, text,
-    text_width_of, viridis,
+    DARK, Frame, GREY, LABEL, MARGIN, SMALL, fit_text, header, header_height, metric_name, quantity, short,
+    text, text_width_of, viridis,
 };
 use super::{Drawing, Figure, FigureContext};
 use crate::analyses::AnalysisResult;
@@ -38,7 +38,14 @@ pub fn read(fields: &mut Fields, context: FigureContext) -> ConfigResult<Box<dyn
         return Err(fields.error("y", "is the same parameter as `x`").suggest("choose two parameters"));
     }
     let value = fields.text("value")?.unwrap_or("test_accuracy").to_owned();
-    Ok(Box::new(Heatmap { name: context.name, title: context.title, x, y, value, annotate: fields.boolean("annotate")? }))
+    Ok(Box::new(Heatmap {
+        name: context.name,
+        title: context.title,
+        x,
+        y,
+        value,
+        annotate: fields.boolean("annotate")?,
+    }))
 }
 
 /// The distinct values of a parameter over the cells, ascending.
@@ -87,7 +94,8 @@ impl Figure for Heatmap {
             .iter()
             .map(|facet| ys.iter().map(|y| xs.iter().map(|x| self.mean_at(facet, x, y)).collect()).collect())
             .collect();
-        let finite: Vec<f64> = grids.iter().flatten().flatten().copied().filter(|value| value.is_finite()).collect();
+        let finite: Vec<f64> =
+            grids.iter().flatten().flatten().copied().filter(|value| value.is_finite()).collect();
         if finite.is_empty() {
             let words = format!(
                 "No finished trial has `{}` together with `{}` and `{}`.",
@@ -128,13 +136,22 @@ impl Figure for Heatmap {
             scene.text((MARGIN + 4.0, frame.top + plot_height / 2.0), y_name, upward);
             for (row, line) in grid.iter().enumerate() {
                 for (column, value) in line.iter().enumerate() {
-                    let (x, y) = (left + column as f64 * cell_width, frame.top + plot_height - (row + 1) as f64 * cell_height);
-                    let inside = |ink, scene: &mut Scene| scene.rectangle(x + 0.5, y + 0.5, cell_width - 1.0, cell_height - 1.0, ink);
+                    let (x, y) = (
+                        left + column as f64 * cell_width,
+                        frame.top + plot_height - (row + 1) as f64 * cell_height,
+                    );
+                    let inside = |ink, scene: &mut Scene| {
+                        scene.rectangle(x + 0.5, y + 0.5, cell_width - 1.0, cell_height - 1.0, ink)
+                    };
                     let middle = (x + cell_width / 2.0, y + cell_height / 2.0);
                     if value.is_finite() {
                         inside(viridis(share(*value)), &mut scene);
                         if annotate {
-                            let ink = if share(*value) > 0.6 { Ink::solid(0, 0, 0) } else { Ink::solid(255, 255, 255) };
+                            let ink = if share(*value) > 0.6 {
+                                Ink::solid(0, 0, 0)
+                            } else {
+                                Ink::solid(255, 255, 255)
+                            };
                             scene.text(middle, short(*value), text(12.0, ink, Anchor::Middle));
                         }
                     } else {
@@ -150,7 +167,8 @@ impl Figure for Heatmap {
             metric_name(&self.value)
         );
         if !data.following.is_empty() {
-            let follow: Vec<&str> = data.following.iter().map(|(follower, _)| follower.as_str()).take(4).collect();
+            let follow: Vec<&str> =
+                data.following.iter().map(|(follower, _)| follower.as_str()).take(4).collect();
             caption.push_str(&format!(" Varying along with these: {}.", follow.join(", ")));
         }
         Drawing { scene, caption }

@@ -59,11 +59,27 @@ pub struct FigureKind {
 
 /// All kinds of figure. Adding one: a file here and a line in this list.
 pub const FIGURES: &[FigureKind] = &[
-    FigureKind { name: "curves", about: "metrics over training with the spread of replicates", read: curves::read },
+    FigureKind {
+        name: "curves",
+        about: "metrics over training with the spread of replicates",
+        read: curves::read,
+    },
     FigureKind { name: "heatmap", about: "a metric over two parameters", read: heatmap::read },
-    FigureKind { name: "estimate", about: "thresholds with intervals and the line through them", read: estimate::read },
-    FigureKind { name: "success", about: "share of successful seeds with Wilson intervals", read: success::read },
-    FigureKind { name: "survival", about: "share of runs still without the event over steps", read: survival::read },
+    FigureKind {
+        name: "estimate",
+        about: "thresholds with intervals and the line through them",
+        read: estimate::read,
+    },
+    FigureKind {
+        name: "success",
+        about: "share of successful seeds with Wilson intervals",
+        read: success::read,
+    },
+    FigureKind {
+        name: "survival",
+        about: "share of runs still without the event over steps",
+        read: survival::read,
+    },
 ];
 
 /// What a figure may refer to while it is read.
@@ -82,28 +98,36 @@ impl FigureContext<'_> {
     /// Reads `analysis` (a name or an index from 0), which must be of one of `kinds`; without it, the first such
     /// analysis of the plan.
     pub fn analysis(&self, fields: &mut Fields, kinds: &[&str]) -> ConfigResult<String> {
-        let fitting = |analysis: &&Box<dyn Analysis>| kinds.contains(&analysis.kind());
+        let fits = |kind: &str| kinds.contains(&kind);
         let wanted = kinds.join(" or ");
         let Some(node) = fields.node("analysis") else {
-            return self.analyses.iter().find(fitting).map(|analysis| analysis.name().to_owned()).ok_or_else(|| {
-                let first = kinds.first().copied().unwrap_or_default();
-                fields
-                    .error("analysis", format!("there is no analysis of kind {wanted}"))
-                    .suggest(format!("add `[[analysis]]` with `kind = \"{first}\"`"))
-            });
+            return self
+                .analyses
+                .iter()
+                .find(|analysis| fits(analysis.kind()))
+                .map(|analysis| analysis.name().to_owned())
+                .ok_or_else(|| {
+                    let first = kinds.first().copied().unwrap_or_default();
+                    fields
+                        .error("analysis", format!("there is no analysis of kind {wanted}"))
+                        .suggest(format!("add `[[analysis]]` with `kind = \"{first}\"`"))
+                });
         };
         let found = match &node.value {
             Value::Text(name) => self.analyses.iter().find(|analysis| analysis.name() == name),
             Value::Integer(index) => usize::try_from(*index).ok().and_then(|index| self.analyses.get(index)),
             other => {
-                let problem = format!("expected the name or the index of an analysis, found {}", other.type_name());
+                let problem =
+                    format!("expected the name or the index of an analysis, found {}", other.type_name());
                 return Err(fields.error("analysis", problem));
             }
         };
         match found {
-            Some(analysis) if kinds.contains(&analysis.kind()) => Ok(analysis.name().to_owned()),
-            Some(analysis) => Err(fields
-                .error("analysis", format!("`{}` is of kind {}, not {wanted}", analysis.name(), analysis.kind()))),
+            Some(analysis) if fits(analysis.kind()) => Ok(analysis.name().to_owned()),
+            Some(analysis) => Err(fields.error(
+                "analysis",
+                format!("`{}` is of kind {}, not {wanted}", analysis.name(), analysis.kind()),
+            )),
             None => {
                 let names: Vec<&str> = self.analyses.iter().map(|analysis| analysis.name()).collect();
                 Err(fields
@@ -173,10 +197,15 @@ mod tests {
         draw(&[trial(0, &[("model.dim", 8.0)])]);
         draw(&grokking(1));
         let mut nan = counting(1);
-        nan.iter_mut().flat_map(|record| record.series.values_mut()).for_each(|curve| curve.values.fill(f64::NAN));
+        nan.iter_mut()
+            .flat_map(|record| record.series.values_mut())
+            .for_each(|curve| curve.values.fill(f64::NAN));
         draw(&nan);
         let mut censored = counting(2);
-        censored.iter_mut().flat_map(|record| record.series.values_mut()).for_each(|curve| curve.values.fill(0.95));
+        censored
+            .iter_mut()
+            .flat_map(|record| record.series.values_mut())
+            .for_each(|curve| curve.values.fill(0.95));
         draw(&censored);
     }
 }

@@ -51,7 +51,8 @@ impl Scale {
 
     /// A logarithmic axis that holds all positive `values`; with `zero` where one of them is 0 and `show_zero`.
     pub fn logarithmic(values: impl IntoIterator<Item = f64>, show_zero: bool) -> Scale {
-        let values: Vec<f64> = values.into_iter().filter(|value| value.is_finite() && *value >= 0.0).collect();
+        let values: Vec<f64> =
+            values.into_iter().filter(|value| value.is_finite() && *value >= 0.0).collect();
         let zero = show_zero && values.contains(&0.0);
         let (low, high) = range(values.into_iter().filter(|value| *value > 0.0)).unwrap_or((1.0, 10.0));
         if low == high {
@@ -148,7 +149,8 @@ fn nice(low: f64, high: f64, count: usize) -> Vec<f64> {
         return Vec::new();
     }
     let power = 10f64.powf(raw.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| *step >= raw * 0.999);
+    let step =
+        [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| *step >= raw * 0.999);
     let step = step.unwrap_or(10.0 * power);
     let (first, last) = ((low / step - 1e-9).ceil() as i64, (high / step + 1e-9).floor() as i64);
     // Division by the inverse keeps 0.3 from becoming 0.30000000000000004.
@@ -162,11 +164,21 @@ fn nice(low: f64, high: f64, count: usize) -> Vec<f64> {
 fn decades(low: f64, high: f64, count: usize) -> Vec<(f64, bool)> {
     let span = (high / low).log10();
     if span < 0.7 {
-        return nice(low, high, count).into_iter().filter(|value| *value > 0.0).map(|value| (value, true)).collect();
+        return nice(low, high, count)
+            .into_iter()
+            .filter(|value| *value > 0.0)
+            .map(|value| (value, true))
+            .collect();
     }
     let (first, last) = (low.log10().floor() as i32, high.log10().ceil() as i32);
     let every = ((f64::from(last - first)) / count.max(1) as f64).ceil().max(1.0) as i32;
-    let labelled: &[u32] = if span < 1.4 { &[1, 2, 5] } else if span < 2.6 && count > 5 { &[1, 3] } else { &[1] };
+    let labelled: &[u32] = if span < 1.4 {
+        &[1, 2, 5]
+    } else if span < 2.6 && count > 5 {
+        &[1, 3]
+    } else {
+        &[1]
+    };
     (first..=last)
         .flat_map(|exponent| {
             (1..10u32).map(move |digit| {
@@ -174,7 +186,9 @@ fn decades(low: f64, high: f64, count: usize) -> Vec<(f64, bool)> {
                 (value, labelled.contains(&digit) && (digit > 1 || exponent.rem_euclid(every) == 0))
             })
         })
-        .filter(|(value, labelled)| *value >= low * 0.999 && *value <= high * 1.001 && (*labelled || every == 1))
+        .filter(|(value, labelled)| {
+            *value >= low * 0.999 && *value <= high * 1.001 && (*labelled || every == 1)
+        })
         .collect()
 }
 
@@ -207,13 +221,20 @@ mod tests {
 
     #[test]
     fn degenerate_values_still_give_an_axis() {
-        for scale in [Scale::linear([]), Scale::linear([f64::NAN]), Scale::linear([3.0]), Scale::linear([0.0])] {
+        for scale in
+            [Scale::linear([]), Scale::linear([f64::NAN]), Scale::linear([3.0]), Scale::linear([0.0])]
+        {
             assert!(!labels(&scale, 5).is_empty(), "{scale:?}");
         }
-        for scale in [Scale::logarithmic([], true), Scale::logarithmic([7.0], true), Scale::logarithmic([0.0], true)] {
+        for scale in
+            [Scale::logarithmic([], true), Scale::logarithmic([7.0], true), Scale::logarithmic([0.0], true)]
+        {
             assert!(!labels(&scale, 5).is_empty(), "{scale:?}");
         }
-        assert_eq!(Scale::linear([0.0, 1.0]).place_within(f64::INFINITY).map(|place| place > 0.99), Some(true));
+        assert_eq!(
+            Scale::linear([0.0, 1.0]).place_within(f64::INFINITY).map(|place| place > 0.99),
+            Some(true)
+        );
         assert_eq!(Scale::linear([0.0, 1.0]).place_within(f64::NAN), None);
     }
 }

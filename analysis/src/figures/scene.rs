@@ -1,7 +1,7 @@
 //! A drawing as a list of shapes in picture units, painted by plotters as SVG or as PNG.
 //!
-//! Figures build scenes and never see a backend, so there is one drawing routine ([`paint`]) and both files show the
-//! same. Shapes are painted at [`SCALE`] device pixels per unit, because plotters works in whole pixels; the PNG is then
+//! Figures build scenes and never see a backend, so there is one drawing routine (`paint`) and both files show the
+//! same. Shapes are painted at `SCALE` device pixels per unit, because plotters works in whole pixels; the PNG is then
 //! averaged down, which smooths edges.
 
 use std::sync::OnceLock;
@@ -14,6 +14,8 @@ use plotters::style::{FontFamily, FontStyle, FontTransform, register_font};
 const SCALE: u32 = 4;
 /// Painted pixels averaged into one pixel of the PNG, per direction.
 const AVERAGED: u32 = 2;
+/// Plotters sets bitmap text higher above its centre than a viewer of SVG does, by this share of its size.
+const BITMAP_DROP: f64 = 0.12;
 /// The embedded font (DejaVu Sans) with what a viewer of the SVG may use where it is not installed.
 const FONT: &str = "DejaVu Sans, Verdana, Helvetica, Arial, sans-serif";
 
@@ -180,7 +182,7 @@ impl Scene {
         let (width, height) = self.pixels();
         {
             let area = SVGBackend::with_string(&mut svg, (width, height)).into_drawing_area();
-            paint(self, &area).map_err(|error| DrawError::Paint(error.to_string()))?;
+            paint(self, &area, 0.0).map_err(|error| DrawError::Paint(error.to_string()))?;
             area.present().map_err(|error| DrawError::Paint(error.to_string()))?;
         }
         let size = |units: f64| units.round() as u32;
@@ -197,7 +199,7 @@ impl Scene {
         let mut pixels = vec![255; (width * height * 3) as usize];
         {
             let area = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
-            paint(self, &area).map_err(|error| DrawError::Paint(error.to_string()))?;
+            paint(self, &area, BITMAP_DROP).map_err(|error| DrawError::Paint(error.to_string()))?;
             area.present().map_err(|error| DrawError::Paint(error.to_string()))?;
         }
         let averaged = average(&pixels, width as usize, height as usize);
@@ -221,9 +223,8 @@ impl Scene {
 pub fn text_width(text: &str, size: f64, bold: bool) -> f64 {
     register();
     let font = font(size, bold);
-    font.box_size(text).map_or(size * 0.6 * text.chars().count() as f64, |(width, _)| {
-        f64::from(width) / f64::from(SCALE)
-    })
+    font.box_size(text)
+        .map_or(size * 0.6 * text.chars().count() as f64, |(width, _)| f64::from(width) / f64::from(SCALE))
 }
 
 /// Registers the embedded font with plotters, once.
@@ -245,13 +246,16 @@ fn device(units: f64) -> i32 {
     (units * f64::from(SCALE)).round() as i32
 }
 
+/// Paints the shapes; texts are moved down by `drop` times their size.
 fn paint<B: DrawingBackend>(
     scene: &Scene,
     area: &DrawingArea<B, plotters::coord::Shift>,
+    drop: f64,
 ) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
     register();
     area.fill(&WHITE)?;
-    let points = |points: &[(f64, f64)]| points.iter().map(|(x, y)| (device(*x), device(*y))).collect::<Vec<_>>();
+    let points =
+        |points: &[(f64, f64)]| points.iter().map(|(x, y)| (device(*x), device(*y))).collect::<Vec<_>>();
     for shape in &scene.shapes {
         match shape {
             Shape::Line { points: line, ink, width } => {
@@ -272,6 +276,8 @@ fn paint<B: DrawingBackend>(
                     Anchor::End => HPos::Right,
                 };
                 let transform = if style.upward { FontTransform::Rotate270 } else { FontTransform::None };
+                let below = drop * style.size;
+                let at = if style.upward { (at.0 + below, at.1) } else { (at.0, at.1 + below) };
                 let style = font(style.size, style.bold)
                     .transform(transform)
                     .color(&style.ink.plotters())
@@ -290,9 +296,11 @@ fn average(pixels: &[u8], width: usize, height: usize) -> Vec<u8> {
     for row in 0..height / side {
         for column in 0..width / side {
             for channel in 0..3 {
-                let at = |dy: usize, dx: usize| ((row * side + dy) * width + column * side + dx) * 3 + channel;
+                let at =
+                    |dy: usize, dx: usize| ((row * side + dy) * width + column * side + dx) * 3 + channel;
                 let places = (0..side).flat_map(|dy| (0..side).map(move |dx| (dy, dx)));
-                let total: u32 = places.filter_map(|(dy, dx)| pixels.get(at(dy, dx))).map(|value| u32::from(*value)).sum();
+                let total: u32 =
+                    places.filter_map(|(dy, dx)| pixels.get(at(dy, dx))).map(|value| u32::from(*value)).sum();
                 result.push(((total + AVERAGED * AVERAGED / 2) / (AVERAGED * AVERAGED)) as u8);
             }
         }
@@ -359,7 +367,10 @@ mod tests {
         scene.text((10.0, 20.0), "a < b & <script>", style);
         scene.disc((50.0, 25.0), 4.0, Ink::solid(255, 0, 0));
         let svg = scene.to_svg().unwrap();
-        assert!(svg.contains("width=\"100\" height=\"50\"") && svg.contains("viewBox=\"0 0 400 200\""), "{svg}");
+        assert!(
+            svg.contains("width=\"100\" height=\"50\"") && svg.contains("viewBox=\"0 0 400 200\""),
+            "{svg}"
+        );
         assert!(svg.contains("&lt;script&gt;") && !svg.contains("<script>"));
         let bytes = scene.to_png().unwrap();
         let mut reader = png::Decoder::new(std::io::Cursor::new(&bytes)).read_info().unwrap();

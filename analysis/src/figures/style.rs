@@ -51,7 +51,8 @@ pub fn viridis(share: f64) -> Ink {
     let place = share.clamp(0.0, 1.0) * (STOPS.len() - 1) as f64;
     let below = (place.floor() as usize).min(STOPS.len() - 2);
     let fraction = place - below as f64;
-    let mix = |from: u8, to: u8| (f64::from(from) + fraction * (f64::from(to) - f64::from(from))).round() as u8;
+    let mix =
+        |from: u8, to: u8| (f64::from(from) + fraction * (f64::from(to) - f64::from(from))).round() as u8;
     let (from, to) = (STOPS[below], STOPS[below + 1]);
     Ink::solid(mix(from.0, to.0), mix(from.1, to.1), mix(from.2, to.2))
 }
@@ -75,6 +76,12 @@ pub const MARGIN: f64 = 20.0;
 /// A metric's name for people: `train_accuracy` becomes `train accuracy`.
 pub fn metric_name(metric: &str) -> String {
     metric.replace('_', " ")
+}
+
+/// A title with its first letter in upper case.
+fn capitalised(title: &str) -> String {
+    let mut letters = title.chars();
+    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }
 
 /// What a metric measures, with its unit: metrics of one quantity share an axis.
@@ -135,7 +142,7 @@ pub struct Entry {
 pub fn header(scene: &mut Scene, title: &str, entries: &[Entry]) -> f64 {
     let width = scene.width - 2.0 * MARGIN;
     let style = TextStyleOf { bold: true, ..text(TITLE, DARK, Anchor::Start) };
-    scene.text((MARGIN, TOP), fit_text(title, TITLE, true, width), style);
+    scene.text((MARGIN, TOP), fit_text(&capitalised(title), TITLE, true, width), style);
     let mut y = TOP + 28.0;
     let mut x = MARGIN;
     for entry in entries {
@@ -162,15 +169,19 @@ pub fn header_height(width: f64, entries: &[Entry]) -> f64 {
 
 /// A picture that says in words why there is nothing to draw.
 pub fn message(title: &str, words: &str) -> Scene {
-    let mut scene = Scene::new(760.0, 200.0);
+    let mut scene = Scene::new(760.0, 150.0);
     header(&mut scene, title, &[]);
     let width = scene.width - 2.0 * MARGIN;
     let mut line = String::new();
-    let mut y = 92.0;
+    let mut y = 76.0;
     for word in words.split(' ') {
         let longer = if line.is_empty() { word.to_owned() } else { format!("{line} {word}") };
         if text_width(&longer, LABEL, false) > width {
-            scene.text((MARGIN, y), std::mem::replace(&mut line, word.to_owned()), text(LABEL, GREY, Anchor::Start));
+            scene.text(
+                (MARGIN, y),
+                std::mem::replace(&mut line, word.to_owned()),
+                text(LABEL, GREY, Anchor::Start),
+            );
             y += 22.0;
         } else {
             line = longer;
@@ -205,7 +216,10 @@ impl Frame {
 
     /// As [`Frame::point`], with y held inside the axis.
     pub fn point_within(&self, x: f64, y: f64) -> Option<(f64, f64)> {
-        Some((self.left + self.x.place(x)? * self.width, self.top + (1.0 - self.y.place_within(y)?) * self.height))
+        Some((
+            self.left + self.x.place(x)? * self.width,
+            self.top + (1.0 - self.y.place_within(y)?) * self.height,
+        ))
     }
 
     /// Draws grid, axes, ticks and labels.
@@ -255,7 +269,9 @@ impl Frame {
 
     /// A vertical interval with caps; an open end becomes an arrow.
     pub fn error_bar(&self, scene: &mut Scene, x: f64, low: f64, high: f64, ink: Ink) {
-        let (Some(bottom), Some(top)) = (self.point_within(x, low), self.point_within(x, high)) else { return };
+        let (Some(bottom), Some(top)) = (self.point_within(x, low), self.point_within(x, high)) else {
+            return;
+        };
         scene.line(vec![bottom, top], ink, 1.8);
         for (at, open, direction) in [(bottom, low.is_infinite(), 1.0), (top, high.is_infinite(), -1.0)] {
             if open {

@@ -1,17 +1,16 @@
 //! `success`: the share of successful runs per cell with Wilson intervals.
 
 use plateau_common::fields::{ConfigResult, Fields};
-use plateau_common::results::Parameter;
 
 use super::scale::Scale;
-use super::scene::{Anchor, Scene};
+use super::scene::{Anchor, Ink, Scene};
 use super::style::{
     DARK, Entry, Frame, Key, MARGIN, SMALL, colour, fit_text, header, header_height, text, text_width_of,
 };
 use super::{Drawing, Figure, FigureContext, result};
 use crate::analyses::AnalysisResult;
 use crate::analyses::success::{CellSuccess, SuccessOutcome};
-use crate::cells::{Dataset, compare, describe, short_name};
+use crate::cells::{Dataset, Values, compare, describe, short_name};
 
 struct SuccessFigure {
     name: String,
@@ -28,8 +27,51 @@ pub fn read(fields: &mut Fields, context: FigureContext) -> ConfigResult<Box<dyn
     Ok(Box::new(SuccessFigure { name: context.name, title: context.title, analysis, x }))
 }
 
-fn number(cell: &CellSuccess, label: usize) -> Option<f64> {
+fn number_of(cell: &CellSuccess, label: usize) -> Option<f64> {
     cell.values.get(label)?.as_ref()?.as_number()
+}
+
+/// The values of some labels of a cell.
+fn of(cell: &CellSuccess, labels: &[usize]) -> Values {
+    labels.iter().map(|label| cell.values.get(*label).cloned().flatten()).collect()
+}
+
+fn same(one: &Values, other: &Values) -> bool {
+    one.iter().zip(other).all(|(one, other)| compare(one.as_ref(), other.as_ref()).is_eq())
+}
+
+/// The combinations of values of some labels that occur, in the order of the cells.
+fn distinct(cells: &[CellSuccess], labels: &[usize]) -> Vec<Values> {
+    let mut found: Vec<Values> = Vec::new();
+    for cell in cells {
+        let values = of(cell, labels);
+        if !found.iter().any(|other| same(other, &values)) {
+            found.push(values);
+        }
+    }
+    found
+}
+
+fn draw_line<'c>(
+    scene: &mut Scene,
+    frame: &Frame,
+    cells: impl Iterator<Item = &'c CellSuccess>,
+    axis: usize,
+    shift: f64,
+    ink: Ink,
+) {
+    let moved = Frame { left: frame.left + shift, ..frame.clone() };
+    let mut line = Vec::new();
+    for cell in cells {
+        let Some(x) = number_of(cell, axis) else { continue };
+        let Some(at) = moved.point(x, cell.share.value) else { continue };
+        moved.error_bar(scene, x, cell.share.low, cell.share.high, ink.faded(0.55));
+        line.push(at);
+    }
+    scene.line(line.clone(), ink, 1.8);
+    for at in line {
+        scene.disc(at, 5.0, ink);
+    }
 }
 
 impl SuccessFigure {
@@ -40,7 +82,8 @@ impl SuccessFigure {
             return outcome.labels.iter().position(|name| name == label);
         }
         (0..outcome.labels.len()).find(|label| {
-            let mut values: Vec<f64> = outcome.cells.iter().filter_map(|cell| number(cell, *label)).collect();
+            let mut values: Vec<f64> =
+                outcome.cells.iter().filter_map(|cell| number_of(cell, *label)).collect();
             let all = values.len() == outcome.cells.len();
             values.sort_by(f64::total_cmp);
             values.dedup();
@@ -48,68 +91,65 @@ impl SuccessFigure {
         })
     }
 
-    fn along_axis(&self, title: &str, outcome: &SuccessOutcome, axis: usize) -> Scene {
+    /// Shares along a numeric label: colours are the first other label, panels the combinations of the rest.
+    fn along_axis(&self, title: &str, data: &Dataset, outcome: &SuccessOutcome, axis: usize) -> Scene {
         let rest: Vec<usize> = (0..outcome.labels.len()).filter(|label| *label != axis).collect();
-        let names: Vec<&str> = rest.iter().filter_map(|label| outcome.labels.get(*label)).map(String::as_str).collect();
-        let of = |cell: &CellSuccess| -> Vec<Option<Parameter>> {
-            rest.iter().map(|label| cell.values.get(*label).cloned().flatten()).collect()
+        let (first, others) = rest.split_at(rest.len().min(1));
+        let name = |labels: &[usize]| -> Vec<&str> {
+            labels.iter().filter_map(|label| outcome.labels.get(*label)).map(String::as_str).collect()
         };
-        let mut lines: Vec<(Vec<Option<Parameter>>, Vec<&CellSuccess>)> = Vec::new();
-        for cell in &outcome.cells {
-            let key = of(cell);
-            let same = |other: &Vec<Option<Parameter>>| {
-                other.iter().zip(&key).all(|(one, other)| compare(one.as_ref(), other.as_ref()).is_eq())
-            };
-            match lines.iter_mut().find(|(other, _)| same(other)) {
-                Some((_, cells)) => cells.push(cell),
-                None => lines.push((key, vec![cell])),
-            }
-        }
+        let (line_names, panel_names) = (name(first), name(others));
+        let lines = distinct(&outcome.cells, first);
+        let panels = distinct(&outcome.cells, others);
         let count = lines.len();
-        let entries: Vec<Entry> = if rest.is_empty() {
+        let entries: Vec<Entry> = if first.is_empty() {
             Vec::new()
         } else {
-            lines
-                .iter()
-                .enumerate()
-                .map(|(index, (key, _))| Entry { label: describe(&names, key), ink: colour(index, count), key: Key::Marker })
-                .collect()
+            let entry = |(index, values): (usize, &Values)| Entry {
+                label: describe(&line_names, values),
+                ink: colour(index, count),
+                key: Key::Marker,
+            };
+            lines.iter().enumerate().map(entry).collect()
         };
-        let width = 820.0;
-        let top = header_height(width, &entries) + 10.0;
-        let mut scene = Scene::new(width, top + 380.0 + 64.0);
+        let columns = panels.len().clamp(1, 2);
+        let (plot_width, plot_height) = if columns == 1 { (700.0, 380.0) } else { (430.0, 300.0) };
+        let title_height = if others.is_empty() { 10.0 } else { 34.0 };
+        let width = 92.0 + columns as f64 * (plot_width + 76.0) - 46.0;
+        let top = header_height(width, &entries) + title_height;
+        let rows = panels.len().div_ceil(columns).max(1) as f64;
+        let panel_height = plot_height + 64.0 + title_height;
+        let mut scene = Scene::new(width, top + rows * panel_height - title_height);
         header(&mut scene, title, &entries);
-        let places = outcome.cells.iter().filter_map(|cell| number(cell, axis));
-        let frame = Frame {
-            left: 92.0,
-            top,
-            width: width - 122.0,
-            height: 380.0,
-            x: Scale::linear(places),
-            y: Scale::Linear { low: 0.0, high: 1.0 },
-        };
-        let label = outcome.labels.get(axis).map_or("", |label| short_name(label, &[]));
-        frame.draw(&mut scene, "", label, "Share of runs");
-        for (index, (_, cells)) in lines.iter().enumerate() {
-            let ink = colour(index, count);
-            // Lines at the same abscissa stand side by side, so that their intervals can be told apart.
-            let shift = (index as f64 - (count - 1) as f64 / 2.0) * 7.0;
-            let mut line = Vec::new();
-            for cell in cells {
-                let Some(x) = number(cell, axis) else { continue };
-                let Some(at) = frame.point(x, cell.share.value) else { continue };
-                let moved = Frame { left: frame.left + shift, ..frame.clone() };
-                moved.error_bar(&mut scene, x, cell.share.low, cell.share.high, ink);
-                scene.disc((at.0 + shift, at.1), 5.0, ink);
-                line.push((at.0 + shift, at.1));
+        for (number, panel) in panels.iter().enumerate() {
+            let frame = Frame {
+                left: 92.0 + (number % columns) as f64 * (plot_width + 76.0),
+                top: top + (number / columns) as f64 * panel_height,
+                width: plot_width,
+                height: plot_height,
+                x: Scale::linear(outcome.cells.iter().filter_map(|cell| number_of(cell, axis))),
+                y: Scale::Linear { low: 0.0, high: 1.0 },
+            };
+            let panel_title = if others.is_empty() { String::new() } else { describe(&panel_names, panel) };
+            let label = data.labels.get(axis).map_or("", |label| short_name(label, &[]));
+            let y_label = if number % columns == 0 { "Share of runs" } else { "" };
+            frame.draw(&mut scene, &panel_title, label, y_label);
+            for (index, line) in lines.iter().enumerate() {
+                let cells = outcome
+                    .cells
+                    .iter()
+                    .filter(|cell| same(&of(cell, first), line) && same(&of(cell, others), panel));
+                // Lines at the same abscissa stand side by side, so that their intervals can be told apart.
+                let shift = (index as f64 - (count - 1) as f64 / 2.0) * 5.0;
+                draw_line(&mut scene, &frame, cells, axis, shift, colour(index, count));
             }
-            scene.line(line, ink.faded(0.45), 1.4);
         }
         scene
     }
 
     fn as_list(&self, title: &str, outcome: &SuccessOutcome) -> Scene {
-        let names: Vec<String> = outcome.cells.iter().map(|cell| fit_text(&cell.cell, SMALL, false, 380.0)).collect();
+        let names: Vec<String> =
+            outcome.cells.iter().map(|cell| fit_text(&cell.cell, SMALL, false, 380.0)).collect();
         let left = names.iter().map(|name| text_width_of(name)).fold(40.0, f64::max) + MARGIN + 18.0;
         let row = 34.0;
         let (width, top) = (left + 520.0, header_height(900.0, &[]) + 8.0);
@@ -162,12 +202,13 @@ impl Figure for SuccessFigure {
         let Some(outcome) = outcome else {
             return Drawing::message("Success", format!("The analysis `{}` gave no shares.", self.analysis));
         };
-        let title = title.unwrap_or_else(|| format!("Share of runs with {}", outcome.event.replace('_', " ")));
+        let title =
+            title.unwrap_or_else(|| format!("Share of runs with {}", outcome.event.replace('_', " ")));
         if outcome.cells.iter().all(|cell| cell.runs == 0) {
             return Drawing::message(&title, "No run has finished yet.");
         }
         let scene = match self.axis(data, outcome) {
-            Some(axis) => self.along_axis(&title, outcome, axis),
+            Some(axis) => self.along_axis(&title, data, outcome, axis),
             None => self.as_list(&title, outcome),
         };
         let caption = format!("Share of runs with {}, with Wilson intervals.", outcome.event);

@@ -71,15 +71,21 @@ impl Figure for SurvivalFigure {
     fn draw(&self, _: &Dataset, results: &[AnalysisResult]) -> Drawing {
         let found = result(results, &self.analysis).and_then(curves);
         let Some(found) = found else {
-            return Drawing::message("Survival", format!("The analysis `{}` gave no survival curves.", self.analysis));
+            return Drawing::message(
+                "Survival",
+                format!("The analysis `{}` gave no survival curves.", self.analysis),
+            );
         };
-        let title =
-            self.title.clone().unwrap_or_else(|| format!("Runs that have not yet reached {}", found.event.replace('_', " ")));
+        let title = self
+            .title
+            .clone()
+            .unwrap_or_else(|| format!("Runs that have not yet reached {}", found.event.replace('_', " ")));
         let groups: Vec<_> = found.groups.iter().filter(|group| group.runs > 0).collect();
         if groups.is_empty() {
             return Drawing::message(&title, "No run has been evaluated yet.");
         }
-        let times: Vec<f64> = groups.iter().flat_map(|group| &group.curve.steps).map(|step| step.time).collect();
+        let times: Vec<f64> =
+            groups.iter().flat_map(|group| &group.curve.steps).map(|step| step.time).collect();
         let last = times.iter().copied().fold(1.0, f64::max);
         let first = times.iter().copied().filter(|time| *time > 0.0).fold(f64::INFINITY, f64::min);
         let (x, start) = if self.logarithmic && first < last {
@@ -103,12 +109,20 @@ impl Figure for SurvivalFigure {
         let top = header_height(width, &entries) + 10.0;
         let mut scene = Scene::new(width, top + 380.0 + 64.0);
         header(&mut scene, &title, &entries);
-        let frame = Frame { left: 92.0, top, width: width - 122.0, height: 380.0, x, y: Scale::Linear { low: 0.0, high: 1.02 } };
+        let frame = Frame {
+            left: 92.0,
+            top,
+            width: width - 122.0,
+            height: 380.0,
+            x,
+            y: Scale::Linear { low: 0.0, high: 1.02 },
+        };
         frame.draw(&mut scene, "", "Training step", "Share of runs");
         for (index, group) in groups.iter().enumerate() {
             draw_curve(&mut scene, &frame, &group.curve, start, colour(index, count));
         }
-        let confidence = groups.first().map_or(String::new(), |group| crate::analyses::percent(group.curve.confidence));
+        let confidence =
+            groups.first().map_or(String::new(), |group| crate::analyses::percent(group.curve.confidence));
         let caption = format!(
             "Kaplan–Meier share of runs without {} so far, with {confidence} log(−log) limits; ticks mark runs that were \
              censored. Legend: runs with the event of all runs.",

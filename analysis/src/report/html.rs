@@ -98,7 +98,11 @@ fn push_figure(page: &mut String, figure: &FigureFile) {
 fn push_analysis(page: &mut String, result: &AnalysisResult) {
     push(
         page,
-        format_args!("<section id=\"analysis-{}\">\n<h2>{}</h2>\n", escape(&result.name), escape(&result.title)),
+        format_args!(
+            "<section id=\"analysis-{}\">\n<h2>{}</h2>\n",
+            escape(&result.name),
+            escape(&result.title)
+        ),
     );
     for table in &result.tables {
         push_table(page, table);
@@ -118,7 +122,11 @@ fn push_table(page: &mut String, table: &TextTable) {
     if long {
         push(
             page,
-            format_args!("<details>\n<summary>{} ({} rows)</summary>\n", escape(&table.title), table.rows.len()),
+            format_args!(
+                "<details>\n<summary>{} ({} rows)</summary>\n",
+                escape(&table.title),
+                table.rows.len()
+            ),
         );
     }
     page.push_str("<div class=\"wide\"><table>\n");
@@ -171,7 +179,9 @@ fn push_configuration(page: &mut String, data: &Dataset) {
     if !seeds.is_empty() {
         let list: Vec<String> = seeds.iter().map(u64::to_string).collect();
         let text = match (seeds.first(), seeds.last()) {
-            (Some(first), Some(last)) if seeds.len() > 8 => format!("{} seeds from {first} to {last}", seeds.len()),
+            (Some(first), Some(last)) if seeds.len() > 8 => {
+                format!("{} seeds from {first} to {last}", seeds.len())
+            }
             _ => list.join(", "),
         };
         varied.push(["seed".to_owned(), text]);
@@ -219,7 +229,9 @@ mod tests {
 
     #[test]
     fn numbers_and_words_are_told_apart() {
-        for text in ["1", "0.93 [0.9 … 1]", "–", "∞", "8.5e-5", "> 60", "3 of 5".replace(" of ", "/").as_str()] {
+        for text in
+            ["1", "0.93 [0.9 … 1]", "–", "∞", "8.5e-5", "> 60", "3 of 5".replace(" of ", "/").as_str()]
+        {
             assert!(numeric(text), "{text}");
         }
         for text in ["grokked", "weight-decay = 1", "", "not reached"] {

@@ -202,13 +202,18 @@ mod tests {
         report.write(&target).unwrap();
         let names = |folder: &Path| {
             let entries = std::fs::read_dir(folder).unwrap();
-            let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            let mut names: Vec<String> =
+                entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
             names.sort();
             names
         };
-        let expected = ["cells.csv", "figures", "metrics.parquet", "report.html", "summary.json", "trials.parquet"];
+        let expected =
+            ["cells.csv", "figures", "metrics.parquet", "report.html", "summary.json", "trials.parquet"];
         assert_eq!(names(&target), expected);
-        assert_eq!(names(&target.join("figures")), ["curves.png", "curves.svg", "survival.png", "survival.svg"]);
+        assert_eq!(
+            names(&target.join("figures")),
+            ["curves.png", "curves.svg", "survival.png", "survival.svg"]
+        );
         let summary: Value = serde_json::from_str(&report.summary_json).unwrap();
         assert_eq!(summary["endings"]["completed"], 10);
         assert_eq!(summary["analyses"][1]["result"]["groups"][0]["delay"]["value"], "inf");
@@ -232,7 +237,9 @@ mod tests {
         for (index, record) in records.iter_mut().enumerate() {
             let word = format!("{hostile}{}", index % 2);
             record.parameters.insert("task.kind".to_owned(), plateau_common::results::Parameter::Text(word));
-            record.parameters.insert(hostile.to_owned(), plateau_common::results::Parameter::Text(hostile.to_owned()));
+            record
+                .parameters
+                .insert(hostile.to_owned(), plateau_common::results::Parameter::Text(hostile.to_owned()));
         }
         let provenance = Provenance { entries: vec![(hostile.to_owned(), hostile.to_owned())] };
         let report = Report::build(hostile, hostile, &plan(), &records, &provenance).unwrap();
@@ -247,7 +254,11 @@ mod tests {
         let one = Report::build("s", "", &plan(), &records, &Provenance::default()).unwrap();
         records.reverse();
         let other = Report::build("s", "", &plan(), &records, &Provenance::default()).unwrap();
-        assert!(one.html == other.html && one.summary_json == other.summary_json && one.cells_csv == other.cells_csv);
+        assert!(
+            one.html == other.html
+                && one.summary_json == other.summary_json
+                && one.cells_csv == other.cells_csv
+        );
         assert!(one.trials_parquet == other.trials_parquet && one.metrics_parquet == other.metrics_parquet);
     }
 }

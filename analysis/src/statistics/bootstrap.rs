@@ -49,9 +49,7 @@ pub fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
     let below = *sorted.get(place.floor() as usize)?;
     let above = *sorted.get((place.ceil() as usize).min(last))?;
     let fraction = place - place.floor();
-    Some(if fraction == 0.0 || below == above {
-        below
-    } else if below.is_infinite() {
+    Some(if fraction == 0.0 || below == above || below.is_infinite() {
         below
     } else if above.is_infinite() {
         above
@@ -64,6 +62,7 @@ pub fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
 pub fn set_interval(estimate: &mut Estimate, statistics: &[f64]) {
     let failed = statistics.iter().filter(|value| value.is_nan()).count();
     if failed > 0 {
+        estimate.failed_resamples = failed;
         estimate.flag(Flag::FailedResamples);
     }
     if let Some((low, high)) = percentile_interval(statistics, estimate.confidence) {

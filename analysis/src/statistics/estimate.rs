@@ -65,6 +65,8 @@ pub struct Estimate {
     pub runs: usize,
     /// Runs whose value was not finite and left out.
     pub dropped: usize,
+    /// Resamples that gave no estimate and were left out of the interval.
+    pub failed_resamples: usize,
     /// What to know before believing it.
     pub flags: Vec<Flag>,
 }
@@ -80,6 +82,7 @@ impl Estimate {
             method: method.into(),
             runs,
             dropped: 0,
+            failed_resamples: 0,
             flags: Vec::new(),
         }
     }

@@ -57,7 +57,8 @@ mod tests {
             let weights: Vec<f64> = (0..length).map(|_| 0.5 + stream.unit()).collect();
             let fit = non_increasing(&values, &weights);
             assert!(fit.windows(2).all(|pair| pair[0] >= pair[1]));
-            let total = |of: &[f64]| of.iter().zip(&weights).map(|(value, weight)| value * weight).sum::<f64>();
+            let total =
+                |of: &[f64]| of.iter().zip(&weights).map(|(value, weight)| value * weight).sum::<f64>();
             assert!((total(&fit) - total(&values)).abs() < 1e-9);
             let again = non_increasing(&fit, &weights);
             assert!(fit.iter().zip(&again).all(|(one, other)| (one - other).abs() < 1e-12));

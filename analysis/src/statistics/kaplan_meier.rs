@@ -101,10 +101,14 @@ impl KaplanMeier {
         let first = |below_half: fn(&Step) -> f64, inclusive: bool| {
             self.steps
                 .iter()
-                .find(|step| step.events > 0 && (below_half(step) < 0.5 || (inclusive && below_half(step) <= 0.5 + 1e-12)))
+                .find(|step| {
+                    step.events > 0
+                        && (below_half(step) < 0.5 || (inclusive && below_half(step) <= 0.5 + 1e-12))
+                })
                 .map_or(f64::INFINITY, |step| step.time)
         };
-        let mut estimate = Estimate::point(first(|step| step.survival, true), self.confidence, method, self.runs);
+        let mut estimate =
+            Estimate::point(first(|step| step.survival, true), self.confidence, method, self.runs);
         estimate.low = first(|step| step.low, true);
         estimate.high = first(|step| step.high, false);
         if estimate.value.is_infinite() {
@@ -172,7 +176,8 @@ mod tests {
 
     fn example() -> KaplanMeier {
         let events = [1200.0, 1500.0, 1500.0, 2100.0, 3000.0, 4700.0, 8000.0];
-        let mut runs: Vec<Observation> = events.iter().map(|time| Observation { time: *time, event: true }).collect();
+        let mut runs: Vec<Observation> =
+            events.iter().map(|time| Observation { time: *time, event: true }).collect();
         runs.extend([Observation { time: 20_000.0, event: false }; 3]);
         kaplan_meier(&runs, 0.95)
     }
@@ -204,7 +209,8 @@ mod tests {
     #[test]
     fn without_censoring_it_is_the_empirical_distribution() {
         let times = [3.0, 5.0, 5.0, 9.0];
-        let runs: Vec<Observation> = times.iter().map(|time| Observation { time: *time, event: true }).collect();
+        let runs: Vec<Observation> =
+            times.iter().map(|time| Observation { time: *time, event: true }).collect();
         let curve = kaplan_meier(&runs, 0.95);
         let mean = curve.restricted_mean(100.0);
         assert!((mean.value - 5.5).abs() < 1e-12);

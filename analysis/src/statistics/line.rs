@@ -49,7 +49,8 @@ pub fn fit(x: &[f64], y: &[f64], weights: &[f64]) -> Option<Line> {
     if points.len() < 2 || spread.is_nan() || spread <= 0.0 {
         return None;
     }
-    let slope = points.iter().map(|(x, y, weight)| weight * (x - centre_x) * (y - centre_y)).sum::<f64>() / spread;
+    let slope =
+        points.iter().map(|(x, y, weight)| weight * (x - centre_x) * (y - centre_y)).sum::<f64>() / spread;
     let intercept = centre_y - slope * centre_x;
     let (slope_error, intercept_error) = if points.len() > 2 {
         let residual: f64 =

@@ -44,7 +44,13 @@ impl Crossing {
 /// Fits `means` (weighted by the number of runs behind each) by a non-increasing sequence and finds where it falls
 /// through `level`, interpolating linearly in the abscissa or, with `logarithmic`, in its logarithm. `abscissae` ascend;
 /// points whose mean is not finite are skipped.
-pub fn crossing(abscissae: &[f64], means: &[f64], weights: &[f64], level: f64, logarithmic: bool) -> Crossing {
+pub fn crossing(
+    abscissae: &[f64],
+    means: &[f64],
+    weights: &[f64],
+    level: f64,
+    logarithmic: bool,
+) -> Crossing {
     let fit = non_increasing(means, weights);
     let points: Vec<(f64, f64)> =
         abscissae.iter().copied().zip(fit).filter(|(x, y)| x.is_finite() && y.is_finite()).collect();

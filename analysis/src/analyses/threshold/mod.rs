@@ -7,21 +7,21 @@
 //! seeds the interval of a threshold is t over the thresholds of single seeds, and that of a slope is the t interval of
 //! the line.
 
+mod tables;
+
 use plateau_common::fields::{ConfigResult, Fields};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::population::{caveats, ended, final_value};
-use super::summary::drop_empty_column;
 use super::survival::shared;
-use super::{Analysis, AnalysisResult, Common, percent};
+use super::{Analysis, AnalysisResult, Common};
 use crate::cells::{Cell, Dataset, Group, describe, group, human, json, short_name};
 use crate::number;
 use crate::statistics::bootstrap::{FEWEST_RUNS, RESAMPLES, resample, set_interval};
 use crate::statistics::line::{self, Line};
 use crate::statistics::threshold::{Crossing, crossing};
 use crate::statistics::{Estimate, Flag, isotonic, mean, t_quantile};
-use crate::table::TextTable;
 
 struct Threshold {
     name: String,
@@ -40,7 +40,9 @@ pub fn read(fields: &mut Fields, common: Common) -> ConfigResult<Box<dyn Analysi
     let along = fields.require("along", along)?;
     let by = common.known.parameter(fields, "by")?;
     if by.as_deref() == Some(&along) {
-        return Err(fields.error("by", "is the same parameter as `along`").suggest("group by another parameter"));
+        return Err(fields
+            .error("by", "is the same parameter as `along`")
+            .suggest("group by another parameter"));
     }
     Ok(Box::new(Threshold {
         name: common.name,
@@ -139,7 +141,9 @@ impl Threshold {
     fn curve(&self, cells: &[&Cell]) -> Curve {
         let mut points: Vec<(f64, Vec<(u64, f64)>)> = Vec::new();
         for cell in cells {
-            let Some(along) = cell.parameter(&self.along).and_then(|value| value.as_number()) else { continue };
+            let Some(along) = cell.parameter(&self.along).and_then(|value| value.as_number()) else {
+                continue;
+            };
             let runs = ended(&cell.trials)
                 .into_iter()
                 .map(|trial| (trial.seed, final_value(trial, &self.metric)))
@@ -178,7 +182,7 @@ impl Threshold {
                     .iter()
                     .map(|runs| runs.iter().find(|(of, _)| of == seed).map_or(f64::NAN, |(_, value)| *value))
                     .collect();
-                self.crossing(&curve.along, &own, &weights).value()
+                self.crossing(&curve.along, &own, &vec![1.0; own.len()]).value()
             })
             .collect();
         let runs = curve.runs.iter().map(Vec::len).sum();
@@ -203,7 +207,12 @@ impl Threshold {
         }
     }
 
-    fn facet(&self, name: String, parameters: serde_json::Map<String, Value>, groups: &[Group]) -> ThresholdFacet {
+    fn facet(
+        &self,
+        name: String,
+        parameters: serde_json::Map<String, Value>,
+        groups: &[Group],
+    ) -> ThresholdFacet {
         let curves: Vec<Curve> = groups.iter().map(|group| self.curve(&group.cells)).collect();
         let mut points: Vec<ThresholdPoint> =
             groups.iter().zip(&curves).map(|(group, curve)| self.point(group, curve)).collect();
@@ -216,14 +225,19 @@ impl Threshold {
         if fewest >= FEWEST_RUNS {
             let resampled = self.resample(&name, &curves, &abscissae);
             for (point, samples) in points.iter_mut().zip(&resampled.thresholds) {
-                point.threshold.method = format!("isotonic fit, percentile bootstrap over seeds ({RESAMPLES} resamples)");
+                point.threshold.method =
+                    format!("isotonic fit, percentile bootstrap over seeds ({RESAMPLES} resamples)");
                 if !point.threshold.value.is_nan() {
                     set_interval(&mut point.threshold, samples);
                 }
             }
-            for (estimate, samples) in [(&mut line, &resampled.lines), (&mut power_law, &resampled.power_laws)] {
+            for (estimate, samples) in
+                [(&mut line, &resampled.lines), (&mut power_law, &resampled.power_laws)]
+            {
                 if let Some(estimate) = estimate {
-                    let method = format!("least squares, percentile bootstrap through the whole chain ({RESAMPLES} resamples)");
+                    let method = format!(
+                        "least squares, percentile bootstrap through the whole chain ({RESAMPLES} resamples)"
+                    );
                     let (slopes, intercepts): (Vec<f64>, Vec<f64>) = samples.iter().copied().unzip();
                     set_interval(&mut estimate.slope, &slopes);
                     set_interval(&mut estimate.intercept, &intercepts);
@@ -233,7 +247,8 @@ impl Threshold {
         } else {
             points.iter_mut().for_each(|point| self.small_sample_interval(point));
             for estimate in [&mut line, &mut power_law].into_iter().flatten() {
-                (estimate.slope.low, estimate.slope.high) = estimate.least_squares.slope_interval(self.confidence);
+                (estimate.slope.low, estimate.slope.high) =
+                    estimate.least_squares.slope_interval(self.confidence);
                 estimate.slope.method = "least squares, t interval of the line".to_owned();
                 estimate.slope.flag(Flag::FewRuns);
             }
@@ -248,7 +263,10 @@ impl Threshold {
             return;
         }
         point.threshold.flag(if count == 1 { Flag::SingleRun } else { Flag::FewRuns });
-        if count >= 2 && point.threshold.value.is_finite() && point.each_seed.iter().all(|value| value.is_finite()) {
+        if count >= 2
+            && point.threshold.value.is_finite()
+            && point.each_seed.iter().all(|value| value.is_finite())
+        {
             let spread = mean::standard_deviation(&point.each_seed);
             let half = t_quantile(self.confidence, (count - 1) as f64) * spread / (count as f64).sqrt();
             point.threshold.low = point.threshold.value - half;
@@ -263,14 +281,13 @@ impl Threshold {
     /// The line (or power law) through the thresholds that are not censored.
     fn line(&self, abscissae: &[f64], thresholds: &[f64], logarithms: bool) -> Option<LineEstimate> {
         let fitted = fit(abscissae, thresholds, logarithms)?;
-        let usable = abscissae.iter().zip(thresholds).filter(|(x, y)| x.is_finite() && y.is_finite()).count();
-        let estimate = |value| Estimate::point(value, self.confidence, "least squares", usable);
+        let estimate = |value| Estimate::point(value, self.confidence, "least squares", fitted.points);
         let intercept = if logarithms { fitted.intercept.exp() } else { fitted.intercept };
         Some(LineEstimate {
             slope: estimate(fitted.slope),
             intercept: estimate(intercept),
             least_squares: fitted,
-            left_out: thresholds.len() - usable,
+            left_out: thresholds.len() - fitted.points,
         })
     }
 
@@ -278,7 +295,11 @@ impl Threshold {
         let sizes: Vec<usize> = curves.iter().flat_map(|curve| curve.runs.iter().map(Vec::len)).collect();
         let weights: Vec<Vec<f64>> =
             curves.iter().map(|curve| curve.runs.iter().map(|runs| runs.len() as f64).collect()).collect();
-        let mut all = Resampled { thresholds: vec![Vec::new(); curves.len()], lines: Vec::new(), power_laws: Vec::new() };
+        let mut all = Resampled {
+            thresholds: vec![Vec::new(); curves.len()],
+            lines: Vec::new(),
+            power_laws: Vec::new(),
+        };
         resample(&sizes, RESAMPLES, &format!("bootstrap/threshold/{facet}"), |drawn| {
             let mut strata = drawn.iter();
             let mut thresholds = Vec::with_capacity(curves.len());
@@ -368,8 +389,8 @@ impl Analysis for Threshold {
             self.metric,
             number::human(self.level)
         );
-        let mut tables = vec![thresholds_table(&outcome, &title, self.confidence)];
-        tables.extend(lines_table(&outcome, self.confidence));
+        let mut tables = vec![tables::thresholds(&outcome, &title, self.confidence)];
+        tables.extend(tables::lines(&outcome, self.confidence));
         let caveats = self.caveats(data, &outcome);
         AnalysisResult::new(self, title, tables, caveats, outcome)
     }
@@ -379,9 +400,15 @@ impl Threshold {
     fn caveats(&self, data: &Dataset, outcome: &ThresholdOutcome) -> Vec<String> {
         let mut caveats = caveats(data, &[&self.metric], false);
         let points = || outcome.facets.iter().flat_map(|facet| &facet.points);
-        let numeric = data.cells.iter().any(|cell| cell.parameter(&self.along).is_some_and(|value| value.as_number().is_some()));
+        let numeric = data
+            .cells
+            .iter()
+            .any(|cell| cell.parameter(&self.along).is_some_and(|value| value.as_number().is_some()));
         if !data.cells.is_empty() && !numeric {
-            caveats.push(format!("`{}` is not a number in any trial, so there is nothing to interpolate along.", self.along));
+            caveats.push(format!(
+                "`{}` is not a number in any trial, so there is nothing to interpolate along.",
+                self.along
+            ));
         }
         let censored = points().filter(|point| point.threshold.value.is_infinite()).count();
         if censored > 0 {
@@ -401,67 +428,12 @@ impl Threshold {
             ));
         }
         let scale = if self.logarithmic { "the logarithm of " } else { "" };
-        caveats.push(format!("Interpolated linearly in {scale}{} on the isotonic (non-increasing) fit.", self.along));
+        caveats.push(format!(
+            "Interpolated linearly in {scale}{} on the isotonic (non-increasing) fit.",
+            self.along
+        ));
         caveats
     }
-}
-
-fn thresholds_table(outcome: &ThresholdOutcome, title: &str, confidence: f64) -> TextTable {
-    let names = [outcome.along.as_str(), outcome.by.as_str()];
-    let by = if outcome.by.is_empty() { "group" } else { short_name(&outcome.by, &names) };
-    let interval = percent(confidence);
-    let mut table =
-        TextTable::new(title, ["group ", by, "threshold", &interval, "runs", "each seed", "method", "remarks"]);
-    for facet in &outcome.facets {
-        for point in &facet.points {
-            let seeds: Vec<String> = point.each_seed.iter().map(|value| number::human(*value)).collect();
-            table.push([
-                facet.name.clone(),
-                if outcome.by.is_empty() { "all".to_owned() } else { point.by_text.clone() },
-                point.crossing.human(),
-                number::human_interval(point.threshold.low, point.threshold.high),
-                point.threshold.runs.to_string(),
-                if seeds.len() < FEWEST_RUNS { seeds.join("  ") } else { String::new() },
-                point.threshold.method.clone(),
-                point.threshold.remarks(),
-            ]);
-        }
-    }
-    for heading in ["group ", "each seed", "remarks"] {
-        drop_empty_column(&mut table, heading);
-    }
-    table
-}
-
-fn lines_table(outcome: &ThresholdOutcome, confidence: f64) -> Option<TextTable> {
-    let interval = percent(confidence);
-    let columns = ["group", "form", "slope or exponent", &interval, "standard error", "intercept or factor", "points", "left out", "contains 1", "method"];
-    let mut table = TextTable::new(format!("Threshold against {}", outcome.by), columns);
-    for facet in &outcome.facets {
-        for (form, fitted) in [("a + b x", &facet.line), ("c x^γ", &facet.power_law)] {
-            let Some(fitted) = fitted else { continue };
-            let slope = &fitted.slope;
-            let contains_one = match slope.has_interval() {
-                true if slope.low <= 1.0 && 1.0 <= slope.high => "yes",
-                true => "no",
-                false => "–",
-            };
-            table.push([
-                facet.name.clone(),
-                form.to_owned(),
-                number::human(slope.value),
-                number::human_interval(slope.low, slope.high),
-                number::significant(fitted.least_squares.slope_error, 2),
-                number::human(fitted.intercept.value),
-                fitted.least_squares.points.to_string(),
-                fitted.left_out.to_string(),
-                contains_one.to_owned(),
-                slope.method.clone(),
-            ]);
-        }
-    }
-    drop_empty_column(&mut table, "group");
-    (!table.rows.is_empty()).then_some(table)
 }
 
 #[cfg(test)]
@@ -482,10 +454,13 @@ mod tests {
     /// The published example: one width, six vocabularies.
     #[test]
     fn exact_values_through_the_chain() {
-        let points = [(5.0, 0.9981), (10.0, 0.9344), (20.0, 0.3913), (30.0, 0.4256), (45.0, 0.1856), (60.0, 0.1644)];
+        let points =
+            [(5.0, 0.9981), (10.0, 0.9344), (20.0, 0.3913), (30.0, 0.4256), (45.0, 0.1856), (60.0, 0.1644)];
         let records: Vec<TrialRecord> = points
             .iter()
-            .map(|(vocab, accuracy)| with_curve(trial(0, &[("task.vocab", *vocab)]), "test_accuracy", &[(9, *accuracy)]))
+            .map(|(vocab, accuracy)| {
+                with_curve(trial(0, &[("task.vocab", *vocab)]), "test_accuracy", &[(9, *accuracy)])
+            })
             .collect();
         for (log, expected) in [(false, 12.555), (true, 11.938)] {
             let result = run(&records, serde_json::json!({ "along": "task.vocab", "log": log }));
@@ -500,13 +475,17 @@ mod tests {
     #[test]
     fn thresholds_grow_with_width_and_the_slope_has_an_interval_around_the_truth() {
         for seeds in [3, 6] {
-            let result = run(&counting(seeds), serde_json::json!({ "along": "task.vocab", "by": "model.dim" }));
+            let result =
+                run(&counting(seeds), serde_json::json!({ "along": "task.vocab", "by": "model.dim" }));
             let outcome: &ThresholdOutcome = result.outcome().unwrap();
             let [facet] = outcome.facets.as_slice() else { panic!("one facet") };
             let values: Vec<f64> = facet.points.iter().map(|point| point.threshold.value).collect();
             assert!(values.windows(2).all(|pair| pair[0] < pair[1]), "{values:?}");
             for point in &facet.points {
-                assert!(point.threshold.low <= point.threshold.value && point.threshold.value <= point.threshold.high);
+                assert!(
+                    point.threshold.low <= point.threshold.value
+                        && point.threshold.value <= point.threshold.high
+                );
                 assert_eq!(point.each_seed.len(), seeds as usize);
             }
             let line = facet.line.as_ref().unwrap();
@@ -521,7 +500,9 @@ mod tests {
     #[test]
     fn censored_thresholds_are_bounds_and_stay_out_of_the_line() {
         let mut records = counting(5);
-        for record in records.iter_mut().filter(|record| record.parameters["model.dim"].as_number() == Some(32.0)) {
+        for record in
+            records.iter_mut().filter(|record| record.parameters["model.dim"].as_number() == Some(32.0))
+        {
             record.series.get_mut("test_accuracy").unwrap().values.fill(0.95);
         }
         let result = run(&records, serde_json::json!({ "along": "task.vocab", "by": "model.dim" }));
