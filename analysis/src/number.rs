@@ -82,9 +82,9 @@ pub fn significant(value: f64, digits: usize) -> String {
     minus(trim(&format!("{value:.decimals$}")).to_owned())
 }
 
-/// `low … high` for people.
+/// `low … high` for people; a dash where there is no interval, or none that says anything (∞ … ∞).
 pub fn human_interval(low: f64, high: f64) -> String {
-    if low.is_nan() || high.is_nan() {
+    if low.is_nan() || high.is_nan() || (low == high && low.is_infinite()) {
         return "–".to_owned();
     }
     format!("{} … {}", human(low), human(high))

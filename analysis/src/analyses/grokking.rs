@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 
 use plateau_common::fields::{ConfigResult, Fields};
 use plateau_common::results::TrialRecord;
-use plateau_common::trial::TrialState;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -255,8 +254,6 @@ impl Analysis for Grokking {
         let mut tables = vec![groups_table(&described), verdicts_table(&described)];
         tables.extend(survival.comparison_table());
         tables.push(trials_table(&trials));
-        let diverged = data.trials().filter(|trial| trial.state == TrialState::Diverged).count();
-        let title = if diverged > 0 { "Grokking (with diverged runs)" } else { "Grokking" };
         let outcome = GrokkingOutcome {
             train_metric: self.train_metric.clone(),
             test_metric: self.test_metric.clone(),
@@ -265,7 +262,7 @@ impl Analysis for Grokking {
             trials,
             survival,
         };
-        AnalysisResult::new(self, title, tables, caveats, outcome)
+        AnalysisResult::new(self, "Grokking", tables, caveats, outcome)
     }
 }
 

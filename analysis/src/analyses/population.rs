@@ -72,12 +72,14 @@ pub fn caveats(data: &Dataset, metrics: &[&str], survival: bool) -> Vec<String> 
             .push(format!("{lost} of {total} trials failed, were cancelled or quarantined and {treatment}."));
     }
     if diverged > 0 {
-        let treatment = if survival {
-            "count as never reaching the event up to their full budget"
+        caveats.push(if survival {
+            format!(
+                "{diverged} of {total} trials diverged; one that had not reached the event before counts as never \
+                 reaching it, up to its full budget."
+            )
         } else {
-            "enter with their last finite evaluation"
-        };
-        caveats.push(format!("{diverged} of {total} trials diverged and {treatment}."));
+            format!("{diverged} of {total} trials diverged and enter with their last finite evaluation.")
+        });
     }
     for metric in metrics {
         if !data.trials().any(|trial| trial.series.contains_key(*metric)) {

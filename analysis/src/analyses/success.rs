@@ -113,7 +113,11 @@ impl Analysis for Success {
         }
         drop_empty_column(&mut table, "remarks");
         let mut caveats = caveats(data, &[&self.event.metric], false);
-        caveats.push("A diverged run that had not reached the level before counts as a failure.".to_owned());
+        caveats.push(
+            "A run succeeds if it reaches the level at any evaluation, even if it falls back later; a run that diverged \
+             before counts as a failure."
+                .to_owned(),
+        );
         let outcome = SuccessOutcome { event: self.event.to_string(), labels: data.labels.clone(), cells };
         AnalysisResult::new(self, title, vec![table], caveats, outcome)
     }

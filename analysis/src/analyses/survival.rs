@@ -197,9 +197,9 @@ impl SurvivalCurves {
             "events",
             "censored",
             "median step",
-            "interval",
+            "median interval",
             "restricted mean",
-            "interval ",
+            "mean interval",
             "remarks",
         ];
         let mut table = TextTable::new(format!("Steps until {}", self.event), columns);

@@ -78,8 +78,8 @@ pub fn metric_name(metric: &str) -> String {
     metric.replace('_', " ")
 }
 
-/// A title with its first letter in upper case.
-fn capitalised(title: &str) -> String {
+/// A sentence with its first letter in upper case.
+pub fn capitalised(title: &str) -> String {
     let mut letters = title.chars();
     letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }

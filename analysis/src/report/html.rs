@@ -90,7 +90,7 @@ fn push_figure(page: &mut String, figure: &FigureFile) {
             "<figure id=\"figure-{stem}\">\n<div class=\"picture\">{svg}</div>\n<figcaption>{} \
              <span class=\"files\"><a href=\"figures/{stem}.svg\">SVG</a> <a href=\"figures/{stem}.png\">PNG</a></span>\
              </figcaption>\n</figure>\n",
-            escape(&figure.caption)
+            escape(&crate::figures::style::capitalised(&figure.caption))
         ),
     );
 }
@@ -105,7 +105,7 @@ fn push_analysis(page: &mut String, result: &AnalysisResult) {
         ),
     );
     for table in &result.tables {
-        push_table(page, table);
+        push_table(page, table, table.title != result.title);
     }
     if !result.caveats.is_empty() {
         page.push_str("<div class=\"caveats\">\n<h3>Read this with the numbers</h3>\n<ul>\n");
@@ -117,7 +117,8 @@ fn push_analysis(page: &mut String, result: &AnalysisResult) {
     page.push_str("</section>\n");
 }
 
-fn push_table(page: &mut String, table: &TextTable) {
+/// A table; `titled` where no heading above it already says the same.
+fn push_table(page: &mut String, table: &TextTable, titled: bool) {
     let long = table.rows.len() > LONG_TABLE;
     if long {
         push(
@@ -130,7 +131,7 @@ fn push_table(page: &mut String, table: &TextTable) {
         );
     }
     page.push_str("<div class=\"wide\"><table>\n");
-    if !long {
+    if titled && !long {
         push(page, format_args!("<caption>{}</caption>\n", escape(&table.title)));
     }
     page.push_str("<thead><tr>");
@@ -186,17 +187,17 @@ fn push_configuration(page: &mut String, data: &Dataset) {
         };
         varied.push(["seed".to_owned(), text]);
     }
-    push_table(page, &varied);
+    push_table(page, &varied, true);
     let mut endings = TextTable::new("How trials ended", ["state", "trials"]);
     for (state, count) in data.endings() {
         endings.push([state.name().to_owned(), count.to_string()]);
     }
-    push_table(page, &endings);
+    push_table(page, &endings, true);
     let mut fixed = TextTable::new("The same in all trials", ["parameter", "value"]);
     for (name, value) in &data.fixed {
         fixed.push([name.clone(), human(Some(value))]);
     }
-    push_table(page, &fixed);
+    push_table(page, &fixed, true);
     page.push_str("</section>\n");
 }
 
@@ -218,7 +219,7 @@ fn push_data(page: &mut String, provenance: &Provenance) {
         for (name, value) in &provenance.entries {
             table.push([name, value]);
         }
-        push_table(page, &table);
+        push_table(page, &table, true);
     }
     page.push_str("</section>\n");
 }

@@ -427,6 +427,18 @@ impl Threshold {
                 self.metric, self.along
             ));
         }
+        if outcome
+            .facets
+            .iter()
+            .filter_map(|facet| facet.line.as_ref())
+            .any(|line| line.least_squares.points == 2)
+        {
+            caveats.push(
+                "A line through two thresholds passes through both: its slope says nothing about whether the relation is \
+                 straight."
+                    .to_owned(),
+            );
+        }
         let scale = if self.logarithmic { "the logarithm of " } else { "" };
         caveats.push(format!(
             "Interpolated linearly in {scale}{} on the isotonic (non-increasing) fit.",

@@ -15,7 +15,7 @@ pub(super) fn thresholds(outcome: &ThresholdOutcome, title: &str, confidence: f6
     let interval = percent(confidence);
     let mut table = TextTable::new(
         title,
-        ["group ", by, "threshold", &interval, "runs", "each seed", "method", "remarks"],
+        ["cells", by, "threshold", &interval, "runs", "each seed", "method", "remarks"],
     );
     for facet in &outcome.facets {
         for point in &facet.points {
@@ -32,7 +32,7 @@ pub(super) fn thresholds(outcome: &ThresholdOutcome, title: &str, confidence: f6
             ]);
         }
     }
-    for heading in ["group ", "each seed", "remarks"] {
+    for heading in ["cells", "each seed", "remarks"] {
         drop_empty_column(&mut table, heading);
     }
     table
