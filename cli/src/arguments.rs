@@ -34,7 +34,6 @@ Examples:
     version,
     styles = STYLES,
     max_term_width = 110,
-    infer_subcommands = true,
     arg_required_else_help = true,
     after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}")
 )]
@@ -50,12 +49,28 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Args, Debug)]
 pub struct Global {
-    /// Form of answers; errors are {"error": …} in json
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORM", help_heading = "Global options")]
+    /// Form of answers: table, json (errors are {"error": …}) or quiet (only ids and paths)
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORM",
+        hide_possible_values = true,
+        help_heading = "Global options"
+    )]
     pub output: OutputMode,
 
-    /// When to use colours
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN", help_heading = "Global options")]
+    /// When to use colours: auto (on terminals, unless NO_COLOR is set), always or never
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "WHEN",
+        hide_possible_values = true,
+        help_heading = "Global options"
+    )]
     pub color: ColorChoice,
 
     /// Append the log to this file, as lines of JSON (RUST_LOG chooses what is logged)
@@ -91,11 +106,17 @@ mod tests {
     fn every_command_shows_examples() {
         let mut cli = Cli::command();
         cli.build();
-        for command in cli.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help") {
+        for command in
+            cli.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help")
+        {
             let nested = command.get_subcommands().next().is_some();
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(nested || help.contains("plateau "), "`plateau {}` has no examples", command.get_name());
-            assert!(command.get_about().is_some(), "`plateau {}` does not say what it does", command.get_name());
+            assert!(
+                command.get_about().is_some(),
+                "`plateau {}` does not say what it does",
+                command.get_name()
+            );
         }
     }
 }

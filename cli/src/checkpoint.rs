@@ -45,9 +45,17 @@ impl Download {
     pub fn push(&mut self, chunk: CheckpointChunk) -> anyhow::Result<()> {
         match (chunk.part, &self.manifest) {
             (Some(Part::Manifest(bytes)), None) => {
-                let manifest = Manifest::parse(&bytes).map_err(|problem| anyhow!("the checkpoint's {problem}"))?;
-                if let Some(file) = manifest.files.iter().find(|file| file.bytes > limits::MAX_CHECKPOINT_BYTES) {
-                    bail!("{} has {} bytes; at most {} are taken", file.name, file.bytes, limits::MAX_CHECKPOINT_BYTES);
+                let manifest =
+                    Manifest::parse(&bytes).map_err(|problem| anyhow!("the checkpoint's {problem}"))?;
+                if let Some(file) =
+                    manifest.files.iter().find(|file| file.bytes > limits::MAX_CHECKPOINT_BYTES)
+                {
+                    bail!(
+                        "{} has {} bytes; at most {} are taken",
+                        file.name,
+                        file.bytes,
+                        limits::MAX_CHECKPOINT_BYTES
+                    );
                 }
                 self.manifest = Some((manifest, bytes));
                 self.complete_files()
@@ -55,7 +63,10 @@ impl Download {
             (Some(Part::Manifest(_)), Some(_)) => bail!("the checkpoint has two manifests"),
             (Some(Part::Data(_)), None) => bail!("the checkpoint does not begin with its manifest"),
             (Some(Part::Data(data)), Some((manifest, _))) => {
-                let expected = manifest.files.get(self.complete).context("the checkpoint goes on after its last file")?;
+                let expected = manifest
+                    .files
+                    .get(self.complete)
+                    .context("the checkpoint goes on after its last file")?;
                 let written = self.open.as_ref().map_or(0, |open| open.written);
                 if data.name != expected.name || data.offset != written {
                     bail!(

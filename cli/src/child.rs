@@ -44,8 +44,9 @@ impl ChildProcess {
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true);
-        let mut process =
-            command.spawn().with_context(|| format!("starting `{} {}`", program.display(), arguments.join(" ")))?;
+        let mut process = command
+            .spawn()
+            .with_context(|| format!("starting `{} {}`", program.display(), arguments.join(" ")))?;
         let complaints = Arc::new(Mutex::new(VecDeque::new()));
         if let Some(stderr) = process.stderr.take() {
             tokio::spawn(keep_last_lines(stderr, complaints.clone()));
@@ -66,7 +67,8 @@ impl ChildProcess {
         match stdout.next_line().await.with_context(|| format!("listening to {}", self.name))? {
             Some(line) => Ok(line),
             None => {
-                let status = self.process.wait().await.with_context(|| format!("waiting for {}", self.name))?;
+                let status =
+                    self.process.wait().await.with_context(|| format!("waiting for {}", self.name))?;
                 Err(self.death(status))
             }
         }

@@ -18,6 +18,8 @@ use tonic::{Code, Status};
 
 /// Where a coordinator listens unless told otherwise.
 pub const DEFAULT_ADDRESS: &str = "http://127.0.0.1:7733";
+/// The environment variable that names the object store of checkpoints.
+pub const CHECKPOINT_STORE: &str = "PLATEAU_CHECKPOINT_STORE";
 /// The file in a data directory that says where its coordinator listens.
 const ADDRESS_FILE: &str = "coordinator.json";
 /// Longest wait for a connection.
@@ -76,7 +78,9 @@ impl Target {
         match &self.data_dir {
             Some(data_dir) => format!(" --data-dir {}", shell_word(&data_dir.to_string_lossy())),
             None if self.coordinator == DEFAULT_ADDRESS => String::new(),
-            None if std::env::var("PLATEAU_COORDINATOR").is_ok_and(|named| named == self.coordinator) => String::new(),
+            None if std::env::var("PLATEAU_COORDINATOR").is_ok_and(|named| named == self.coordinator) => {
+                String::new()
+            }
             None => format!(" --coordinator {}", shell_word(&self.coordinator)),
         }
     }
@@ -96,7 +100,9 @@ pub fn shell_word(word: &str) -> String {
 pub async fn connect(address: &str) -> anyhow::Result<Connection> {
     let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
     let endpoint = Endpoint::from_shared(url.clone())
-        .with_context(|| format!("`{address}` is no address of a coordinator (expected e.g. {DEFAULT_ADDRESS})"))?
+        .with_context(|| {
+            format!("`{address}` is no address of a coordinator (expected e.g. {DEFAULT_ADDRESS})")
+        })?
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(20));
@@ -131,7 +137,7 @@ async fn start_on(data_dir: &Path) -> anyhow::Result<Connection> {
     let options = plateau_coordinator::Options {
         data_dir: data_dir.to_owned(),
         listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
-        checkpoint_store: None,
+        checkpoint_store: std::env::var(CHECKPOINT_STORE).ok(),
         allow_insecure: false,
     };
     let running = plateau_coordinator::start(options)

@@ -27,9 +27,10 @@ impl std::str::FromStr for Device {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             None if text == "cpu" => Ok(Device::Cpu),
-            Some(("cuda", index)) => {
-                index.parse().map(Device::Cuda).map_err(|_| format!("`{index}` is no index of a card, e.g. cuda:0"))
-            }
+            Some(("cuda", index)) => index
+                .parse()
+                .map(Device::Cuda)
+                .map_err(|_| format!("`{index}` is no index of a card, e.g. cuda:0")),
             _ => Err(format!("`{text}` is neither `cpu` nor `cuda:N`")),
         }
     }

@@ -56,7 +56,8 @@ impl Display {
                 bar.set_message(message);
             }
             Kind::Lines { last } => {
-                let due = last.as_ref().is_none_or(|(when, _)| when.elapsed() >= LINE_EVERY) || snapshot.has_ended();
+                let due = last.as_ref().is_none_or(|(when, _)| when.elapsed() >= LINE_EVERY)
+                    || snapshot.has_ended();
                 if due {
                     let failure = snapshot.failure_text(&self.options);
                     let told = last.take().map(|(_, told)| told).unwrap_or_default();
@@ -73,9 +74,19 @@ impl Display {
 
     /// Says something beside the progress.
     pub fn note(&self, text: &str) {
-        match &self.kind {
-            Kind::Bar(bar) => bar.println(text),
-            _ => self.output.note(text),
+        self.announcer()(text);
+    }
+
+    /// Says things beside the progress while the display itself is in use elsewhere.
+    pub fn announcer(&self) -> impl Fn(&str) + use<> {
+        let output = self.output;
+        let bar = match &self.kind {
+            Kind::Bar(bar) => Some(bar.clone()),
+            _ => None,
+        };
+        move |text| match &bar {
+            Some(bar) => bar.println(text),
+            None => output.note(text),
         }
     }
 

@@ -24,7 +24,10 @@ pub async fn follow(service: &mut Service, sweep: &str, display: &mut Display) -
             Err(status) => status,
         };
         let since = *lost_since.get_or_insert_with(|| {
-            display.note(&format!("the coordinator is gone ({}); waiting for it to come back", status.message()));
+            display.note(&format!(
+                "the coordinator is gone ({}); waiting for it to come back",
+                status.message()
+            ));
             Instant::now()
         });
         if !is_passing(&status) || since.elapsed() > PATIENCE {

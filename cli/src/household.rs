@@ -54,7 +54,8 @@ pub struct Household {
 impl Household {
     /// Starts a coordinator on `data_dir`, or joins the one that serves it.
     pub async fn start(data_dir: &Path, output: &Output) -> anyhow::Result<(Household, Connection)> {
-        let program = std::env::current_exe().context("finding the program's own file, to start its other roles")?;
+        let program =
+            std::env::current_exe().context("finding the program's own file, to start its other roles")?;
         let mut household = Household {
             program,
             data_dir: data_dir.to_owned(),
@@ -65,21 +66,30 @@ impl Household {
         std::fs::create_dir_all(data_dir)
             .with_context(|| format!("making the data directory {}", data_dir.display()))?;
         if let Some(connection) = client::running_on(data_dir).await {
-            output.note(&format!("using the coordinator that serves {} at {}", data_dir.display(), connection.address));
+            output.note(&format!(
+                "using the coordinator that serves {} at {}",
+                data_dir.display(),
+                connection.address
+            ));
             household.address = connection.address.clone();
             return Ok((household, connection));
         }
         let arguments = ["--output", "json", "coordinator", "--listen", "127.0.0.1:0", "--data-dir"];
         let mut arguments: Vec<String> = arguments.map(str::to_owned).to_vec();
         arguments.push(data_dir.to_string_lossy().into_owned());
-        let mut child =
-            ChildProcess::start(&household.program, "coordinator", &household.log("coordinator"), &arguments)?;
+        let mut child = ChildProcess::start(
+            &household.program,
+            "coordinator",
+            &household.log("coordinator"),
+            &arguments,
+        )?;
         let line = tokio::time::timeout(START_PATIENCE, child.next_line())
             .await
             .map_err(|_| anyhow!("the coordinator did not start within {} s", START_PATIENCE.as_secs()))??;
-        let event: Value =
-            serde_json::from_str(&line).with_context(|| format!("the coordinator said `{}`", line.escape_debug()))?;
-        let address = event.get("address").and_then(Value::as_str).or(event.get("error").and_then(Value::as_str));
+        let event: Value = serde_json::from_str(&line)
+            .with_context(|| format!("the coordinator said `{}`", line.escape_debug()))?;
+        let address =
+            event.get("address").and_then(Value::as_str).or(event.get("error").and_then(Value::as_str));
         if event.get("error").is_some() {
             return Err(anyhow!("the coordinator did not start: {}", address.unwrap_or_default()));
         }
@@ -116,7 +126,12 @@ impl Household {
         if let Some(max_cohort) = agent.max_cohort {
             arguments.push(format!("--max-cohort={max_cohort}"));
         }
-        ChildProcess::start(&self.program, &format!("agent {}", agent.name), &self.log(&agent.name), &arguments)
+        ChildProcess::start(
+            &self.program,
+            &format!("agent {}", agent.name),
+            &self.log(&agent.name),
+            &arguments,
+        )
     }
 
     fn log(&self, name: &str) -> PathBuf {

@@ -12,6 +12,7 @@ pub mod commands;
 pub mod device;
 pub mod display;
 pub mod exit;
+pub mod export_csv;
 pub mod follow;
 pub mod household;
 pub mod interrupt;

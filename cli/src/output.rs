@@ -65,7 +65,9 @@ impl Output {
         match self.color {
             ColorChoice::Always => true,
             ColorChoice::Never => false,
-            ColorChoice::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+            ColorChoice::Auto => {
+                terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+            }
         }
     }
 
@@ -79,6 +81,20 @@ impl Output {
         match self.mode {
             OutputMode::Table => self.line(&table()),
             OutputMode::Json => self.line(&format!("{:#}", json())),
+            OutputMode::Quiet => self.line(&quiet()),
+        }
+    }
+
+    /// The same at the end of a command that has told events: JSON on one line, like the events before.
+    pub fn conclude(
+        &self,
+        table: impl FnOnce() -> String,
+        json: impl FnOnce() -> Value,
+        quiet: impl FnOnce() -> String,
+    ) -> io::Result<()> {
+        match self.mode {
+            OutputMode::Table => self.line(&table()),
+            OutputMode::Json => self.line(&json().to_string()),
             OutputMode::Quiet => self.line(&quiet()),
         }
     }

@@ -203,7 +203,8 @@ mod tests {
     use super::*;
 
     fn event() -> v1::WatchResponse {
-        let agent = |connected, running_trials| v1::AgentSummary { connected, running_trials, ..Default::default() };
+        let agent =
+            |connected, running_trials| v1::AgentSummary { connected, running_trials, ..Default::default() };
         v1::WatchResponse {
             summary: Some(v1::SweepSummary {
                 sweep: "5ca1ab1e".to_owned(),

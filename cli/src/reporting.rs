@@ -1,14 +1,16 @@
 //! From records to a report folder, and the tables of it that are printed.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 use plateau_analysis::analyses::AnalysisResult;
-use plateau_analysis::report::Report;
+use plateau_analysis::report::{Provenance, Report};
 use plateau_common::results::TrialRecord;
 use serde_json::Value;
 
 use crate::client::shell_word;
+use crate::device;
 use crate::output::Output;
 use crate::study_file::ReadStudy;
 use crate::table::{Columns, text};
@@ -17,25 +19,51 @@ use crate::words;
 /// A report that lies in its folder.
 pub struct Written {
     folder: PathBuf,
-    page: PathBuf,
-    results: Vec<AnalysisResult>,
+    report: Report,
 }
 
 /// Rows of an analysis table that are printed; the report has them all.
 const PRINTED_ROWS: usize = 40;
 
-/// Analyses the records as the study says and writes the report into `folder`, replacing an older one.
-pub fn write(read: &ReadStudy, records: &[TrialRecord], folder: &Path) -> anyhow::Result<Written> {
-    let report = Report::build(&read.study.name, &read.study.description, &read.plan, records);
-    report.write(folder).with_context(|| format!("writing the report to {}", folder.display()))?;
-    Ok(Written { folder: folder.to_owned(), page: folder.join("report.html"), results: report.results })
+/// Analyses the records of `sweep` as the study says and writes the report into `folder`, replacing an older one.
+pub fn write(
+    read: &ReadStudy,
+    sweep: &str,
+    records: &[TrialRecord],
+    folder: &Path,
+) -> anyhow::Result<Written> {
+    let study = &read.study;
+    let report =
+        Report::build(&study.name, &study.description, &read.plan, records, &provenance(read, sweep))
+            .with_context(|| format!("making the report of `{}`", study.name))?;
+    report.write(folder)?;
+    Ok(Written { folder: folder.to_owned(), report })
+}
+
+/// Where the results come from.
+fn provenance(read: &ReadStudy, sweep: &str) -> Provenance {
+    let source = read.study.source();
+    let overrides: Vec<String> =
+        source.overrides.iter().map(|(path, value)| format!("{path}={value}")).collect();
+    let mut entries = vec![
+        ("sweep".to_owned(), sweep.to_owned()),
+        ("study file".to_owned(), source.file_name.clone()),
+        ("study digest".to_owned(), read.study.digest().to_owned()),
+        ("plateau".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ("written".to_owned(), humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
+        ("on".to_owned(), device::host()),
+    ];
+    if !overrides.is_empty() {
+        entries.insert(2, ("overrides".to_owned(), overrides.join(", ")));
+    }
+    Provenance { entries }
 }
 
 impl Written {
     /// The tables and caveats of all analyses, for a terminal.
     pub fn tables(&self, output: &Output) -> String {
         let mut blocks = Vec::new();
-        for result in &self.results {
+        for result in &self.report.results {
             let mut block = vec![result.title.clone()];
             for table in &result.tables {
                 if !table.title.is_empty() && table.title != result.title {
@@ -58,8 +86,8 @@ impl Written {
     }
 
     /// All results, for programs.
-    pub fn summary(&self) -> Value {
-        self.results.iter().map(AnalysisResult::to_json).collect()
+    pub fn results(&self) -> Value {
+        self.report.results.iter().map(AnalysisResult::to_json).collect()
     }
 
     /// Where the report lies and how to open it.
@@ -68,7 +96,7 @@ impl Written {
         format!(
             "report: {}\n  {opener} {}",
             self.folder.display(),
-            shell_word(&self.page.to_string_lossy())
+            shell_word(&self.folder.join("report.html").to_string_lossy())
         )
     }
 }

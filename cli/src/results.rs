@@ -33,7 +33,8 @@ fn flatten_into(parameters: &mut BTreeMap<String, Parameter>, path: &str, value:
         Value::Number(number) => Parameter::Number(number.as_f64().unwrap_or(f64::NAN)),
         Value::String(text) => Parameter::Text(text.clone()),
         Value::Array(items) => {
-            let words = items.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned));
+            let words =
+                items.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned));
             Parameter::Text(words.collect::<Vec<_>>().join(","))
         }
     };
@@ -62,7 +63,8 @@ impl Collector {
         let (summary, mut chunks) = match self.open.take() {
             Some((first, chunks)) if first.trial == summary.trial => (first, chunks),
             Some((first, _)) => {
-                let problem = format!("trial {} was announced to continue, but {} came", first.trial, summary.trial);
+                let problem =
+                    format!("trial {} was announced to continue, but {} came", first.trial, summary.trial);
                 return Err(WireError::new("more", problem));
             }
             None => (summary, Vec::new()),
@@ -145,9 +147,10 @@ mod tests {
                 budget: 9,
                 diverged_at: 3,
                 train_seconds: 1.5,
-                config_json: r#"{"seed":4,"model":{"dim":32,"tied":true},"train":{"clip":null,"batch":"full"},
+                config_json:
+                    r#"{"seed":4,"model":{"dim":32,"tied":true},"train":{"clip":null,"batch":"full"},
                     "evaluate":{"probes":["weight-norm","fourier"]}}"#
-                    .to_owned(),
+                        .to_owned(),
                 ..Default::default()
             }),
             metrics: vec![convert::metrics_chunk_to_wire(&MetricsChunk::from_evaluations(&evaluations))],

@@ -52,7 +52,9 @@ impl StudyArguments {
 
 fn parse_override(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((path, value)) if !path.trim().is_empty() => Ok((path.trim().to_owned(), value.trim().to_owned())),
+        Some((path, value)) if !path.trim().is_empty() => {
+            Ok((path.trim().to_owned(), value.trim().to_owned()))
+        }
         _ => Err("expected PATH=VALUE, e.g. train.steps=500".to_owned()),
     }
 }
@@ -62,15 +64,25 @@ fn read_source(path: &Path, overrides: &[(String, String)]) -> Result<StudySourc
     let invalid = |error: anyhow::Error| Failure::new(Exit::InvalidStudy, error);
     let file_name = path.to_string_lossy().into_owned();
     let format = Format::from_file_name(&file_name).ok_or_else(|| {
-        invalid(anyhow!("{shown}: a study file ends in .toml, .yaml, .yml or .json, so that its syntax is known"))
+        invalid(anyhow!(
+            "{shown}: a study file ends in .toml, .yaml, .yml or .json, so that its syntax is known"
+        ))
     })?;
     let file = std::fs::File::open(path).with_context(|| format!("reading the study file {shown}"))?;
     let mut bytes = Vec::new();
     // One byte more than allowed, so that a file that is too long is noticed without being read.
-    std::io::Read::read_to_end(&mut std::io::Read::take(file, limits::MAX_STUDY_BYTES as u64 + 1), &mut bytes)
-        .with_context(|| format!("reading the study file {shown}"))?;
+    std::io::Read::read_to_end(
+        &mut std::io::Read::take(file, limits::MAX_STUDY_BYTES as u64 + 1),
+        &mut bytes,
+    )
+    .with_context(|| format!("reading the study file {shown}"))?;
     let text = String::from_utf8(bytes).map_err(|error| {
-        let line = error.as_bytes().iter().take(error.utf8_error().valid_up_to()).filter(|byte| **byte == b'\n').count();
+        let line = error
+            .as_bytes()
+            .iter()
+            .take(error.utf8_error().valid_up_to())
+            .filter(|byte| **byte == b'\n')
+            .count();
         invalid(anyhow!("{shown}:{}: the file is not UTF-8 text", line + 1))
     })?;
     Ok(StudySource { text, file_name, format, overrides: overrides.to_vec() })
@@ -132,7 +144,10 @@ pub fn from_wire(source: Option<v1::StudySource>) -> anyhow::Result<StudySource>
         Ok(v1::StudyFormat::Yaml) => Format::Yaml,
         Ok(v1::StudyFormat::Json) => Format::Json,
         Ok(v1::StudyFormat::Unspecified) | Err(_) => {
-            return Err(anyhow!("the coordinator's answer holds a study of unknown format {}", source.format));
+            return Err(anyhow!(
+                "the coordinator's answer holds a study of unknown format {}",
+                source.format
+            ));
         }
     };
     Ok(StudySource {

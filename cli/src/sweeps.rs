@@ -77,7 +77,13 @@ mod tests {
             sweep: "5ca1ab1e00000000".to_owned(),
             name: "counting".to_owned(),
             state: v1::SweepState::Active as i32,
-            counts: Some(v1::TrialCounts { pending: 3, completed: 4, diverged: 1, failed: 2, ..Default::default() }),
+            counts: Some(v1::TrialCounts {
+                pending: 3,
+                completed: 4,
+                diverged: 1,
+                failed: 2,
+                ..Default::default()
+            }),
             submitted_unix_milliseconds: 0,
             total_steps: 200,
             done_steps: 50,

@@ -32,7 +32,8 @@ impl Columns {
 
     /// The table as text, without trailing blanks.
     pub fn render(&self) -> String {
-        let lines: Vec<String> = self.table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
+        let lines: Vec<String> =
+            self.table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
         lines.join("\n")
     }
 }

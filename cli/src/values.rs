@@ -19,7 +19,9 @@ impl std::str::FromStr for Seeds {
         for part in text.split(',').map(str::trim) {
             let number = |digits: &str| {
                 let digits = digits.trim().replace('_', "");
-                digits.parse::<u64>().map_err(|_| format!("`{part}` is neither a seed (5) nor a range of seeds (5-8)"))
+                digits
+                    .parse::<u64>()
+                    .map_err(|_| format!("`{part}` is neither a seed (5) nor a range of seeds (5-8)"))
             };
             let (first, last) = match part.split_once('-') {
                 Some((first, last)) => (number(first)?, number(last)?),

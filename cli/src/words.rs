@@ -112,16 +112,19 @@ mod tests {
     fn durations_have_at_most_two_units() {
         let shown: Vec<String> =
             [0.0, 0.25, 1.0, 59.6, 200.0, 7_500.0, 86_400.0, 349_300.0].map(duration).into_iter().collect();
-        assert_eq!(shown, ["0ms", "250ms", "1s", "1m", "3m 20s", "2h 5m", "1day", "4d 1h"].map(|word| {
-            if word == "1day" { "1d".to_owned() } else { word.to_owned() }
-        }));
+        assert_eq!(
+            shown,
+            ["0ms", "250ms", "1s", "1m", "3m 20s", "2h 5m", "1day", "4d 1h"]
+                .map(|word| { if word == "1day" { "1d".to_owned() } else { word.to_owned() } })
+        );
         assert_eq!(duration(f64::NAN), "unknown");
         assert_eq!(duration(f64::INFINITY), "unknown");
     }
 
     #[test]
     fn counts_are_short() {
-        let shown: Vec<String> = [0.0, 0.5, 7.0, 950.0, 999.6, 1_234.0, 37_000_000.0, 4.14e15].map(count).into();
+        let shown: Vec<String> =
+            [0.0, 0.5, 7.0, 950.0, 999.6, 1_234.0, 37_000_000.0, 4.14e15].map(count).into();
         assert_eq!(shown, ["0", "0.5", "7", "950", "1.0k", "1.2k", "37M", "4.1e15"]);
         assert_eq!(whole(1_234_567), "1 234 567");
         assert_eq!(whole(1234), "1234");

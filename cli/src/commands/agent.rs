@@ -77,11 +77,14 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
     // Kept until the end: dropped, a temporary folder is deleted.
     let temporary = match arguments.work_dir {
         Some(_) => None,
-        None => Some(tempfile::tempdir().context("making a temporary work folder; name one with --work-dir")?),
+        None => {
+            Some(tempfile::tempdir().context("making a temporary work folder; name one with --work-dir")?)
+        }
     };
     let named = arguments.work_dir.clone();
     let work_dir = named.or(temporary.as_ref().map(|folder| folder.path().to_owned())).unwrap_or_default();
-    std::fs::create_dir_all(&work_dir).with_context(|| format!("making the work folder {}", work_dir.display()))?;
+    std::fs::create_dir_all(&work_dir)
+        .with_context(|| format!("making the work folder {}", work_dir.display()))?;
     let name = arguments.name.clone().unwrap_or_else(|| default_name(arguments.device));
     let options = plateau_agent::AgentOptions {
         coordinator: context.coordinator.clone(),
@@ -89,7 +92,8 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
         threads: arguments.threads,
         max_cohort: arguments.max_cohort.unwrap_or_else(|| arguments.device.default_cohort()),
         work_dir,
-        trainer_program: std::env::current_exe().context("finding the program's own file, to start the trainer")?,
+        trainer_program: std::env::current_exe()
+            .context("finding the program's own file, to start the trainer")?,
         name: name.clone(),
     };
     let stop = interrupt::requested(interrupts, arguments.parent.exit_with_parent);

@@ -35,7 +35,8 @@ pub struct Arguments {
 pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
     let what = format!("cancelling the sweep `{}`", arguments.sweep.sweep);
     let mut connection = context.connect(&arguments.data).await?;
-    let request = v1::CancelRequest { sweep: arguments.sweep.sweep.clone(), reason: arguments.reason.clone() };
+    let request =
+        v1::CancelRequest { sweep: arguments.sweep.sweep.clone(), reason: arguments.reason.clone() };
     let answer = connection.service.cancel(request).await;
     let answer = answer.map_err(|status| refusal(&what, &status))?.into_inner();
     let summary = convert::required("summary", answer.summary)?;

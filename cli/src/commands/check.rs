@@ -9,7 +9,7 @@ use super::Context;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::Output;
 use crate::study_file::{ReadStudy, StudyArguments};
-use crate::table::{Columns, number, text};
+use crate::table::{Columns, number};
 use crate::{results, words};
 
 const EXAMPLES: &str = "\
@@ -77,7 +77,11 @@ fn describe(read: &ReadStudy, overview: &Overview, output: &Output) -> String {
             words::plural(overview.cells, "cell"),
             words::count(overview.trials as f64 / overview.cells.max(1) as f64)
         ),
-        format!("parameters  {} per trial", between(fewest, most, |number| words::whole(u128::from(*number)))),
+        format!("steps       {} in all", words::whole(total_steps(overview))),
+        format!(
+            "parameters  {} per trial",
+            between(fewest, most, |number| words::whole(u128::from(*number)))
+        ),
         format!(
             "arithmetic  {} FLOP per trial, {} FLOP in all",
             between(words::count(least), words::count(largest), String::clone),
@@ -95,9 +99,12 @@ fn describe(read: &ReadStudy, overview: &Overview, output: &Output) -> String {
     for (path, values) in &overview.varying {
         lines.push(format!("axis        {path} = {}", shorten(values)));
     }
-    lines.extend(read.plan.analyses.iter().map(|analysis| {
-        format!("analysis    {}", named(analysis.kind(), analysis.name()))
-    }));
+    lines.extend(
+        read.plan
+            .analyses
+            .iter()
+            .map(|analysis| format!("analysis    {}", named(analysis.kind(), analysis.name()))),
+    );
     lines.extend(read.plan.figures.iter().map(|figure| format!("figure      {}", figure.name())));
     lines.push(format!(
         "\n{} (trials of equal shape, trained together as one batched model):",
@@ -105,6 +112,12 @@ fn describe(read: &ReadStudy, overview: &Overview, output: &Output) -> String {
     ));
     lines.push(cohorts(study, overview, output));
     lines.join("\n")
+}
+
+/// Steps of all trials together.
+fn total_steps(overview: &Overview) -> u128 {
+    let steps = |cohort: &CohortOverview| u128::from(cohort.trials) * u128::from(cohort.example.train.steps);
+    overview.cohorts.iter().map(steps).sum()
 }
 
 fn named(kind: &str, name: &str) -> String {
@@ -135,9 +148,6 @@ fn cohorts(study: &Study, overview: &Overview, output: &Output) -> String {
     if overview.cohorts.len() > SHOWN_COHORTS {
         table.push_str(&format!("\n… and {} more cohorts", overview.cohorts.len() - SHOWN_COHORTS));
     }
-    if overview.cohorts.is_empty() {
-        table.push_str(&text("none").content());
-    }
     table
 }
 
@@ -147,7 +157,9 @@ fn differing_paths(study: &Study, cohorts: &[CohortOverview]) -> Vec<String> {
     let Some(first) = cohorts.first() else { return Vec::new() };
     let shown = cohorts.get(..SHOWN_COHORTS).unwrap_or(cohorts);
     let mut paths = study.varying_paths();
-    paths.retain(|path| shown.iter().any(|cohort| value(&cohort.example, path) != value(&first.example, path)));
+    paths.retain(|path| {
+        shown.iter().any(|cohort| value(&cohort.example, path) != value(&first.example, path))
+    });
     paths
 }
 
@@ -176,6 +188,7 @@ fn to_json(read: &ReadStudy, overview: &Overview) -> Value {
         "parameters": overview.parameters,
         "flops_per_trial": overview.flops_per_trial,
         "flops": overview.flops,
+        "steps": u64::try_from(total_steps(overview)).unwrap_or(u64::MAX),
         "axes": overview.varying.iter().map(|(path, values)| json!({ "path": path, "values": values })).collect::<Vec<_>>(),
         "analyses": read.plan.analyses.iter().map(|analysis| analysis.name()).collect::<Vec<_>>(),
         "figures": read.plan.figures.iter().map(|figure| figure.name()).collect::<Vec<_>>(),

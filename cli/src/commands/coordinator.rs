@@ -8,6 +8,7 @@ use clap::{Args, ValueHint};
 use serde_json::json;
 
 use super::Context;
+use crate::client::CHECKPOINT_STORE;
 use crate::exit::{Exit, Outcome};
 use crate::interrupt::{self, Interrupts, Parent};
 
@@ -34,6 +35,10 @@ pub struct Arguments {
     #[arg(long)]
     allow_insecure: bool,
 
+    /// Where checkpoints are kept, as the URL of an object store [default: the folder checkpoints in the data directory]
+    #[arg(long, value_name = "URL", env = CHECKPOINT_STORE, hide_env_values = true, value_hint = ValueHint::Url)]
+    checkpoint_store: Option<String>,
+
     #[command(flatten)]
     pub(super) parent: Parent,
 }
@@ -45,16 +50,23 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
     let options = plateau_coordinator::Options {
         data_dir: arguments.data_dir.clone(),
         listen: arguments.listen,
-        checkpoint_store: None,
+        checkpoint_store: arguments.checkpoint_store.clone(),
         allow_insecure: arguments.allow_insecure,
     };
-    let running = plateau_coordinator::start(options)
-        .await
-        .with_context(|| format!("starting a coordinator on {data_dir}, listening on {}", arguments.listen))?;
+    let mut running = plateau_coordinator::start(options).await.with_context(|| {
+        format!("starting a coordinator on {data_dir}, listening on {}", arguments.listen)
+    })?;
     let address = format!("http://{}", running.local_addr);
     context.output.note(&format!("coordinator of {data_dir} listens on {address}; Ctrl-C stops it"));
     context.output.event(json!({ "event": "listening", "address": address }))?;
-    interrupt::requested(interrupts, arguments.parent.exit_with_parent).await;
+    tokio::select! {
+        () = interrupt::requested(interrupts, arguments.parent.exit_with_parent) => {}
+        // It ends by itself only where it cannot go on.
+        ended = running.wait() => {
+            ended.with_context(|| format!("the coordinator of {data_dir} cannot go on"))?;
+            return Err(anyhow::anyhow!("the coordinator of {data_dir} stopped without being asked to").into());
+        }
+    }
     context.output.note("stopping");
     running.stop().await.with_context(|| format!("closing the data directory {data_dir}"))?;
     Ok(Exit::Done)

@@ -34,7 +34,8 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
     let answer = answer.map_err(|status| refusal(&what, &status))?.into_inner();
     context.output.answer(
         || {
-            let mut lines = vec![format!("{}: {}", words::one_line(&answer.kind), words::one_line(&answer.summary))];
+            let mut lines =
+                vec![format!("{}: {}", words::one_line(&answer.kind), words::one_line(&answer.summary))];
             lines.extend(answer.history.iter().map(|event| {
                 format!("  {}  {}", words::time(event.unix_milliseconds), words::one_line(&event.event))
             }));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::{Args, ValueHint};
-use plateau_proto::v1;
+use plateau_proto::{convert, v1};
 use serde_json::json;
 
 use super::Context;
@@ -50,32 +50,39 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
         None => None,
     };
     let mut connection = context.connect(&arguments.data).await?;
-    let read = match given {
-        Some(read) => read,
-        None => study_of(&mut connection.service, sweep).await?,
-    };
+    let (id, read) = study_of(&mut connection.service, sweep, given).await?;
     let records = results::fetch(&mut connection.service, sweep).await?;
     connection.close().await?;
     if records.is_empty() {
         return Err(anyhow::anyhow!("the sweep `{sweep}` has no trials to report").into());
     }
-    let folder = arguments.out.clone().unwrap_or_else(|| PathBuf::from(format!("report-{}", read.study.name)));
-    let report = reporting::write(&read, &records, &folder)?;
+    let folder =
+        arguments.out.clone().unwrap_or_else(|| PathBuf::from(format!("report-{}", read.study.name)));
+    let report = reporting::write(&read, &id, &records, &folder)?;
     context.output.answer(
         || format!("{}\n{}", report.tables(&context.output), report.where_it_is()),
-        || json!({ "report": folder, "summary": report.summary() }),
+        || json!({ "sweep": id, "report": folder, "analyses": report.results() }),
         || folder.display().to_string(),
     )?;
     Ok(Exit::Done)
 }
 
-/// The study of a sweep, as submitted.
-async fn study_of(service: &mut Service, sweep: &str) -> anyhow::Result<ReadStudy> {
+/// The whole id of a sweep and its study: the one given, else the one submitted.
+async fn study_of(
+    service: &mut Service,
+    sweep: &str,
+    given: Option<ReadStudy>,
+) -> anyhow::Result<(String, ReadStudy)> {
     let answer = service.describe_sweep(v1::DescribeSweepRequest { sweep: sweep.to_owned() }).await;
-    let answer = answer.map_err(|status| refusal(&format!("looking at the sweep `{sweep}`"), &status))?.into_inner();
+    let answer =
+        answer.map_err(|status| refusal(&format!("looking at the sweep `{sweep}`"), &status))?.into_inner();
+    let id = convert::required("summary", answer.summary)?.sweep;
+    if let Some(read) = given {
+        return Ok((id, read));
+    }
     let source = study_file::from_wire(answer.study)?;
     match study_file::read_study(&source) {
-        Ok(read) => Ok(read),
+        Ok(read) => Ok((id, read)),
         Err(failure) => bail!("reading the study of the sweep `{sweep}`: {:#}", failure.error),
     }
 }

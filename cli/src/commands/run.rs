@@ -86,7 +86,9 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
         () = interrupts.next() => Ok(Course::Interrupted),
     };
     let outcome = match course {
-        Ok(Course::Ended(snapshot)) => finish(arguments, context, &read, &mut connection.service, &snapshot).await,
+        Ok(Course::Ended(snapshot)) => {
+            finish(arguments, context, &read, &mut connection.service, &snapshot).await
+        }
         Ok(Course::Interrupted) => {
             context.output.note("\nstopping: checkpoints are being saved; Ctrl-C again stops at once");
             Ok(Exit::Interrupted)
@@ -100,7 +102,8 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
         () = interrupts.next() => false,
     };
     if matches!(outcome, Ok(Exit::Interrupted)) {
-        let kept = if orderly { "everything done is kept" } else { "everything up to the last checkpoints is kept" };
+        let kept =
+            if orderly { "everything done is kept" } else { "everything up to the last checkpoints is kept" };
         let command = again(arguments);
         context.output.note(&format!("interrupted; {kept}. To go on:\n  {command}"));
         context.output.event(json!({ "event": "interrupted", "orderly": orderly, "continue": command }))?;
@@ -157,12 +160,13 @@ async fn train(
         let devices: Vec<String> = agents.iter().map(|agent| agent.device.to_string()).collect();
         tracing::info!(agents = agents.len(), ?devices, "agents started");
     }
-    let target = Target { coordinator: connection.address.clone(), data_dir: Some(arguments.data_dir.clone()) };
+    let target =
+        Target { coordinator: connection.address.clone(), data_dir: Some(arguments.data_dir.clone()) };
     let mut display = Display::new(&context.output, target.as_options());
-    let notes = context.output;
+    let announce = display.announcer();
     let followed = tokio::select! {
         followed = follow::follow(&mut connection.service, &answer.sweep, &mut display) => followed,
-        error = household.supervise(|text| notes.note(text)) => Err(error.context("the run cannot go on")),
+        error = household.supervise(announce) => Err(error.context("the run cannot go on")),
     };
     display.finish();
     Ok(Course::Ended(followed?))
@@ -211,10 +215,11 @@ async fn finish(
     snapshot: &Snapshot,
 ) -> Outcome {
     let records = results::fetch(service, &snapshot.sweep).await?;
-    let folder = arguments.report.clone().unwrap_or_else(|| arguments.data_dir.join("reports").join(&read.study.name));
-    let report = reporting::write(read, &records, &folder)?;
+    let folder =
+        arguments.report.clone().unwrap_or_else(|| arguments.data_dir.join("reports").join(&read.study.name));
+    let report = reporting::write(read, &snapshot.sweep, &records, &folder)?;
     let data = shell_word(&arguments.data_dir.to_string_lossy());
-    context.output.answer(
+    context.output.conclude(
         || {
             let mut text = report.tables(&context.output);
             if let Some(failure) = snapshot.failure_text(&format!(" --data-dir {data}")) {

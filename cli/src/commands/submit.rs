@@ -65,7 +65,8 @@ pub async fn submit(
     read: &study_file::ReadStudy,
 ) -> anyhow::Result<v1::SubmitResponse> {
     let source = read.study.source();
-    let _span = tracing::info_span!("submit", study = %read.study.name, digest = read.study.digest()).entered();
+    let _span =
+        tracing::info_span!("submit", study = %read.study.name, digest = read.study.digest()).entered();
     let request = v1::SubmitRequest { study: Some(study_file::to_wire(source)), traceparent: String::new() };
     let answer = service.submit(request).await;
     answer
@@ -79,9 +80,13 @@ pub fn sentence(name: &str, answer: &v1::SubmitResponse) -> String {
     let trials = words::plural(answer.trials, "trial");
     match (answer.existing, answer.new_trials) {
         (true, 0) => format!("sweep {id} `{name}` exists already ({trials}); nothing new to run"),
-        (true, new) => format!("sweep {id} `{name}` exists already ({trials}); {new} will run because of this"),
+        (true, new) => {
+            format!("sweep {id} `{name}` exists already ({trials}); {new} will run because of this")
+        }
         (false, new) if new == answer.trials => format!("sweep {id} `{name}` submitted: {trials}"),
-        (false, new) => format!("sweep {id} `{name}` submitted: {trials}, {new} of them to run, the rest is known"),
+        (false, new) => {
+            format!("sweep {id} `{name}` submitted: {trials}, {new} of them to run, the rest is known")
+        }
     }
 }
 
@@ -102,6 +107,9 @@ mod tests {
             sentence("s", &answer(false, 4, 1)),
             "sweep 5ca1ab1e `s` submitted: 4 trials, 1 of them to run, the rest is known"
         );
-        assert_eq!(sentence("s", &answer(true, 1, 0)), "sweep 5ca1ab1e `s` exists already (1 trial); nothing new to run");
+        assert_eq!(
+            sentence("s", &answer(true, 1, 0)),
+            "sweep 5ca1ab1e `s` exists already (1 trial); nothing new to run"
+        );
     }
 }

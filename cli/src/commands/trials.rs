@@ -72,14 +72,17 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
     for filter in &arguments.filter {
         let known = rows.iter().any(|row| row.parameters.contains_key(filter.path()));
         if !known && !rows.is_empty() {
-            let paths: BTreeSet<&str> = rows.iter().flat_map(|row| row.parameters.keys().map(String::as_str)).collect();
+            let paths: BTreeSet<&str> =
+                rows.iter().flat_map(|row| row.parameters.keys().map(String::as_str)).collect();
             let advice = plateau_common::fields::nearest(filter.path(), paths)
                 .map_or(String::new(), |path| format!("; did you mean `{path}`?"));
             return Err(Failure::usage(format!("no trial has a value `{}`{advice}", filter.path())));
         }
     }
-    let kept: Vec<&Row> =
-        rows.iter().filter(|row| arguments.filter.iter().all(|filter| filter.keeps(&row.parameters))).collect();
+    let kept: Vec<&Row> = rows
+        .iter()
+        .filter(|row| arguments.filter.iter().all(|filter| filter.keeps(&row.parameters)))
+        .collect();
     let limit = match (arguments.limit, context.output.mode()) {
         (Some(limit), _) => limit,
         (None, OutputMode::Table) => SHOWN_ROWS,
@@ -90,7 +93,11 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
         || {
             let mut table = render(shown, context);
             if shown.len() < kept.len() {
-                table.push_str(&format!("\n… and {} more (--limit {})", kept.len() - shown.len(), kept.len()));
+                table.push_str(&format!(
+                    "\n… and {} more (--limit {})",
+                    kept.len() - shown.len(),
+                    kept.len()
+                ));
             }
             if kept.is_empty() { "no such trials".to_owned() } else { table }
         },
@@ -130,7 +137,8 @@ async fn fetch(service: &mut Service, arguments: &Arguments) -> anyhow::Result<V
 fn varying(rows: &[&Row]) -> Vec<String> {
     let Some(first) = rows.first() else { return Vec::new() };
     let paths: BTreeSet<&String> = rows.iter().flat_map(|row| row.parameters.keys()).collect();
-    let differs = |path: &&String| rows.iter().any(|row| row.parameters.get(*path) != first.parameters.get(*path));
+    let differs =
+        |path: &&String| rows.iter().any(|row| row.parameters.get(*path) != first.parameters.get(*path));
     paths.into_iter().filter(differs).cloned().collect()
 }
 

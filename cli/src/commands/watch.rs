@@ -33,7 +33,9 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
     let mut interrupts = Interrupts::new()?;
     let mut connection = target.connect().await?;
     if connection.is_own() {
-        context.output.note("no coordinator was running on this data directory, so nothing will move while you watch");
+        context
+            .output
+            .note("no coordinator was running on this data directory, so nothing will move while you watch");
     }
     let mut display = Display::new(&context.output, target.as_options());
     let followed = tokio::select! {
@@ -43,7 +45,7 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
     display.finish();
     connection.close().await?;
     let Some(snapshot) = followed else { return Ok(Exit::Interrupted) };
-    context.output.answer(
+    context.output.conclude(
         || format!("{}: {}", snapshot.name, snapshot.counts_text()),
         || {
             let mut json = snapshot.to_json();
