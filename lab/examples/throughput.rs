@@ -1,4 +1,5 @@
-//! Prints replica-steps per second of a fixed list of workloads: `throughput [threads] [replicas] [name]`.
+//! Prints replica-steps per second of a fixed list of workloads: `throughput [threads] [replicas] [name]`, by the clock
+//! (the best half second) and per second of processor time (which other programs do not disturb; Linux only).
 
 use std::path::Path;
 
@@ -16,8 +17,20 @@ const SECONDS: f64 = 4.0;
 /// Counts steps between the first report and the end.
 struct Meter {
     begun: std::time::Instant,
+    last: std::time::Instant,
     best: f64,
     calls: u32,
+    steps: f64,
+    processor_seconds: f64,
+}
+
+/// Processor time this process has used, in seconds; NaN where /proc does not tell.
+fn processor_seconds() -> f64 {
+    let ticks = std::fs::read_to_string("/proc/self/stat").ok().and_then(|text| {
+        let mut fields = text.rsplit(')').next()?.split_whitespace().skip(11);
+        Some(fields.next()?.parse::<f64>().ok()? + fields.next()?.parse::<f64>().ok()?)
+    });
+    ticks.map_or(f64::NAN, |ticks| ticks / 100.0)
 }
 
 impl Observer for Meter {
@@ -27,9 +40,14 @@ impl Observer for Meter {
     fn ended(&mut self, _: usize, _: Ending) {}
     fn progress(&mut self, _: u64, replica_steps_per_second: f64) -> Control {
         self.calls += 1;
-        if self.calls > 4 {
-            self.best = self.best.max(replica_steps_per_second);
+        if self.calls == 3 {
+            self.processor_seconds = processor_seconds();
         }
+        if self.calls > 3 {
+            self.best = self.best.max(replica_steps_per_second);
+            self.steps += replica_steps_per_second * self.last.elapsed().as_secs_f64();
+        }
+        self.last = std::time::Instant::now();
         if self.begun.elapsed().as_secs_f64() > SECONDS { Control::Stop } else { Control::Continue }
     }
 }
@@ -63,7 +81,7 @@ fn main() -> anyhow::Result<()> {
     let threads: usize = arguments.next().map_or(Ok(1), |text| text.parse()).context("threads is a number")?;
     let replicas: u64 = arguments.next().map_or(Ok(8), |text| text.parse()).context("replicas is a number")?;
     let wanted = arguments.next();
-    println!("{threads} threads, {replicas} replicas: replica-steps per second");
+    println!("{threads} threads, {replicas} replicas: replica-steps per second, and per processor-second");
     for (name, mut json) in workloads() {
         if wanted.as_ref().is_some_and(|wanted| wanted != name) {
             continue;
@@ -75,9 +93,11 @@ fn main() -> anyhow::Result<()> {
             members.push(Member { id: TrialId::of(&config), config, resume: None });
         }
         let scratch = tempfile::tempdir()?;
-        let mut meter = Meter { begun: std::time::Instant::now(), best: 0.0, calls: 0 };
+        let now = std::time::Instant::now();
+        let mut meter = Meter { begun: now, last: now, best: 0.0, calls: 0, steps: 0.0, processor_seconds: 0.0 };
         train_cohort(&members, &DeviceChoice::Cpu { threads }, scratch.path(), &mut meter)?;
-        println!("{name:16} {:.0}", meter.best);
+        let per_processor_second = meter.steps / (processor_seconds() - meter.processor_seconds);
+        println!("{name:16} {:8.0} {per_processor_second:8.0}", meter.best);
     }
     Ok(())
 }

@@ -143,6 +143,59 @@ pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
+const LANES: usize = 8;
+
+#[inline(always)]
+fn fold_lanes<T: Float>(lanes: [T; LANES], join: impl Fn(T, T) -> T) -> T {
+    let pair = |first: usize| join(lanes[first], lanes[first + 4]);
+    join(join(pair(0), pair(2)), join(pair(1), pair(3)))
+}
+
+/// Sum of `count` terms, in an order that depends on `count` only.
+#[inline(always)]
+pub(crate) fn sum_of<T: Float>(count: usize, term: impl Fn(usize) -> T) -> T {
+    let whole = count / LANES * LANES;
+    let mut total = T::ZERO;
+    if whole > 0 {
+        let mut lanes = [T::ZERO; LANES];
+        let mut start = 0;
+        while start < whole {
+            for (lane, sum) in lanes.iter_mut().enumerate() {
+                *sum += term(start + lane);
+            }
+            start += LANES;
+        }
+        total = fold_lanes(lanes, #[inline(always)] |a, b| a + b);
+    }
+    for index in whole..count {
+        total += term(index);
+    }
+    total
+}
+
+#[inline(always)]
+fn higher<T: Float>(a: T, b: T) -> T {
+    if b > a { b } else { a }
+}
+
+/// The highest of `values`, ignoring NaN; minus infinity of none.
+#[inline(always)]
+pub(crate) fn highest_of<T: Float>(values: &[T]) -> T {
+    let mut lanes = [T::MINUS_INFINITY; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = higher(*lane, *value);
+        }
+    }
+    let mut highest = if values.len() < LANES { T::MINUS_INFINITY } else { fold_lanes(lanes, higher) };
+    for value in rest {
+        highest = higher(highest, *value);
+    }
+    highest
+}
+
 /// The numbers behind a contiguous layout.
 pub(crate) fn slice<'a, T: Float>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
     let Some((start, end)) = layout.contiguous_offsets() else {

@@ -103,7 +103,7 @@ fn rotary_positions() {
 fn plan(stream: &mut Stream, queries: usize, keys: usize, rows: u32, causal: bool) -> Plan {
     let mut draw = |count: usize| Index::new((0..count).map(|_| stream.below(rows)).collect(), rows as usize).unwrap();
     let (query_rows, key_rows) = (draw(2 * 3 * queries), draw(2 * 3 * keys));
-    Plan { heads: 2, examples: 3, queries, keys, query_rows, key_rows, causal, bias: None, dropout: None }
+    Plan { heads: 2, examples: 3, queries, keys, query_rows, key_rows, causal, bias: None, dropout: None, keys_in_order: false }
 }
 
 #[test]
@@ -137,6 +137,30 @@ fn attention_in_all_its_forms() {
             if width == 4 {
                 check_gradients(&inputs, |x| weighted_sum(&attention::attention(&x[0], &x[1], &x[2], &plan)?));
             }
+        }
+    }
+}
+
+#[test]
+fn attention_over_the_same_keys_for_every_example() {
+    let mut stream = Stream::new(10, "test", 0);
+    for keys in [3, 6] {
+        let query_rows = Index::new((0..6).map(|_| stream.below(6)).collect(), 6).unwrap();
+        let key_rows = Index::new((0..6).flat_map(|_| 0..keys as u32).collect(), 6).unwrap();
+        let plan = Plan { heads: 2, examples: 3, queries: 1, keys, query_rows, key_rows, causal: false, bias: None, dropout: None, keys_in_order: true };
+        let inputs = [0, 1, 2].map(|_| random(&mut stream, &[2, 6, 8], 1.0));
+        let bias = random(&mut stream, &[2, 3, keys], 1.0);
+        for bias in [None, Some(bias)] {
+            let typed = |dtype: DType| {
+                let bias = bias.as_ref().map(|bias| bias.to_dtype(dtype).unwrap());
+                Arc::new(Plan { bias, ..plan.clone() })
+            };
+            check_forms(
+                &inputs,
+                |x| attention::attention(&x[0], &x[1], &x[2], &typed(x[0].dtype())),
+                |x| attention::reference(&x[0], &x[1], &x[2], &typed(x[0].dtype())),
+            );
+            check_gradients(&inputs, |x| weighted_sum(&attention::attention(&x[0], &x[1], &x[2], &typed(DType::F64))?));
         }
     }
 }

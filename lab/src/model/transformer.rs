@@ -210,6 +210,7 @@ impl Transformer {
             causal: config.causal,
             bias: stream.bias.clone(),
             dropout: weight_factors,
+            keys_in_order: stream.shared && stream.bias.is_some(),
         });
         if let Some(trace) = call.trace.as_deref_mut() {
             trace.attention(&q, &k, &plan, stream.asked(self.shape.read_out))?;
@@ -234,7 +235,7 @@ impl Transformer {
         let mut next = own_rows(states, examples, queries, None)?;
         if read == ReadOut::Every && stream.bias.is_some() {
             // In count space the last position is one of the keys, not the last of them.
-            next.last = call.last_of_types(stream.length, &stream.last);
+            next.last = call.last_of_types(stream.length, &stream.last)?;
             next.bias = stream.bias;
         }
         Ok(next)
@@ -266,12 +267,12 @@ struct Call<'a> {
 
 impl Call<'_> {
     /// Row of each example's last token among rows `[B, types]`.
-    fn last_of_types(&self, types: usize, last: &Index) -> Index {
+    fn last_of_types(&self, types: usize, last: &Index) -> Result<Index> {
         let rows = last.rows().iter().enumerate().map(|(at, token)| {
             // A first block's rows are the types themselves, a later one's are numbered by example.
             ((at % self.examples) * types) as u32 + token % types as u32
         });
-        Index::unchecked(rows.collect())
+        Index::new(rows.collect(), self.examples * types)
     }
 }
 

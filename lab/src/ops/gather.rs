@@ -12,6 +12,7 @@ use crate::float::{Float, read, slice, vectorised, with_float};
 #[derive(Clone, Debug)]
 pub struct Index {
     rows: Arc<Vec<u32>>,
+    table_rows: usize,
 }
 
 impl Index {
@@ -20,12 +21,12 @@ impl Index {
         if let Some(row) = rows.iter().find(|row| **row as usize >= table_rows) {
             candle_core::bail!("row {row} of a table of {table_rows} rows was asked for");
         }
-        Ok(Index { rows: Arc::new(rows) })
+        Ok(Index { rows: Arc::new(rows), table_rows })
     }
 
-    /// Row numbers known to be in range.
-    pub(crate) fn unchecked(rows: Vec<u32>) -> Self {
-        Index { rows: Arc::new(rows) }
+    /// Rows of the table the numbers are good for.
+    pub fn table_rows(&self) -> usize {
+        self.table_rows
     }
 
     /// The row numbers.
@@ -61,6 +62,9 @@ impl CustomOp1 for Gather {
     fn cpu_fwd(&self, table: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (replicas, size, width) = layout.shape().dims3()?;
         let count = self.index.rows.len() / replicas.max(1);
+        if self.index.table_rows > size {
+            candle_core::bail!("an index into {} rows was used on a table of {size}", self.index.table_rows);
+        }
         with_float!(table.dtype(), T => {
             let table = slice::<T>(table, layout)?;
             let mut result = Vec::with_capacity(replicas * count * width);

@@ -4,7 +4,7 @@ use candle_core::backend::BackendStorage as _;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::tape::apply3;
-use crate::float::{Float, read, slice, vectorised, with_float};
+use crate::float::{Float, read, slice, sum_of, vectorised, with_float};
 
 /// Added to the variance, as PyTorch's default.
 pub const EPSILON: f64 = 1e-5;
@@ -24,31 +24,12 @@ pub fn reference(x: &Tensor, gain: &Tensor, bias: &Tensor) -> Result<Tensor> {
 
 struct LayerNorm;
 
-#[inline(always)]
-fn sum<T: Float>(values: impl Fn(usize) -> T, count: usize) -> T {
-    const LANES: usize = 8;
-    let mut lanes = [T::ZERO; LANES];
-    let whole = count / LANES * LANES;
-    let mut start = 0;
-    while start < whole {
-        for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += values(start + lane);
-        }
-        start += LANES;
-    }
-    let mut total = ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
-    for index in whole..count {
-        total += values(index);
-    }
-    total
-}
-
 /// Mean and reciprocal deviation of a row.
 #[inline(always)]
 fn moments<T: Float>(row: &[T]) -> (T, T) {
     let share = T::of(1.0 / row.len() as f64);
-    let mean = sum(|index| row[index], row.len()) * share;
-    let variance = sum(|index| (row[index] - mean) * (row[index] - mean), row.len()) * share;
+    let mean = sum_of(row.len(), |index| row[index]) * share;
+    let variance = sum_of(row.len(), |index| (row[index] - mean) * (row[index] - mean)) * share;
     (mean, T::ONE / (variance + T::of(EPSILON)).sqrt())
 }
 
@@ -83,8 +64,8 @@ fn backward<T: Float>(x: &[T], gain: &[T], gradient: &[T], rows: usize, width: u
                 to_gain[index] += gradient[index] * ((row[index] - mean) * scale);
                 to_bias[index] += gradient[index];
             }
-            let along = sum(|index| gradient[index] * gain[index], width) * share;
-            let across = sum(|index| gradient[index] * gain[index] * ((row[index] - mean) * scale), width) * share;
+            let along = sum_of(width, |index| gradient[index] * gain[index]) * share;
+            let across = sum_of(width, |index| gradient[index] * gain[index] * ((row[index] - mean) * scale)) * share;
             for index in 0..width {
                 let normal = (row[index] - mean) * scale;
                 to_row[index] = (gradient[index] * gain[index] - along - normal * across) * scale;

@@ -9,7 +9,7 @@ use candle_core::backend::BackendStorage as _;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor};
 
 use super::tape::apply1;
-use crate::float::{Float, slice, vectorised, with_float};
+use crate::float::{Float, highest_of, slice, sum_of, vectorised, with_float};
 
 /// The right answers of N rows of each of K replicas.
 #[derive(Clone, Debug)]
@@ -66,18 +66,11 @@ pub fn reference(outputs: &Tensor, criterion: &Criterion) -> Result<Tensor> {
 /// log(sum(exp(logits))) in 64 bits; fills `shares` with the softmax.
 #[inline(always)]
 pub(crate) fn log_sum_exp<T: Float>(logits: &[T], shares: &mut [f64]) -> f64 {
-    let mut highest = f64::NEG_INFINITY;
-    for logit in logits {
-        let logit = logit.wide();
-        highest = if logit > highest { logit } else { highest };
-    }
+    let highest = highest_of(logits).wide();
     for (share, logit) in shares.iter_mut().zip(logits) {
         *share = Float::exp(logit.wide() - highest);
     }
-    let mut sum = 0.0;
-    for share in shares.iter() {
-        sum += *share;
-    }
+    let sum = sum_of(shares.len(), |class| shares[class]);
     let scale = 1.0 / sum;
     for share in shares.iter_mut() {
         *share *= scale;

@@ -4,6 +4,8 @@
 //! looks at. So keys that many examples have in common (embeddings of the first layer, token types in count space) are
 //! computed once, and their gradients are summed here, in the order of the examples.
 
+mod shared;
+
 use std::sync::{Arc, OnceLock};
 
 use candle_core::backend::BackendStorage as _;
@@ -11,7 +13,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::gather::{self, Index};
 use super::tape::apply3;
-use crate::float::{Float, read, slice, vectorised, with_float};
+use crate::float::{Float, highest_of, read, slice, sum_of, vectorised, with_float};
 
 /// Which rows attend to which.
 #[derive(Clone, Debug)]
@@ -34,6 +36,8 @@ pub struct Plan {
     pub bias: Option<Tensor>,
     /// Dropout factors of the weights, `[K, B, Q, H, T]`.
     pub dropout: Option<Tensor>,
+    /// Promises that key t of every example is row t, so that whole matrices can be multiplied.
+    pub keys_in_order: bool,
 }
 
 impl Plan {
@@ -116,8 +120,7 @@ fn sizes(q: &Shape, k: &Shape, v: &Shape, plan: &Plan) -> Result<Sizes> {
         && width.is_multiple_of(plan.heads)
         && plan.query_rows.rows().len() == replicas * plan.examples * plan.queries
         && plan.key_rows.rows().len() == replicas * plan.examples * plan.keys;
-    let within = |index: &Index, rows: usize| index.rows().iter().all(|row| (*row as usize) < rows);
-    if !agrees || !within(&plan.query_rows, query_rows) || !within(&plan.key_rows, key_rows) {
+    if !agrees || plan.query_rows.table_rows() > query_rows || plan.key_rows.table_rows() > key_rows {
         candle_core::bail!("attention of {q:?} over {k:?} and {v:?} does not fit its plan");
     }
     Ok(Sizes { replicas, query_rows, key_rows, width })
@@ -125,20 +128,7 @@ fn sizes(q: &Shape, k: &Shape, v: &Shape, plan: &Plan) -> Result<Sizes> {
 
 #[inline(always)]
 fn dot<T: Float>(a: &[T], b: &[T]) -> T {
-    const LANES: usize = 8;
-    let mut lanes = [T::ZERO; LANES];
-    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let (a_rest, b_rest) = (a_chunks.remainder(), b_chunks.remainder());
-    for (a, b) in a_chunks.zip(b_chunks) {
-        for lane in 0..LANES {
-            lanes[lane] += a[lane] * b[lane];
-        }
-    }
-    let mut sum = ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
-    for (a, b) in a_rest.iter().zip(b_rest) {
-        sum += *a * *b;
-    }
-    sum
+    sum_of(a.len().min(b.len()), |index| a[index] * b[index])
 }
 
 #[inline(always)]
@@ -151,27 +141,22 @@ fn add_scaled<T: Float>(sum: &mut [T], factor: T, values: &[T]) {
 /// Softmax in place.
 #[inline(always)]
 fn softmax<T: Float>(logits: &mut [T]) {
-    let mut highest = T::MINUS_INFINITY;
-    for logit in logits.iter() {
-        highest = if *logit > highest { *logit } else { highest };
-    }
-    let mut sum = T::ZERO;
+    let highest = highest_of(logits);
     for logit in logits.iter_mut() {
         *logit = (*logit - highest).exp();
     }
-    for logit in logits.iter() {
-        sum += *logit;
-    }
+    let sum = sum_of(logits.len(), |index| logits[index]);
     let scale = T::ONE / sum;
     for logit in logits.iter_mut() {
         *logit *= scale;
     }
 }
 
-/// Output `[K, B Q, d]` and weights `[K, B, Q, H, T]`.
-fn forward<T: Float>(q: &[T], k: &[T], v: &[T], bias: Option<&[T]>, dropout: Option<&[T]>, plan: &Plan, sizes: Sizes) -> (Vec<T>, Vec<T>) {
+/// Output `[K, B Q, d]` and weights `[K, B, Q, H, T]`. `SIZE` is the head size, if it is one the compiler should unroll
+/// loops for, else 0.
+fn forward<T: Float, const SIZE: usize>(q: &[T], k: &[T], v: &[T], bias: Option<&[T]>, dropout: Option<&[T]>, plan: &Plan, sizes: Sizes) -> (Vec<T>, Vec<T>) {
     let Plan { heads, examples, queries, keys, .. } = *plan;
-    let size = sizes.width / heads;
+    let size = if SIZE > 0 { SIZE } else { sizes.width / heads };
     let scale = T::of(1.0 / (size as f64).sqrt());
     let mut output = vec![T::ZERO; sizes.replicas * examples * queries * sizes.width];
     let mut weights = vec![T::ZERO; sizes.replicas * examples * queries * heads * keys];
@@ -214,15 +199,15 @@ fn forward<T: Float>(q: &[T], k: &[T], v: &[T], bias: Option<&[T]>, dropout: Opt
     (output, weights)
 }
 
-/// Gradients of q, k and v.
-fn backward<T: Float>(
+/// Gradients of q, k and v; `SIZE` as in [`forward`].
+fn backward<T: Float, const SIZE: usize>(
     [q, k, v, weights, gradient]: [&[T]; 5],
     dropout: Option<&[T]>,
     plan: &Plan,
     sizes: Sizes,
 ) -> [Vec<T>; 3] {
     let Plan { heads, examples, queries, keys, .. } = *plan;
-    let (width, size) = (sizes.width, sizes.width / heads);
+    let (width, size) = (sizes.width, if SIZE > 0 { SIZE } else { sizes.width / heads });
     let scale = T::of(1.0 / (size as f64).sqrt());
     let mut to_q = vec![T::ZERO; q.len()];
     let mut to_k = vec![T::ZERO; k.len()];
@@ -267,6 +252,19 @@ fn backward<T: Float>(
     [to_q, to_k, to_v]
 }
 
+/// Calls a function with the head size as a constant where that is a common one.
+macro_rules! by_head_size {
+    ($size:expr, $function:ident::<$T:ty>($($argument:expr),*)) => {
+        match $size {
+            4 => $function::<$T, 4>($($argument),*),
+            8 => $function::<$T, 8>($($argument),*),
+            16 => $function::<$T, 16>($($argument),*),
+            32 => $function::<$T, 32>($($argument),*),
+            _ => $function::<$T, 0>($($argument),*),
+        }
+    };
+}
+
 /// Calls `work` with the numbers of an optional tensor.
 fn read_optional<T: Float, R>(tensor: Option<&Tensor>, work: impl FnOnce(Option<&[T]>) -> Result<R>) -> Result<R> {
     match tensor {
@@ -295,7 +293,12 @@ impl CustomOp3 for Attention {
         with_float!(q.dtype(), T => {
             let (q, k, v) = (slice::<T>(q, q_layout)?, slice::<T>(k, k_layout)?, slice::<T>(v, v_layout)?);
             let (output, weights) = read_optional::<T, _>(plan.bias.as_ref(), |bias| {
-                read_optional::<T, _>(plan.dropout.as_ref(), |dropout| Ok(forward(q, k, v, bias, dropout, plan, sizes)))
+                read_optional::<T, _>(plan.dropout.as_ref(), |dropout| {
+                    Ok(match shared::applies(plan, sizes) {
+                        true => shared::forward([q, k, v], bias, plan, sizes),
+                        false => by_head_size!(sizes.width / plan.heads, forward::<T>(q, k, v, bias, dropout, plan, sizes)),
+                    })
+                })
             })?;
             let count = weights.len();
             // The cell is empty: an op is applied once.
@@ -322,7 +325,11 @@ impl CustomOp3 for Attention {
             let [to_q, to_k, to_v] = read::<T, _>(q, |q| read::<T, _>(k, |k| read::<T, _>(v, |v| {
                 read::<T, _>(weights, |weights| read::<T, _>(&gradient, |gradient| {
                     read_optional::<T, _>(plan.dropout.as_ref(), |dropout| {
-                        Ok(backward([q, k, v, weights, gradient], dropout, plan, sizes))
+                        let all = [q, k, v, weights, gradient];
+                        Ok(match shared::applies(plan, sizes) {
+                            true => shared::backward(all, plan, sizes),
+                            false => by_head_size!(sizes.width / plan.heads, backward::<T>(all, dropout, plan, sizes)),
+                        })
                     })
                 }))
             })))?;
