@@ -12,6 +12,7 @@ use plateau_common::results::{Parameter, TrialRecord};
 use plateau_common::trial::TrialState;
 use serde_json::Value;
 
+use crate::filter::Filter;
 use crate::number;
 
 /// Orders parameters: numbers by value, then switches, then words; absent ones first.
@@ -96,12 +97,22 @@ pub struct Dataset<'a> {
     pub fixed: BTreeMap<String, Parameter>,
     /// All parameters that differ between trials, labels and followers.
     varying: BTreeSet<String>,
+    preferred: Vec<String>,
 }
 
 impl<'a> Dataset<'a> {
     /// Groups `records`. Where several parameters vary together one to one, the label is the first of them in
     /// `preferred` (the study's axes, then what its analyses mention), else the one with the shortest name.
     pub fn new(records: &'a [TrialRecord], preferred: &[String]) -> Self {
+        Dataset::of(records.iter().collect(), preferred)
+    }
+
+    /// The data set of those trials that pass `filter`.
+    pub fn only(&self, filter: &Filter) -> Dataset<'a> {
+        Dataset::of(self.trials().filter(|trial| filter.admits(trial)).collect(), &self.preferred)
+    }
+
+    fn of(records: Vec<&'a TrialRecord>, preferred: &[String]) -> Self {
         let names: BTreeSet<&str> =
             records.iter().flat_map(|record| record.parameters.keys()).map(String::as_str).collect();
         let names: Vec<&str> = names.into_iter().filter(|name| distinguishes(name)).collect();
@@ -131,7 +142,7 @@ impl<'a> Dataset<'a> {
         let mut labels: Vec<&str> = Vec::new();
         let mut following = Vec::new();
         for name in &varying {
-            match partitions.entry(partition(records, name)) {
+            match partitions.entry(partition(&records, name)) {
                 Entry::Occupied(leader) => following.push(((*name).to_owned(), (*leader.get()).to_owned())),
                 Entry::Vacant(place) => {
                     place.insert(name);
@@ -141,7 +152,7 @@ impl<'a> Dataset<'a> {
         }
 
         let mut keyed: Vec<(Values, &TrialRecord)> =
-            records.iter().map(|record| (values_of(record, &labels), record)).collect();
+            records.iter().map(|record| (values_of(record, &labels), *record)).collect();
         keyed.sort_by(|(one_values, one), (other_values, other)| {
             compare_values(one_values, other_values)
                 .then_with(|| one.seed.cmp(&other.seed))
@@ -160,6 +171,7 @@ impl<'a> Dataset<'a> {
             following,
             fixed,
             varying: varying.iter().map(|name| (*name).to_owned()).collect(),
+            preferred: preferred.to_vec(),
         }
     }
 
@@ -250,7 +262,7 @@ pub fn short_name<'n>(name: &'n str, among: &[&str]) -> &'n str {
 
 /// For each record the number of its value of `name` in order of first appearance: equal partitions mean that the
 /// parameters vary together.
-fn partition(records: &[TrialRecord], name: &str) -> Vec<usize> {
+fn partition(records: &[&TrialRecord], name: &str) -> Vec<usize> {
     let mut numbers: BTreeMap<String, usize> = BTreeMap::new();
     records
         .iter()

@@ -11,6 +11,7 @@ pub mod analyses;
 pub mod cells;
 pub mod export;
 pub mod figures;
+pub mod filter;
 pub mod number;
 pub mod plan;
 pub mod report;

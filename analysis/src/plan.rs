@@ -7,6 +7,7 @@ use plateau_common::results::TrialRecord;
 use crate::analyses::{ANALYSES, Analysis, AnalysisResult, Common, Known};
 use crate::cells::Dataset;
 use crate::figures::{FIGURES, Figure, FigureContext};
+use crate::filter::{Filter, FilteredAnalysis, FilteredFigure};
 
 /// Confidence of intervals where a table says nothing else.
 pub const CONFIDENCE: f64 = 0.95;
@@ -63,9 +64,10 @@ impl Plan {
             self.analyses.iter().any(|other| other.name() == name)
         })?;
         let confidence = read_confidence(&mut fields)?;
+        let filter = Filter::read(&mut fields, known)?;
         let analysis = (kind.read)(&mut fields, Common { name, confidence, known })?;
         fields.finish()?;
-        Ok(analysis)
+        Ok(if filter.is_empty() { analysis } else { Box::new(FilteredAnalysis { analysis, filter }) })
     }
 
     fn read_figure(&self, path: &str, node: &Node, known: Known) -> ConfigResult<Box<dyn Figure>> {
@@ -76,10 +78,12 @@ impl Plan {
         let name =
             read_name(&mut fields, kind.name, &|name| self.figures.iter().any(|other| other.name() == name))?;
         let title = fields.text("title")?.map(str::to_owned);
-        let context = FigureContext { name, title, known, analyses: &self.analyses };
+        let filter = Filter::read(&mut fields, known)?;
+        let context =
+            FigureContext { name, title, restriction: filter.describe(), known, analyses: &self.analyses };
         let figure = (kind.read)(&mut fields, context)?;
         fields.finish()?;
-        Ok(figure)
+        Ok(if filter.is_empty() { figure } else { Box::new(FilteredFigure { figure, filter }) })
     }
 }
 

@@ -16,6 +16,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use plateau_common::fields::{ConfigError, ConfigResult, Fields, nearest};
+use plateau_common::node::Location;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -92,11 +93,18 @@ impl Known<'_> {
     /// Reads an optional parameter name.
     pub fn parameter(&self, fields: &mut Fields, key: &'static str) -> ConfigResult<Option<String>> {
         let Some(found) = fields.text(key)? else { return Ok(None) };
-        let Some(names) = self.0 else { return Ok(Some(found.to_owned())) };
+        let path = fields.path_of(key);
+        self.check(found, &path, fields.location_of(key))?;
+        Ok(Some(found.to_owned()))
+    }
+
+    /// Refuses a name that is not a parameter; the error is placed at `path`.
+    pub fn check(&self, found: &str, path: &str, location: Option<Location>) -> ConfigResult<()> {
+        let Some(names) = self.0 else { return Ok(()) };
         if names.iter().any(|name| name == found) {
-            return Ok(Some(found.to_owned()));
+            return Ok(());
         }
-        let error = fields.error(key, format!("`{found}` is not a parameter of this study"));
+        let error = ConfigError::new(path, location, format!("`{found}` is not a parameter of this study"));
         Err(suggest_parameter(error, found, names))
     }
 }
@@ -121,6 +129,8 @@ pub struct AnalysisResult {
     pub kind: &'static str,
     /// A heading.
     pub title: String,
+    /// To which trials it is restricted, for people; empty for all.
+    pub restriction: String,
     /// Tables for people, the most important first.
     pub tables: Vec<TextTable>,
     /// What a reader must know, in plain language.
@@ -146,6 +156,7 @@ impl AnalysisResult {
             name: analysis.name().to_owned(),
             kind: analysis.kind(),
             title: title.into(),
+            restriction: String::new(),
             tables,
             caveats,
             json,
@@ -164,6 +175,7 @@ impl AnalysisResult {
             "name": self.name,
             "kind": self.kind,
             "title": self.title,
+            "restriction": self.restriction,
             "caveats": self.caveats,
             "result": self.json,
         })

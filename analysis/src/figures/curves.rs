@@ -14,7 +14,7 @@ use super::scene::{Ink, Scene};
 use super::style::{
     DARK, DASHES, Entry, Frame, GREY, Key, colour, header, header_height, metric_name, quantity,
 };
-use super::{Drawing, Figure, FigureContext};
+use super::{Drawing, Figure, FigureContext, restricted};
 use crate::analyses::AnalysisResult;
 use crate::analyses::read_metrics;
 use crate::cells::{Cell, Dataset, describe, group, human, short_name};
@@ -35,6 +35,7 @@ enum Band {
 struct Curves {
     name: String,
     title: Option<String>,
+    restriction: String,
     metrics: Vec<String>,
     by: Option<String>,
     logarithmic_x: bool,
@@ -44,12 +45,12 @@ struct Curves {
 }
 
 /// Options: `metrics` (default training and test accuracy), `by`, `x-scale` (`log` by default, or `linear`), `y-scale`
-/// (`linear` by default, or `log`), `levels` (horizontal lines), `band` (`range` of replicates by default, `t` for the 95 %
+/// (`linear` by default, or `log`), `level` or `levels` (horizontal lines), `band` (`range` of replicates by default, `t` for the 95 %
 /// interval of the mean, `runs` for thin lines per run, `none`).
 pub fn read(fields: &mut Fields, context: FigureContext) -> ConfigResult<Box<dyn Figure>> {
     let scales = [("log", true), ("linear", false)];
     let bands = [("range", Band::Range), ("t", Band::Interval), ("runs", Band::Runs), ("none", Band::None)];
-    let mut levels = Vec::new();
+    let mut levels: Vec<f64> = fields.number("level", f64::MIN..=f64::MAX)?.into_iter().collect();
     for (index, item) in fields.array("levels")?.unwrap_or_default().iter().enumerate() {
         levels.push(match item.value {
             Value::Float(level) if level.is_finite() => level,
@@ -67,6 +68,7 @@ pub fn read(fields: &mut Fields, context: FigureContext) -> ConfigResult<Box<dyn
     Ok(Box::new(Curves {
         name: context.name,
         title: context.title,
+        restriction: context.restriction,
         metrics: read_metrics(fields, &["train_accuracy", "test_accuracy"])?,
         by: context.known.parameter(fields, "by")?,
         logarithmic_x: fields.choice("x-scale", &scales)?.unwrap_or(true),
@@ -310,7 +312,8 @@ impl Figure for Curves {
     }
 
     fn draw(&self, data: &Dataset, _: &[AnalysisResult]) -> Drawing {
-        let title = self.title.clone().unwrap_or_else(|| "Learning curves".to_owned());
+        let title =
+            self.title.clone().unwrap_or_else(|| restricted("Learning curves".to_owned(), &self.restriction));
         let (mut panels, entries) = self.panels(data);
         let total = panels.len();
         if total == 0 {

@@ -5,7 +5,7 @@ use plateau_common::fields::{ConfigResult, Fields};
 use super::scale::Scale;
 use super::scene::Scene;
 use super::style::{Entry, Frame, Key, arrow, colour, header, header_height};
-use super::{Drawing, Figure, FigureContext, result};
+use super::{Drawing, Figure, FigureContext, restricted, result};
 use crate::analyses::AnalysisResult;
 use crate::analyses::threshold::{LineEstimate, ThresholdFacet, ThresholdOutcome, ThresholdPoint};
 use crate::cells::{Dataset, short_name};
@@ -125,7 +125,9 @@ impl Figure for EstimateFigure {
     }
 
     fn draw(&self, _: &Dataset, results: &[AnalysisResult]) -> Drawing {
-        let outcome = result(results, &self.analysis).and_then(|result| result.outcome::<ThresholdOutcome>());
+        let found = result(results, &self.analysis);
+        let outcome = found.and_then(|result| result.outcome::<ThresholdOutcome>());
+        let restriction = found.map_or("", |result| result.restriction.as_str());
         let default = "Thresholds";
         let Some(outcome) = outcome else {
             return Drawing::message(
@@ -136,13 +138,9 @@ impl Figure for EstimateFigure {
         let names = [outcome.along.as_str(), outcome.by.as_str()];
         let along = short_name(&outcome.along, &names);
         let by = if outcome.by.is_empty() { "" } else { short_name(&outcome.by, &names) };
-        let title = self.title.clone().unwrap_or_else(|| {
-            format!(
-                "{along} at which {} falls through {}",
-                super::style::metric_name(&outcome.metric),
-                human(outcome.level)
-            )
-        });
+        let metric = super::style::metric_name(&outcome.metric);
+        let default = || format!("{along} at which {metric} falls through {}", human(outcome.level));
+        let title = self.title.clone().unwrap_or_else(|| restricted(default(), restriction));
         let points: Vec<&ThresholdPoint> = outcome.facets.iter().flat_map(|facet| &facet.points).collect();
         let heights: Vec<f64> = points.iter().filter_map(|point| height(point)).collect();
         if heights.is_empty() {
@@ -197,7 +195,7 @@ impl Figure for EstimateFigure {
                 .collect();
             self.draw_facet(&mut scene, &frame, facet, index, count, &places);
         }
-        let caption = format!(
+        let mut caption = format!(
             "Value of {} at which the isotonic fit of {} falls through {}, with {} intervals; arrows mark thresholds beyond \
              the measured range, which the line leaves out.",
             outcome.along,
@@ -207,6 +205,9 @@ impl Figure for EstimateFigure {
                 .first()
                 .map_or(String::new(), |point| crate::analyses::percent(point.threshold.confidence)),
         );
+        if !restriction.is_empty() {
+            caption.push_str(&format!(" Only trials with {restriction}."));
+        }
         Drawing { scene, caption }
     }
 }

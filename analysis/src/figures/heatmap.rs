@@ -9,7 +9,7 @@ use super::style::{
     DARK, Frame, GREY, LABEL, MARGIN, SMALL, fit_text, header, header_height, metric_name, quantity, short,
     text, text_width_of, viridis,
 };
-use super::{Drawing, Figure, FigureContext};
+use super::{Drawing, Figure, FigureContext, restricted};
 use crate::analyses::AnalysisResult;
 use crate::analyses::population::{ended, final_value};
 use crate::cells::{Dataset, Group, compare, describe, human, short_name};
@@ -22,6 +22,7 @@ const MOST_ANNOTATIONS: usize = 240;
 struct Heatmap {
     name: String,
     title: Option<String>,
+    restriction: String,
     x: String,
     y: String,
     value: String,
@@ -41,6 +42,7 @@ pub fn read(fields: &mut Fields, context: FigureContext) -> ConfigResult<Box<dyn
     Ok(Box::new(Heatmap {
         name: context.name,
         title: context.title,
+        restriction: context.restriction,
         x,
         y,
         value,
@@ -83,10 +85,8 @@ impl Figure for Heatmap {
     fn draw(&self, data: &Dataset, _: &[AnalysisResult]) -> Drawing {
         let names = [self.x.as_str(), self.y.as_str()];
         let (x_name, y_name) = (short_name(&self.x, &names), short_name(&self.y, &names));
-        let title = self
-            .title
-            .clone()
-            .unwrap_or_else(|| format!("{} over {x_name} and {y_name}", metric_name(&self.value)));
+        let default = || format!("{} over {x_name} and {y_name}", metric_name(&self.value));
+        let title = self.title.clone().unwrap_or_else(|| restricted(default(), &self.restriction));
         let (xs, ys) = (values(data, &self.x), values(data, &self.y));
         let rest = data.labels_without(&names);
         let facets = data.group_by(&rest);

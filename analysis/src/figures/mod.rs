@@ -88,6 +88,8 @@ pub struct FigureContext<'k> {
     pub name: String,
     /// Title, if the study gives one.
     pub title: Option<String>,
+    /// To which trials the figure is restricted, for people; empty for all.
+    pub restriction: String,
     /// What parameter names may be used.
     pub known: Known<'k>,
     /// The plan's analyses.
@@ -136,6 +138,11 @@ impl FigureContext<'_> {
             }
         }
     }
+}
+
+/// A default title with the restriction it holds under.
+pub(crate) fn restricted(title: String, restriction: &str) -> String {
+    if restriction.is_empty() { title } else { format!("{title} ({restriction})") }
 }
 
 /// The result of the analysis of this name.

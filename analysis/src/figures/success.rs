@@ -7,7 +7,7 @@ use super::scene::{Anchor, Ink, Scene};
 use super::style::{
     DARK, Entry, Frame, Key, MARGIN, SMALL, colour, fit_text, header, header_height, text, text_width_of,
 };
-use super::{Drawing, Figure, FigureContext, result};
+use super::{Drawing, Figure, FigureContext, restricted, result};
 use crate::analyses::AnalysisResult;
 use crate::analyses::success::{CellSuccess, SuccessOutcome};
 use crate::cells::{Dataset, Values, compare, describe, short_name};
@@ -78,8 +78,8 @@ impl SuccessFigure {
     /// The index of the label along the horizontal axis.
     fn axis(&self, data: &Dataset, outcome: &SuccessOutcome) -> Option<usize> {
         if let Some(x) = &self.x {
-            let label = data.label_of(x);
-            return outcome.labels.iter().position(|name| name == label);
+            let place = |wanted: &str| outcome.labels.iter().position(|name| name == wanted);
+            return place(x).or_else(|| place(data.label_of(x)));
         }
         (0..outcome.labels.len()).find(|label| {
             let mut values: Vec<f64> =
@@ -90,101 +90,102 @@ impl SuccessFigure {
             all && values.len() >= 3
         })
     }
+}
 
-    /// Shares along a numeric label: colours are the first other label, panels the combinations of the rest.
-    fn along_axis(&self, title: &str, data: &Dataset, outcome: &SuccessOutcome, axis: usize) -> Scene {
-        let rest: Vec<usize> = (0..outcome.labels.len()).filter(|label| *label != axis).collect();
-        let (first, others) = rest.split_at(rest.len().min(1));
-        let name = |labels: &[usize]| -> Vec<&str> {
-            labels.iter().filter_map(|label| outcome.labels.get(*label)).map(String::as_str).collect()
+/// Shares along a numeric label: colours are the first other label, panels the combinations of the rest.
+fn along_axis(title: &str, outcome: &SuccessOutcome, axis: usize) -> Scene {
+    let rest: Vec<usize> = (0..outcome.labels.len()).filter(|label| *label != axis).collect();
+    let (first, others) = rest.split_at(rest.len().min(1));
+    let name = |labels: &[usize]| -> Vec<&str> {
+        labels.iter().filter_map(|label| outcome.labels.get(*label)).map(String::as_str).collect()
+    };
+    let (line_names, panel_names) = (name(first), name(others));
+    let lines = distinct(&outcome.cells, first);
+    let panels = distinct(&outcome.cells, others);
+    let count = lines.len();
+    let entries: Vec<Entry> = if first.is_empty() {
+        Vec::new()
+    } else {
+        let entry = |(index, values): (usize, &Values)| Entry {
+            label: describe(&line_names, values),
+            ink: colour(index, count),
+            key: Key::Marker,
         };
-        let (line_names, panel_names) = (name(first), name(others));
-        let lines = distinct(&outcome.cells, first);
-        let panels = distinct(&outcome.cells, others);
-        let count = lines.len();
-        let entries: Vec<Entry> = if first.is_empty() {
-            Vec::new()
-        } else {
-            let entry = |(index, values): (usize, &Values)| Entry {
-                label: describe(&line_names, values),
-                ink: colour(index, count),
-                key: Key::Marker,
-            };
-            lines.iter().enumerate().map(entry).collect()
-        };
-        let columns = panels.len().clamp(1, 2);
-        let (plot_width, plot_height) = if columns == 1 { (700.0, 380.0) } else { (430.0, 300.0) };
-        let title_height = if others.is_empty() { 10.0 } else { 34.0 };
-        let width = 92.0 + columns as f64 * (plot_width + 76.0) - 46.0;
-        let top = header_height(width, &entries) + title_height;
-        let rows = panels.len().div_ceil(columns).max(1) as f64;
-        let panel_height = plot_height + 64.0 + title_height;
-        let mut scene = Scene::new(width, top + rows * panel_height - title_height);
-        header(&mut scene, title, &entries);
-        for (number, panel) in panels.iter().enumerate() {
-            let frame = Frame {
-                left: 92.0 + (number % columns) as f64 * (plot_width + 76.0),
-                top: top + (number / columns) as f64 * panel_height,
-                width: plot_width,
-                height: plot_height,
-                x: Scale::linear(outcome.cells.iter().filter_map(|cell| number_of(cell, axis))),
-                y: Scale::Linear { low: 0.0, high: 1.0 },
-            };
-            let panel_title = if others.is_empty() { String::new() } else { describe(&panel_names, panel) };
-            let label = data.labels.get(axis).map_or("", |label| short_name(label, &[]));
-            let y_label = if number % columns == 0 { "Share of runs" } else { "" };
-            frame.draw(&mut scene, &panel_title, label, y_label);
-            for (index, line) in lines.iter().enumerate() {
-                let cells = outcome
-                    .cells
-                    .iter()
-                    .filter(|cell| same(&of(cell, first), line) && same(&of(cell, others), panel));
-                // Lines at the same abscissa stand side by side, so that their intervals can be told apart.
-                let shift = (index as f64 - (count - 1) as f64 / 2.0) * 5.0;
-                draw_line(&mut scene, &frame, cells, axis, shift, colour(index, count));
-            }
-        }
-        scene
-    }
-
-    fn as_list(&self, title: &str, outcome: &SuccessOutcome) -> Scene {
-        let names: Vec<String> =
-            outcome.cells.iter().map(|cell| fit_text(&cell.cell, SMALL, false, 380.0)).collect();
-        let left = names.iter().map(|name| text_width_of(name)).fold(40.0, f64::max) + MARGIN + 18.0;
-        let row = 34.0;
-        let (width, top) = (left + 520.0, header_height(900.0, &[]) + 8.0);
-        let height = row * names.len() as f64;
-        let mut scene = Scene::new(width, top + height + 64.0);
-        header(&mut scene, title, &[]);
+        lines.iter().enumerate().map(entry).collect()
+    };
+    let columns = panels.len().clamp(1, 2);
+    let (plot_width, plot_height) = if columns == 1 { (700.0, 380.0) } else { (430.0, 300.0) };
+    let title_height = if others.is_empty() { 10.0 } else { 34.0 };
+    let width = 92.0 + columns as f64 * (plot_width + 76.0) - 46.0;
+    let top = header_height(width, &entries) + title_height;
+    let rows = panels.len().div_ceil(columns).max(1) as f64;
+    let panel_height = plot_height + 64.0 + title_height;
+    let mut scene = Scene::new(width, top + rows * panel_height - title_height);
+    header(&mut scene, title, &entries);
+    for (number, panel) in panels.iter().enumerate() {
         let frame = Frame {
-            left,
-            top,
-            width: 390.0,
-            height,
-            x: Scale::Linear { low: 0.0, high: 1.0 },
-            y: Scale::Categories(names.iter().rev().cloned().collect()),
+            left: 92.0 + (number % columns) as f64 * (plot_width + 76.0),
+            top: top + (number / columns) as f64 * panel_height,
+            width: plot_width,
+            height: plot_height,
+            x: Scale::linear(outcome.cells.iter().filter_map(|cell| number_of(cell, axis))),
+            y: Scale::Linear { low: 0.0, high: 1.0 },
         };
-        frame.draw(&mut scene, "", "Share of runs", "");
-        for (index, cell) in outcome.cells.iter().rev().enumerate() {
-            let place = index as f64;
-            let ink = colour(0, 1);
-            let ends = (frame.point(cell.share.low, place), frame.point(cell.share.high, place));
-            if let (Some(low), Some(high)) = ends {
-                scene.line(vec![low, high], ink, 1.8);
-                for end in [low, high] {
-                    scene.line(vec![(end.0, end.1 - 5.0), (end.0, end.1 + 5.0)], ink, 1.8);
-                }
-            }
-            if let Some(at) = frame.point(cell.share.value, place) {
-                scene.disc(at, 5.5, ink);
-            }
-            if let Some(at) = frame.point(1.0, place) {
-                let words = format!("{} of {}", cell.successes, cell.runs);
-                scene.text((at.0 + 14.0, at.1), words, text(SMALL, DARK, Anchor::Start));
+        let panel_title = if others.is_empty() { String::new() } else { describe(&panel_names, panel) };
+        let label = outcome.labels.get(axis).map_or("", |label| short_name(label, &[]));
+        let y_label = if number % columns == 0 { "Share of runs" } else { "" };
+        frame.draw(&mut scene, &panel_title, label, y_label);
+        for (index, line) in lines.iter().enumerate() {
+            let cells = outcome
+                .cells
+                .iter()
+                .filter(|cell| same(&of(cell, first), line) && same(&of(cell, others), panel));
+            // Lines at the same abscissa stand side by side, so that their intervals can be told apart.
+            let shift = (index as f64 - (count - 1) as f64 / 2.0) * 5.0;
+            draw_line(&mut scene, &frame, cells, axis, shift, colour(index, count));
+        }
+    }
+    scene
+}
+
+/// Shares as a list of cells.
+fn as_list(title: &str, outcome: &SuccessOutcome) -> Scene {
+    let names: Vec<String> =
+        outcome.cells.iter().map(|cell| fit_text(&cell.cell, SMALL, false, 380.0)).collect();
+    let left = names.iter().map(|name| text_width_of(name)).fold(40.0, f64::max) + MARGIN + 18.0;
+    let row = 34.0;
+    let (width, top) = (left + 520.0, header_height(900.0, &[]) + 8.0);
+    let height = row * names.len() as f64;
+    let mut scene = Scene::new(width, top + height + 64.0);
+    header(&mut scene, title, &[]);
+    let frame = Frame {
+        left,
+        top,
+        width: 390.0,
+        height,
+        x: Scale::Linear { low: 0.0, high: 1.0 },
+        y: Scale::Categories(names.iter().rev().cloned().collect()),
+    };
+    frame.draw(&mut scene, "", "Share of runs", "");
+    for (index, cell) in outcome.cells.iter().rev().enumerate() {
+        let place = index as f64;
+        let ink = colour(0, 1);
+        let ends = (frame.point(cell.share.low, place), frame.point(cell.share.high, place));
+        if let (Some(low), Some(high)) = ends {
+            scene.line(vec![low, high], ink, 1.8);
+            for end in [low, high] {
+                scene.line(vec![(end.0, end.1 - 5.0), (end.0, end.1 + 5.0)], ink, 1.8);
             }
         }
-        scene
+        if let Some(at) = frame.point(cell.share.value, place) {
+            scene.disc(at, 5.5, ink);
+        }
+        if let Some(at) = frame.point(1.0, place) {
+            let words = format!("{} of {}", cell.successes, cell.runs);
+            scene.text((at.0 + 14.0, at.1), words, text(SMALL, DARK, Anchor::Start));
+        }
     }
+    scene
 }
 
 impl Figure for SuccessFigure {
@@ -197,19 +198,20 @@ impl Figure for SuccessFigure {
     }
 
     fn draw(&self, data: &Dataset, results: &[AnalysisResult]) -> Drawing {
-        let outcome = result(results, &self.analysis).and_then(|result| result.outcome::<SuccessOutcome>());
-        let title = self.title.clone();
+        let found = result(results, &self.analysis);
+        let outcome = found.and_then(|result| result.outcome::<SuccessOutcome>());
+        let restriction = found.map_or("", |result| result.restriction.as_str());
         let Some(outcome) = outcome else {
             return Drawing::message("Success", format!("The analysis `{}` gave no shares.", self.analysis));
         };
-        let title =
-            title.unwrap_or_else(|| format!("Share of runs with {}", outcome.event.replace('_', " ")));
+        let default = || format!("Share of runs with {}", outcome.event.replace('_', " "));
+        let title = self.title.clone().unwrap_or_else(|| restricted(default(), restriction));
         if outcome.cells.iter().all(|cell| cell.runs == 0) {
             return Drawing::message(&title, "No run has finished yet.");
         }
         let scene = match self.axis(data, outcome) {
-            Some(axis) => self.along_axis(&title, data, outcome, axis),
-            None => self.as_list(&title, outcome),
+            Some(axis) => along_axis(&title, outcome, axis),
+            None => as_list(&title, outcome),
         };
         let caption = format!("Share of runs with {}, with Wilson intervals.", outcome.event);
         Drawing { scene, caption }

@@ -5,7 +5,7 @@ use plateau_common::fields::{ConfigResult, Fields};
 use super::scale::Scale;
 use super::scene::{Ink, Scene};
 use super::style::{Entry, Frame, Key, colour, header, header_height};
-use super::{Drawing, Figure, FigureContext, result};
+use super::{Drawing, Figure, FigureContext, restricted, result};
 use crate::analyses::AnalysisResult;
 use crate::analyses::grokking::GrokkingOutcome;
 use crate::analyses::survival::{SurvivalCurves, SurvivalOutcome};
@@ -69,17 +69,16 @@ impl Figure for SurvivalFigure {
     }
 
     fn draw(&self, _: &Dataset, results: &[AnalysisResult]) -> Drawing {
-        let found = result(results, &self.analysis).and_then(curves);
-        let Some(found) = found else {
+        let source = result(results, &self.analysis);
+        let restriction = source.map_or("", |result| result.restriction.as_str());
+        let Some(found) = source.and_then(curves) else {
             return Drawing::message(
                 "Survival",
                 format!("The analysis `{}` gave no survival curves.", self.analysis),
             );
         };
-        let title = self
-            .title
-            .clone()
-            .unwrap_or_else(|| format!("Runs that have not yet reached {}", found.event.replace('_', " ")));
+        let default = || format!("Runs that have not yet reached {}", found.event.replace('_', " "));
+        let title = self.title.clone().unwrap_or_else(|| restricted(default(), restriction));
         let groups: Vec<_> = found.groups.iter().filter(|group| group.runs > 0).collect();
         if groups.is_empty() {
             return Drawing::message(&title, "No run has been evaluated yet.");
