@@ -79,6 +79,11 @@ pub fn present() -> Vec<(Device, String)> {
     devices
 }
 
+/// A device in words; its name where it is not present here.
+pub fn describe(device: Device) -> String {
+    present().into_iter().find(|(other, _)| *other == device).map_or_else(|| device.to_string(), |(_, words)| words)
+}
+
 #[cfg(feature = "cuda")]
 fn cards() -> Vec<(Device, String)> {
     use candle_core::cuda_backend::cudarc::driver::result;

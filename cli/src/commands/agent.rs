@@ -89,6 +89,7 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
     let options = plateau_agent::AgentOptions {
         coordinator: context.coordinator.clone(),
         device: arguments.device.to_string(),
+        device_description: device::describe(arguments.device),
         threads: arguments.threads,
         max_cohort: arguments.max_cohort.unwrap_or_else(|| arguments.device.default_cohort()),
         work_dir,
