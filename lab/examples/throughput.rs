@@ -60,13 +60,18 @@ fn workloads() -> Vec<(&'static str, Value)> {
             "positions": positions, "causal": causal})
     };
     let modular = |p: u32, share: f64| json!({"kind": "modular", "modulus": p, "train-share": share});
-    let count = |m: u32, per_token: u32| json!({"kind": "query-count", "vocab": m, "length-per-token": per_token});
-    let all = |task: Value, model: Value, train: Value| {
-        json!({"task": task, "model": model, "train": train, "evaluate": {"every": 1_000_000_000}})
-    };
+    let count =
+        |m: u32, per_token: u32| json!({"kind": "query-count", "vocab": m, "length-per-token": per_token});
+    let all = |task: Value, model: Value, train: Value| json!({"task": task, "model": model, "train": train, "evaluate": {"every": 1_000_000_000}});
     vec![
-        ("modular-31-d32", all(modular(31, 0.5), model(1, 32, 64, "none", "learned", true), train(json!("full")))),
-        ("modular-59-d64", all(modular(59, 0.4), model(1, 64, 128, "none", "learned", true), train(json!("full")))),
+        (
+            "modular-31-d32",
+            all(modular(31, 0.5), model(1, 32, 64, "none", "learned", true), train(json!("full"))),
+        ),
+        (
+            "modular-59-d64",
+            all(modular(59, 0.4), model(1, 64, 128, "none", "learned", true), train(json!("full"))),
+        ),
         ("count-d4-m6", all(count(6, 10), model(1, 4, 16, "pre", "none", false), train(json!(64)))),
         ("count-d16-m24", all(count(24, 10), model(1, 16, 64, "pre", "none", false), train(json!(64)))),
         ("count-d32-m60", all(count(60, 10), model(1, 32, 128, "pre", "none", false), train(json!(64)))),
@@ -78,8 +83,10 @@ fn workloads() -> Vec<(&'static str, Value)> {
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let threads: usize = arguments.next().map_or(Ok(1), |text| text.parse()).context("threads is a number")?;
-    let replicas: u64 = arguments.next().map_or(Ok(8), |text| text.parse()).context("replicas is a number")?;
+    let threads: usize =
+        arguments.next().map_or(Ok(1), |text| text.parse()).context("threads is a number")?;
+    let replicas: u64 =
+        arguments.next().map_or(Ok(8), |text| text.parse()).context("replicas is a number")?;
     let wanted = arguments.next();
     println!("{threads} threads, {replicas} replicas: replica-steps per second, and per processor-second");
     for (name, mut json) in workloads() {
@@ -94,7 +101,8 @@ fn main() -> anyhow::Result<()> {
         }
         let scratch = tempfile::tempdir()?;
         let now = std::time::Instant::now();
-        let mut meter = Meter { begun: now, last: now, best: 0.0, calls: 0, steps: 0.0, processor_seconds: 0.0 };
+        let mut meter =
+            Meter { begun: now, last: now, best: 0.0, calls: 0, steps: 0.0, processor_seconds: 0.0 };
         train_cohort(&members, &DeviceChoice::Cpu { threads }, scratch.path(), &mut meter)?;
         let per_processor_second = meter.steps / (processor_seconds() - meter.processor_seconds);
         println!("{name:16} {:8.0} {per_processor_second:8.0}", meter.best);

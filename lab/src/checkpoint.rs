@@ -9,7 +9,9 @@ use std::io::Write;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use plateau_common::checkpoint::{FORMAT, MANIFEST_FILE, Manifest, ManifestFile, OPTIMIZER_FILE, WEIGHTS_FILE};
+use plateau_common::checkpoint::{
+    FORMAT, MANIFEST_FILE, Manifest, ManifestFile, OPTIMIZER_FILE, WEIGHTS_FILE,
+};
 use plateau_common::config::TrialConfig;
 use plateau_common::identity::TrialId;
 use plateau_common::limits::MAX_CHECKPOINT_BYTES;
@@ -50,7 +52,8 @@ fn bytes_of(tensor: &Tensor) -> Result<(Dtype, Vec<u8>), LabError> {
             Ok((Dtype::F32, values.iter().flat_map(|value| value.to_le_bytes()).collect()))
         }
         _ => {
-            let values: Vec<f64> = flat.to_dtype(DType::F64).and_then(|flat| flat.to_vec1()).doing("reading a tensor")?;
+            let values: Vec<f64> =
+                flat.to_dtype(DType::F64).and_then(|flat| flat.to_vec1()).doing("reading a tensor")?;
             Ok((Dtype::F64, values.iter().flat_map(|value| value.to_le_bytes()).collect()))
         }
     }
@@ -87,7 +90,9 @@ fn serialise(tensors: &[(String, Tensor)]) -> Result<Vec<u8>, LabError> {
     };
     let views = raw
         .iter()
-        .map(|(name, dtype, shape, bytes)| Ok((*name, TensorView::new(*dtype, shape.clone(), bytes).map_err(failed)?)))
+        .map(|(name, dtype, shape, bytes)| {
+            Ok((*name, TensorView::new(*dtype, shape.clone(), bytes).map_err(failed)?))
+        })
         .collect::<Result<Vec<_>, LabError>>()?;
     safetensors::serialize(views, None).map_err(failed)
 }
@@ -124,7 +129,8 @@ pub(crate) fn save(state: &State<'_>, folder: &Path) -> Result<(), LabError> {
         plateau: env!("CARGO_PKG_VERSION").to_owned(),
         device: state.device.to_owned(),
     };
-    let json = serde_json::to_vec_pretty(&manifest).map_err(|error| LabError::checkpoint(folder, error.to_string()))?;
+    let json = serde_json::to_vec_pretty(&manifest)
+        .map_err(|error| LabError::checkpoint(folder, error.to_string()))?;
     write_file(&temporary, MANIFEST_FILE, &json)?;
     sync_folder(&temporary)?;
     if folder.exists() {
@@ -151,7 +157,8 @@ pub fn load(folder: &Path) -> Result<Checkpoint, LabError> {
         };
         let bytes = read_bounded(&folder.join(name), MAX_CHECKPOINT_BYTES)?;
         if bytes.len() as u64 != file.bytes || blake3::hash(&bytes).to_hex().as_str() != file.blake3 {
-            let problem = format!("{name} is damaged (its digest is not the manifest's); use an earlier checkpoint");
+            let problem =
+                format!("{name} is damaged (its digest is not the manifest's); use an earlier checkpoint");
             return Err(LabError::checkpoint(folder, problem));
         }
         parse_tensors(&bytes).map_err(|problem| LabError::checkpoint(folder, format!("{name}: {problem}")))
@@ -194,10 +201,15 @@ fn parse_tensors(bytes: &[u8]) -> Result<Named, String> {
 }
 
 /// Refuses a checkpoint of a configuration that differs in more than the budget and the checkpoint policy.
-pub(crate) fn check_configuration(checkpoint: &Checkpoint, config: &TrialConfig, folder: &Path) -> Result<(), LabError> {
+pub(crate) fn check_configuration(
+    checkpoint: &Checkpoint,
+    config: &TrialConfig,
+    folder: &Path,
+) -> Result<(), LabError> {
     let mut differences = Vec::new();
     collect_differences("", &checkpoint.manifest.config, &config.to_json(), &mut differences);
-    let free = |path: &str| path.starts_with("checkpoint") || path == "train.steps";
+    let budget_is_free = !config.train.schedule.depends_on_budget();
+    let free = |path: &str| path.starts_with("checkpoint") || (budget_is_free && path == "train.steps");
     differences.retain(|(path, _, _)| !free(path));
     if differences.is_empty() {
         return Ok(());
@@ -210,7 +222,12 @@ pub(crate) fn check_configuration(checkpoint: &Checkpoint, config: &TrialConfig,
     Err(LabError::checkpoint(folder, problem))
 }
 
-fn collect_differences(path: &str, saved: &serde_json::Value, asked: &serde_json::Value, list: &mut Vec<(String, String, String)>) {
+fn collect_differences(
+    path: &str,
+    saved: &serde_json::Value,
+    asked: &serde_json::Value,
+    list: &mut Vec<(String, String, String)>,
+) {
     use serde_json::Value::Object;
     match (saved, asked) {
         (Object(saved), Object(asked)) => {
@@ -220,7 +237,12 @@ fn collect_differences(path: &str, saved: &serde_json::Value, asked: &serde_json
             for key in keys {
                 let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 let null = serde_json::Value::Null;
-                collect_differences(&path, saved.get(key).unwrap_or(&null), asked.get(key).unwrap_or(&null), list);
+                collect_differences(
+                    &path,
+                    saved.get(key).unwrap_or(&null),
+                    asked.get(key).unwrap_or(&null),
+                    list,
+                );
             }
         }
         (saved, asked) if saved == asked => {}

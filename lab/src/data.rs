@@ -31,7 +31,8 @@ pub(crate) fn prepare(batches: &[Batch], scales: &[Scale], to: &Destination) -> 
         match &batch.targets {
             Targets::Classes(ids) => classes.extend(ids),
             Targets::Scalars(numbers) => {
-                values.extend(numbers.iter().map(|number| (f64::from(*number) - scale.mean) / scale.deviation));
+                values
+                    .extend(numbers.iter().map(|number| (f64::from(*number) - scale.mean) / scale.deviation));
             }
         }
         if let Some(own) = &batch.weights {
@@ -72,6 +73,11 @@ pub(crate) fn part(batch: &Batch, from: usize, to: usize) -> Batch {
         input,
         targets,
         weights: batch.weights.as_ref().map(|weights| weights[start..end].to_vec()),
-        also_correct: batch.also_correct.iter().filter(within).map(|(row, id)| (row - start as u32, *id)).collect(),
+        also_correct: batch
+            .also_correct
+            .iter()
+            .filter(within)
+            .map(|(row, id)| (row - start as u32, *id))
+            .collect(),
     }
 }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
     /// The members of a cohort cannot be trained together.
-    #[error("trials {first} and {other} cannot be trained in one cohort: they differ in more than seed, learning rate, weight decay and clipping; train them separately")]
+    #[error(
+        "trials {first} and {other} cannot be trained in one cohort: they differ in more than seed, learning rate, weight decay and clipping; train them separately"
+    )]
     MixedCohort {
         /// The first member.
         first: String,

@@ -161,14 +161,16 @@ fn add_rows<T: Float>(sums: &mut Sums, outputs: &[T], width: usize, batch: &Batc
         sums.weight += weight;
         sums.rows += 1.0;
         let mean = outputs.iter().map(|output| output.wide()).sum::<f64>() / width as f64;
-        let variance = outputs.iter().map(|output| (output.wide() - mean).powi(2)).sum::<f64>() / width as f64;
+        let variance =
+            outputs.iter().map(|output| (output.wide() - mean).powi(2)).sum::<f64>() / width as f64;
         sums.scale += variance.sqrt();
         match &batch.targets {
             Targets::Classes(answers) => {
                 let answer = answers[row];
                 sums.loss += weight * (log_sum_exp(outputs, &mut shares) - outputs[answer as usize].wide());
                 let said = highest(outputs);
-                let right = said.is_some_and(|said| said == answer || batch.also_correct.contains(&(row as u32, said)));
+                let right = said
+                    .is_some_and(|said| said == answer || batch.also_correct.contains(&(row as u32, said)));
                 sums.correct += if right { weight } else { 0.0 };
             }
             Targets::Scalars(answers) => {

@@ -165,7 +165,11 @@ pub(crate) fn sum_of<T: Float>(count: usize, term: impl Fn(usize) -> T) -> T {
             }
             start += LANES;
         }
-        total = fold_lanes(lanes, #[inline(always)] |a, b| a + b);
+        total = fold_lanes(
+            lanes,
+            #[inline(always)]
+            |a, b| a + b,
+        );
     }
     for index in whole..count {
         total += term(index);
@@ -199,7 +203,10 @@ pub(crate) fn highest_of<T: Float>(values: &[T]) -> T {
 /// The numbers behind a contiguous layout.
 pub(crate) fn slice<'a, T: Float>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
     let Some((start, end)) = layout.contiguous_offsets() else {
-        candle_core::bail!("a fused operation was given a tensor of shape {:?} that is not contiguous", layout.shape());
+        candle_core::bail!(
+            "a fused operation was given a tensor of shape {:?} that is not contiguous",
+            layout.shape()
+        );
     };
     let all = T::cpu_storage_as_slice(storage)?;
     all.get(start..end).ok_or_else(|| candle_core::Error::Msg("tensor layout exceeds its storage".to_owned()))

@@ -1,4 +1,5 @@
 //! Every task trains with every kind of model: finite, learning, and with the promised metrics.
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 mod support;
 
@@ -10,11 +11,20 @@ use support::{Recorder, member, train};
 fn tasks() -> Vec<(Value, Value)> {
     vec![
         (json!({"kind": "modular", "modulus": 7, "train-share": 0.7}), json!("full")),
-        (json!({"kind": "modular", "operation": "x/y", "modulus": 5, "train-share": 0.5, "layout": "power"}), json!(8)),
+        (
+            json!({"kind": "modular", "operation": "x/y", "modulus": 5, "train-share": 0.5, "layout": "power"}),
+            json!(8),
+        ),
         (json!({"kind": "query-count", "vocab": 4, "length": 8, "test-examples": 200}), json!(64)),
-        (json!({"kind": "query-count", "vocab": 4, "length": 8, "test-examples": 200, "head": "classify", "query-mode": "appended"}), json!(64)),
+        (
+            json!({"kind": "query-count", "vocab": 4, "length": 8, "test-examples": 200, "head": "classify", "query-mode": "appended"}),
+            json!(64),
+        ),
         (json!({"kind": "most-frequent", "vocab": 4, "length": 8, "test-examples": 200}), json!(64)),
-        (json!({"kind": "most-frequent", "vocab": 4, "length": 8, "test-examples": 200, "target": "token"}), json!(64)),
+        (
+            json!({"kind": "most-frequent", "vocab": 4, "length": 8, "test-examples": 200, "target": "token"}),
+            json!(64),
+        ),
     ]
 }
 
@@ -37,9 +47,16 @@ fn check(json: Value, scratch: &std::path::Path) {
             assert!(value.is_finite(), "{name} is {value} in {json}");
         }
     }
-    for name in ["train_loss", "train_accuracy", "test_loss", "test_accuracy", "weight_norm", "weight_norm/blocks.0",
-        "attention_entropy/0", "logit_scale"]
-    {
+    for name in [
+        "train_loss",
+        "train_accuracy",
+        "test_loss",
+        "test_accuracy",
+        "weight_norm",
+        "weight_norm/blocks.0",
+        "attention_entropy/0",
+        "logit_scale",
+    ] {
         assert_eq!(recorder.curve(0, name).len(), 3, "{name} in {json}");
     }
     assert_eq!(recorder.curve(0, "gradient_norm").len(), 2, "{json}");
@@ -60,7 +77,9 @@ fn every_task_trains_with_every_model() {
     for (task, batch) in tasks() {
         for positions in ["learned", "sinusoidal", "rotary", "none"] {
             for norm in ["pre", "post", "none"] {
-                for (activation, layers, causal) in [("relu", 1, true), ("gelu", 2, false), ("geglu", 1, false)] {
+                for (activation, layers, causal) in
+                    [("relu", 1, true), ("gelu", 2, false), ("geglu", 1, false)]
+                {
                     let model = json!({"kind": "transformer", "layers": layers, "heads": 2, "dim": 8, "mlp-dim": 16,
                         "positions": positions, "norm": norm, "activation": activation, "causal": causal});
                     check(trial(&task, &batch, model), scratch.path());
@@ -99,7 +118,8 @@ fn a_loaded_model_scores_what_the_trial_scored() {
     let Targets::Classes(answers) = batch.targets else { panic!("residues are classes") };
     let mut right = 0;
     for (row, answer) in answers.iter().enumerate() {
-        right += usize::from(outputs.i(row).unwrap().argmax(0).unwrap().to_scalar::<u32>().unwrap() == *answer);
+        right +=
+            usize::from(outputs.i(row).unwrap().argmax(0).unwrap().to_scalar::<u32>().unwrap() == *answer);
     }
     assert_eq!(right as f64 / answers.len() as f64, *recorder.curve(0, "test_accuracy").last().unwrap());
 }

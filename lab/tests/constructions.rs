@@ -1,5 +1,6 @@
 //! Hand-built weights that count exactly: the model class contains the solutions of Behrens et al. and Yehudai et al.
 //! (When can transformers count to n?), and attention behaves as the theory says.
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 mod support;
 
@@ -19,7 +20,15 @@ struct Built {
 }
 
 /// A model of zeros, without norms, that puts out one number per sequence.
-fn zeros(layers: usize, dim: usize, mlp_dim: usize, positions: Positions, vocabulary: usize, length: usize, dtype: DType) -> Built {
+fn zeros(
+    layers: usize,
+    dim: usize,
+    mlp_dim: usize,
+    positions: Positions,
+    vocabulary: usize,
+    length: usize,
+    dtype: DType,
+) -> Built {
     let settings = TransformerConfig {
         layers,
         heads: 1,
@@ -63,7 +72,8 @@ impl Built {
     }
 
     fn run_input(&self, input: &Input) -> Vec<f64> {
-        let inputs = Inputs::new(std::slice::from_ref(input), self.vocabulary, self.dtype, &Device::Cpu).unwrap();
+        let inputs =
+            Inputs::new(std::slice::from_ref(input), self.vocabulary, self.dtype, &Device::Cpu).unwrap();
         numbers(&self.model.forward(&self.parameters.frozen(), &inputs, None, None).unwrap())
     }
 }
@@ -92,7 +102,10 @@ fn count_attend(m: usize, n: usize, kappa: f64) -> Built {
     let mut built = zeros(1, 3, n.max(2) - 1, Positions::Learned, m, n, DType::F64);
     let angle = |token: usize| 2.0 * std::f64::consts::PI * token as f64 / m as f64;
     built.set("embedding.token", |token, column| [angle(token).cos(), angle(token).sin(), 0.0][column]);
-    built.set("embedding.position", |position, column| if position + 1 == n && column == 2 { 1.0 } else { 0.0 });
+    built.set(
+        "embedding.position",
+        |position, column| if position + 1 == n && column == 2 { 1.0 } else { 0.0 },
+    );
     let on_tokens = |row: usize, column: usize| if row < 2 { identity(row, column) } else { 0.0 };
     let on_marker = |row: usize, column: usize| if row == 2 { identity(row, column) } else { 0.0 };
     built.set("blocks.0.attention.query", |row, column| kappa * 3f64.sqrt() * on_tokens(row, column));
@@ -103,7 +116,10 @@ fn count_attend(m: usize, n: usize, kappa: f64) -> Built {
     // f(z) = 2n - 1 - n(n-1) z + sum of 2k ReLU(z - 1/k) for k = 2 to n - 1; the residual 1 + z is taken off.
     let n = n as f64;
     built.set("blocks.0.mlp.up", |row, _| if row == 2 { 1.0 } else { 0.0 });
-    built.set("blocks.0.mlp.up_bias", |unit, _| if unit == 0 { -1.0 } else { -1.0 - 1.0 / (unit as f64 + 1.0) });
+    built.set(
+        "blocks.0.mlp.up_bias",
+        |unit, _| if unit == 0 { -1.0 } else { -1.0 - 1.0 / (unit as f64 + 1.0) },
+    );
     built.set("blocks.0.mlp.down", |unit, column| match (unit, column) {
         (0, 2) => -n * (n - 1.0) - 1.0,
         (unit, 2) => 2.0 * (unit as f64 + 1.0),
@@ -132,7 +148,9 @@ fn most_frequent(m: usize, n: usize) -> Built {
     // The token coordinates always sum to 2: a constant query.
     let beta = (4.0 * (n * n) as f64).ln();
     built.set("blocks.1.attention.query", |row, column| if row < m && column == m { 0.5 } else { 0.0 });
-    let only = |value: f64, at: (usize, usize)| move |row: usize, column: usize| if (row, column) == at { value } else { 0.0 };
+    let only = |value: f64, at: (usize, usize)| {
+        move |row: usize, column: usize| if (row, column) == at { value } else { 0.0 }
+    };
     built.set("blocks.1.attention.key", only(beta * (d as f64).sqrt(), (m, m)));
     built.set("blocks.1.attention.value", only(1.0, (m, m)));
     built.set("blocks.1.attention.output", only(1.0, (m, m + 1)));
@@ -196,7 +214,11 @@ fn attention_to_copies_counts_if_it_is_sharp_enough() {
         let sequences = random_sequences(&mut stream, 60, m, n);
         let wrong = |share: f64| {
             let outputs = count_attend(m, n, share * sharp_enough(m, n)).run(&sequences);
-            outputs.iter().zip(&sequences).filter(|(output, sequence)| output.round() != count_of_last(sequence)).count()
+            outputs
+                .iter()
+                .zip(&sequences)
+                .filter(|(output, sequence)| output.round() != count_of_last(sequence))
+                .count()
         };
         assert_eq!(wrong(1.5), 0, "m {m}");
         assert!(wrong(0.25) > 0, "m {m}");

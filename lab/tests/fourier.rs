@@ -1,4 +1,5 @@
 //! Fourier measures on logits whose frequencies are known.
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use std::f64::consts::PI;
 
@@ -35,7 +36,8 @@ fn a_rotating_network_shows_its_frequencies() {
 
 /// A number between -1 and 1 that looks random.
 fn noise(a: usize, b: usize, c: usize) -> f64 {
-    ((a * 7919 + b * 104_729 + c * 1_299_709 + a * b * 31 + b * c * 17 + a * c * c * 13) as f64 * 12.9898).sin()
+    ((a * 7919 + b * 104_729 + c * 1_299_709 + a * b * 31 + b * c * 17 + a * c * c * 13) as f64 * 12.9898)
+        .sin()
 }
 
 #[test]

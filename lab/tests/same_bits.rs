@@ -1,5 +1,6 @@
 //! A trial ends with the same bits alone or in a cohort, on one thread or two, uninterrupted or resumed; and a replica
 //! that diverges disturbs nobody.
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 mod support;
 
@@ -52,7 +53,10 @@ fn a_trial_has_the_same_bits_alone_and_in_any_cohort_on_any_number_of_threads() 
             let alone = train(&members[replica..=replica], 1, &scratch.path().join("alone"));
             assert_eq!(alone.final_hash(0), together.final_hash(replica));
             assert_eq!(alone.final_hash(0), threads.final_hash(replica));
-            assert_eq!(format!("{:?}", alone.evaluations[&0]), format!("{:?}", together.evaluations[&replica]));
+            assert_eq!(
+                format!("{:?}", alone.evaluations[&0]),
+                format!("{:?}", together.evaluations[&replica])
+            );
         }
         assert_ne!(together.final_hash(0), together.final_hash(1));
     }
@@ -65,7 +69,13 @@ fn a_stopped_and_resumed_trial_has_the_bits_of_an_uninterrupted_one() {
         let scratch = tempfile::tempdir().unwrap();
         let whole = train(&members, 1, &scratch.path().join("whole"));
         let mut stopped = Recorder { stop_after: Some(10), ..Recorder::default() };
-        train_cohort(&members, &DeviceChoice::Cpu { threads: 2 }, &scratch.path().join("stopped"), &mut stopped).unwrap();
+        train_cohort(
+            &members,
+            &DeviceChoice::Cpu { threads: 2 },
+            &scratch.path().join("stopped"),
+            &mut stopped,
+        )
+        .unwrap();
         assert!(stopped.checkpoints.len() == 3);
         for (replica, member) in members.iter_mut().enumerate() {
             // A trial that had ended before the word reached it resumes at its end.
@@ -99,7 +109,8 @@ fn members_may_resume_from_different_steps() {
     for replica in 0..3 {
         assert_eq!(resumed.final_hash(replica), whole.final_hash(replica));
     }
-    let tail = |recorder: &Recorder| recorder.evaluations[&2].iter().rev().take(1).cloned().collect::<Vec<_>>();
+    let tail =
+        |recorder: &Recorder| recorder.evaluations[&2].iter().rev().take(1).cloned().collect::<Vec<_>>();
     assert_eq!(tail(&resumed), tail(&whole));
 }
 
@@ -155,7 +166,10 @@ fn foreign_and_damaged_checkpoints_are_refused_with_the_reason() {
     json["model"]["dim"] = json!(16);
     let error = resume(json).unwrap_err().to_string();
     assert!(error.contains("model.dim is 8 in the checkpoint and 16 in the trial"), "{error}");
-    assert!(error.contains("train.optimizer.lr is 0.001 in the checkpoint and 0.002 in the trial"), "{error}");
+    assert!(
+        error.contains("train.optimizer.lr is 0.001 in the checkpoint and 0.002 in the trial"),
+        "{error}"
+    );
     let weights = folder.join("weights.safetensors");
     let mut bytes = std::fs::read(&weights).unwrap();
     *bytes.last_mut().unwrap() ^= 1;

@@ -48,8 +48,13 @@ impl Inputs {
                     }
                 }
                 let per_example = replicas.len() * *length;
-                if !all.len().is_multiple_of(per_example) || all.iter().any(|token| *token as usize >= vocabulary) {
-                    candle_core::bail!("a batch does not fit {} replicas or a vocabulary of {vocabulary}", replicas.len());
+                if !all.len().is_multiple_of(per_example)
+                    || all.iter().any(|token| *token as usize >= vocabulary)
+                {
+                    candle_core::bail!(
+                        "a batch does not fit {} replicas or a vocabulary of {vocabulary}",
+                        replicas.len()
+                    );
                 }
                 let examples = all.len() / per_example;
                 Ok(Inputs {
@@ -69,8 +74,13 @@ impl Inputs {
                 }
                 let examples = all_last.len() / replicas.len();
                 let shape = (replicas.len(), examples, vocabulary);
-                let logarithms = Tensor::from_vec(logarithms, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?;
-                Ok(Inputs { replicas: replicas.len(), examples, form: InputForm::Counts { logarithms, last: all_last } })
+                let logarithms =
+                    Tensor::from_vec(logarithms, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?;
+                Ok(Inputs {
+                    replicas: replicas.len(),
+                    examples,
+                    form: InputForm::Counts { logarithms, last: all_last },
+                })
             }
         }
     }

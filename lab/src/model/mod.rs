@@ -52,7 +52,13 @@ pub struct Trace {
 }
 
 impl Trace {
-    pub(crate) fn attention(&mut self, q: &Tensor, k: &Tensor, plan: &Plan, asked: Option<Vec<u32>>) -> Result<()> {
+    pub(crate) fn attention(
+        &mut self,
+        q: &Tensor,
+        k: &Tensor,
+        plan: &Plan,
+        asked: Option<Vec<u32>>,
+    ) -> Result<()> {
         self.entropies.push(attention_entropy::sums(q, k, plan, asked.as_deref())?);
         Ok(())
     }

@@ -65,13 +65,22 @@ impl Parameters {
     }
 
     /// Fresh parameters: replica k draws from `seeds[k]`.
-    pub fn initial(specification: &[ParameterSpecification], seeds: &[u64], dtype: DType, device: &Device) -> Result<Self> {
+    pub fn initial(
+        specification: &[ParameterSpecification],
+        seeds: &[u64],
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
         let families: Vec<_> = seeds.iter().map(|seed| StreamFamily::new(*seed, "initialisation")).collect();
         let named = specification.iter().enumerate().map(|(place, parameter)| {
-            let values: Vec<f64> = families.iter().flat_map(|family| parameter.draw(family, place as u64)).collect();
+            let values: Vec<f64> =
+                families.iter().flat_map(|family| parameter.draw(family, place as u64)).collect();
             let mut shape = vec![seeds.len()];
             shape.extend(&parameter.shape);
-            Ok((parameter.name.clone(), Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?))
+            Ok((
+                parameter.name.clone(),
+                Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?,
+            ))
         });
         Self::trainable(named.collect::<Result<_>>()?)
     }
@@ -115,6 +124,10 @@ impl Parameters {
 
     /// Numbers of one replica, `(name, shape, values)`, in the model's order.
     pub fn of_replica(&self, replica: usize) -> Result<Vec<(String, Tensor)>> {
-        self.iter().map(|(name, tensor)| Ok((name.to_owned(), tensor.get(replica)?.to_device(&Device::Cpu)?.detach()))).collect()
+        self.iter()
+            .map(|(name, tensor)| {
+                Ok((name.to_owned(), tensor.get(replica)?.to_device(&Device::Cpu)?.detach()))
+            })
+            .collect()
     }
 }

@@ -64,7 +64,12 @@ impl Transformer {
     }
 
     /// The rows before the first block.
-    fn embed(&self, parameters: &Parameters, inputs: &Inputs, dropout: Option<&mut Dropout>) -> Result<Stream> {
+    fn embed(
+        &self,
+        parameters: &Parameters,
+        inputs: &Inputs,
+        dropout: Option<&mut Dropout>,
+    ) -> Result<Stream> {
         let tokens = parameters.get("embedding.token")?;
         let (replicas, examples, vocabulary) = (inputs.replicas, inputs.examples, self.shape.vocabulary);
         let (tokens_in, length) = match &inputs.form {
@@ -92,7 +97,9 @@ impl Transformer {
                 all.map(|pair| row(pair, vocabulary as u32)).collect::<Vec<u32>>()
             };
             let mut rows = match positional {
-                true => gather(tokens, &Index::new(repeated(|pair, vocabulary| pair % vocabulary), vocabulary)?)?,
+                true => {
+                    gather(tokens, &Index::new(repeated(|pair, vocabulary| pair % vocabulary), vocabulary)?)?
+                }
                 false => tokens.clone(),
             };
             if let Some(positions) = positions {
@@ -102,7 +109,9 @@ impl Transformer {
             let keys: Vec<u32> = tokens_in
                 .iter()
                 .enumerate()
-                .map(|(at, token)| if positional { (at % length * vocabulary) as u32 + token } else { *token })
+                .map(
+                    |(at, token)| if positional { (at % length * vocabulary) as u32 + token } else { *token },
+                )
                 .collect();
             return Ok(Stream {
                 rows,
@@ -126,7 +135,12 @@ impl Transformer {
     }
 
     /// What is added per position, `[K, T, d]`.
-    fn position_table(&self, parameters: &Parameters, replicas: usize, length: usize) -> Result<Option<Tensor>> {
+    fn position_table(
+        &self,
+        parameters: &Parameters,
+        replicas: usize,
+        length: usize,
+    ) -> Result<Option<Tensor>> {
         let dim = self.config.dim;
         match self.config.positions {
             Positions::Learned => Ok(Some(parameters.get("embedding.position")?.clone())),
@@ -135,7 +149,8 @@ impl Transformer {
                 let table: Vec<f64> = (0..length)
                     .flat_map(|position| (0..dim).map(move |index| sinusoid(position, index, dim)))
                     .collect();
-                let table = Tensor::from_vec(table, (1, length, dim), token.device())?.to_dtype(token.dtype())?;
+                let table =
+                    Tensor::from_vec(table, (1, length, dim), token.device())?.to_dtype(token.dtype())?;
                 Ok(Some(table.broadcast_as((replicas, length, dim))?.contiguous()?))
             }
             Positions::Rotary | Positions::None => Ok(None),
@@ -152,13 +167,7 @@ impl Transformer {
     }
 
     /// One block. `read` tells which positions the states behind it are needed at.
-    fn block(
-        &self,
-        layer: usize,
-        stream: Stream,
-        read: ReadOut,
-        call: &mut Call<'_>,
-    ) -> Result<Stream> {
+    fn block(&self, layer: usize, stream: Stream, read: ReadOut, call: &mut Call<'_>) -> Result<Stream> {
         let (config, parameters) = (&self.config, call.parameters);
         let name = format!("blocks.{layer}");
         let (replicas, row_count, _) = stream.rows.dims3()?;
@@ -280,7 +289,11 @@ impl Model for Transformer {
     fn parameters(&self) -> Vec<ParameterSpecification> {
         let (config, dim) = (&self.config, self.config.dim);
         let mut all = Specification { config, list: Vec::new() };
-        all.push("embedding.token".to_owned(), &[self.shape.vocabulary, dim], initialise::weight(Role::Embedding, config));
+        all.push(
+            "embedding.token".to_owned(),
+            &[self.shape.vocabulary, dim],
+            initialise::weight(Role::Embedding, config),
+        );
         if config.positions == Positions::Learned {
             let initial = initialise::weight(Role::Embedding, config);
             all.push("embedding.position".to_owned(), &[self.shape.length, dim], initial);
@@ -292,9 +305,19 @@ impl Model for Transformer {
                 all.norm(&format!("{name}.norm1"));
             }
             for map in ["query", "key", "value"] {
-                all.map(&format!("{name}.attention.{map}"), Role::Attention, [dim, dim], config.attention_bias);
+                all.map(
+                    &format!("{name}.attention.{map}"),
+                    Role::Attention,
+                    [dim, dim],
+                    config.attention_bias,
+                );
             }
-            all.map(&format!("{name}.attention.output"), Role::AttentionOutput, [dim, dim], config.attention_bias);
+            all.map(
+                &format!("{name}.attention.output"),
+                Role::AttentionOutput,
+                [dim, dim],
+                config.attention_bias,
+            );
             if normed {
                 all.norm(&format!("{name}.norm2"));
             }
@@ -399,4 +422,3 @@ fn sinusoid(position: usize, index: usize, dim: usize) -> f64 {
     let angle = position as f64 / 10_000f64.powf((index / 2 * 2) as f64 / dim as f64);
     if index.is_multiple_of(2) { angle.sin() } else { angle.cos() }
 }
-

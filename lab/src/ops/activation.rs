@@ -87,7 +87,13 @@ impl CustomOp2 for Geglu {
         "geglu"
     }
 
-    fn cpu_fwd(&self, gate: &CpuStorage, gate_layout: &Layout, up: &CpuStorage, up_layout: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        gate: &CpuStorage,
+        gate_layout: &Layout,
+        up: &CpuStorage,
+        up_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         if gate_layout.shape() != up_layout.shape() {
             candle_core::bail!("gate of {:?} for {:?}", gate_layout.shape(), up_layout.shape());
         }
@@ -98,7 +104,13 @@ impl CustomOp2 for Geglu {
         })
     }
 
-    fn bwd(&self, gate: &Tensor, up: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let gradient = gradient.contiguous()?;
         let shape = gate.shape();
         with_float!(gate.dtype(), T => read::<T, _>(gate, |gate| read::<T, _>(up, |up| {

@@ -37,7 +37,11 @@ impl Index {
 
 /// `[K, N, d]`: the rows of `table` `[K, S, d]` that `index` `[K, N]` names.
 pub fn gather(table: &Tensor, index: &Index) -> Result<Tensor> {
-    if table.device().is_cpu() { apply1(table, Gather { index: index.clone() }) } else { reference(table, index) }
+    if table.device().is_cpu() {
+        apply1(table, Gather { index: index.clone() })
+    } else {
+        reference(table, index)
+    }
 }
 
 /// The same from plain tensor operations.
@@ -87,7 +91,11 @@ impl CustomOp1 for Gather {
     }
 }
 
-fn scatter_add<T: Float>(gradient: &[T], rows: &[u32], (replicas, size, width): (usize, usize, usize)) -> Vec<T> {
+fn scatter_add<T: Float>(
+    gradient: &[T],
+    rows: &[u32],
+    (replicas, size, width): (usize, usize, usize),
+) -> Vec<T> {
     let mut result = vec![T::ZERO; replicas * size * width];
     let count = rows.len() / replicas.max(1);
     vectorised(|| {

@@ -23,7 +23,10 @@ impl<'a, T> Matrix<'a, T> {
 
     /// `rows` x `columns` whose rows begin `row_stride` numbers apart; `data` begins with the first.
     pub fn strided(data: &'a [T], rows: usize, columns: usize, row_stride: usize) -> Self {
-        assert!(fits(data.len(), rows, columns, row_stride), "a matrix of {rows} x {columns} by {row_stride}");
+        assert!(
+            fits(data.len(), rows, columns, row_stride),
+            "a matrix of {rows} x {columns} by {row_stride}"
+        );
         Matrix { data, rows, columns, row_stride, column_stride: 1 }
     }
 

@@ -65,7 +65,8 @@ fn backward<T: Float>(x: &[T], gain: &[T], gradient: &[T], rows: usize, width: u
                 to_bias[index] += gradient[index];
             }
             let along = sum_of(width, |index| gradient[index] * gain[index]) * share;
-            let across = sum_of(width, |index| gradient[index] * gain[index] * ((row[index] - mean) * scale)) * share;
+            let across =
+                sum_of(width, |index| gradient[index] * gain[index] * ((row[index] - mean) * scale)) * share;
             for index in 0..width {
                 let normal = (row[index] - mean) * scale;
                 to_row[index] = (gradient[index] * gain[index] - along - normal * across) * scale;
@@ -91,7 +92,11 @@ impl CustomOp3 for LayerNorm {
     ) -> Result<(CpuStorage, Shape)> {
         let (replicas, rows, width) = x_layout.shape().dims3()?;
         if gain_layout.shape().dims() != [replicas, width] || bias_layout.shape() != gain_layout.shape() {
-            candle_core::bail!("layer norm of {:?} with a gain of {:?}", x_layout.shape(), gain_layout.shape());
+            candle_core::bail!(
+                "layer norm of {:?} with a gain of {:?}",
+                x_layout.shape(),
+                gain_layout.shape()
+            );
         }
         with_float!(x.dtype(), T => {
             let (x, gain, bias) = (slice::<T>(x, x_layout)?, slice(gain, gain_layout)?, slice(bias, bias_layout)?);

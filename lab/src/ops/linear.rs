@@ -96,7 +96,12 @@ impl Linear {
             let x = Matrix::new(&x[replica * rows * input..][..rows * input], rows, input);
             let gradient = Matrix::new(&gradient[replica * rows * output..][..rows * output], rows, output);
             let weight = self.matrix(&weight[replica * input * output..][..input * output], sizes);
-            multiply(&mut to_x[replica * rows * input..][..rows * input], gradient, weight.transposed(), false);
+            multiply(
+                &mut to_x[replica * rows * input..][..rows * input],
+                gradient,
+                weight.transposed(),
+                false,
+            );
             let to_weight = &mut to_weight[replica * input * output..][..input * output];
             match self.layout {
                 WeightLayout::InOut => multiply(to_weight, x.transposed(), gradient, false),
@@ -142,7 +147,13 @@ impl CustomOp2 for Linear {
         "linear"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, x_layout: &Layout, weight: &CpuStorage, weight_layout: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let sizes = self.sizes(x_layout.shape(), weight_layout.shape())?;
         let shape = Shape::from((sizes.replicas, sizes.rows, sizes.output));
         with_float!(x.dtype(), T => {
@@ -151,7 +162,13 @@ impl CustomOp2 for Linear {
         })
     }
 
-    fn bwd(&self, x: &Tensor, weight: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let (to_x, to_weight) = self.backward_tensors(x, weight, &gradient.contiguous()?)?;
         Ok((Some(to_x), Some(to_weight)))
     }

@@ -86,7 +86,11 @@ struct Loss {
 
 impl Loss {
     /// Losses `[K]` and their derivatives by the outputs.
-    fn forward<T: Float>(&self, outputs: &[T], (replicas, rows, classes): (usize, usize, usize)) -> (Vec<f64>, Vec<T>) {
+    fn forward<T: Float>(
+        &self,
+        outputs: &[T],
+        (replicas, rows, classes): (usize, usize, usize),
+    ) -> (Vec<f64>, Vec<T>) {
         let mut losses = vec![0.0; replicas];
         let mut slopes = vec![T::ZERO; outputs.len()];
         let mut shares = vec![0.0; classes];
@@ -122,7 +126,9 @@ impl Loss {
 
     fn check(&self, (replicas, rows, classes): (usize, usize, usize)) -> Result<()> {
         let fits = match &self.criterion.answers {
-            Answers::Classes(ids) => ids.len() == replicas * rows && ids.iter().all(|id| (*id as usize) < classes),
+            Answers::Classes(ids) => {
+                ids.len() == replicas * rows && ids.iter().all(|id| (*id as usize) < classes)
+            }
             Answers::Values(values) => values.len() == replicas * rows && classes == 1,
         };
         if !fits || self.criterion.weights.as_ref().is_some_and(|weights| weights.len() != replicas * rows) {
@@ -156,7 +162,8 @@ impl CustomOp1 for Loss {
         if factors.iter().all(|factor| *factor == 1.0) {
             return Ok(Some(slope.clone()));
         }
-        let factors = Tensor::from_vec(factors, (outputs.dims3()?.0, 1, 1), &Device::Cpu)?.to_dtype(outputs.dtype())?;
+        let factors =
+            Tensor::from_vec(factors, (outputs.dims3()?.0, 1, 1), &Device::Cpu)?.to_dtype(outputs.dtype())?;
         Ok(Some(slope.broadcast_mul(&factors)?))
     }
 }

@@ -21,10 +21,10 @@ impl Rotation {
     /// Cosines and sines, `[N, h/2]`.
     fn angles(&self, width: usize) -> (Vec<f64>, Vec<f64>) {
         let half = width / self.heads / 2;
-        let angle = |position: u32, index: usize| {
-            f64::from(position) / 10_000f64.powf(index as f64 / half as f64)
-        };
-        let all = || self.positions.iter().flat_map(|position| (0..half).map(move |index| angle(*position, index)));
+        let angle =
+            |position: u32, index: usize| f64::from(position) / 10_000f64.powf(index as f64 / half as f64);
+        let all =
+            || self.positions.iter().flat_map(|position| (0..half).map(move |index| angle(*position, index)));
         (all().map(f64::cos).collect(), all().map(f64::sin).collect())
     }
 
@@ -38,7 +38,8 @@ impl Rotation {
             for head in row.chunks_exact_mut(size) {
                 let (low, high) = head.split_at_mut(half);
                 for (index, (low, high)) in low.iter_mut().zip(high).enumerate() {
-                    let (cosine, sine) = (T::of(cosines[angles + index]), T::of(direction * sines[angles + index]));
+                    let (cosine, sine) =
+                        (T::of(cosines[angles + index]), T::of(direction * sines[angles + index]));
                     (*low, *high) = (*low * cosine - *high * sine, *high * cosine + *low * sine);
                 }
             }
@@ -49,7 +50,11 @@ impl Rotation {
 
 /// Turns every row of x `[K, N, d]` by its position.
 pub fn rotary(x: &Tensor, rotation: &Rotation) -> Result<Tensor> {
-    if x.device().is_cpu() { apply1(x, Rotary { rotation: rotation.clone() }) } else { reference(x, rotation) }
+    if x.device().is_cpu() {
+        apply1(x, Rotary { rotation: rotation.clone() })
+    } else {
+        reference(x, rotation)
+    }
 }
 
 /// The same from plain tensor operations.
@@ -57,9 +62,8 @@ pub fn reference(x: &Tensor, rotation: &Rotation) -> Result<Tensor> {
     let (replicas, rows, width) = x.dims3()?;
     let half = width / rotation.heads / 2;
     let (cosines, sines) = rotation.angles(width);
-    let constant = |values: Vec<f64>| {
-        Tensor::from_vec(values, (1, rows, 1, half), x.device())?.to_dtype(x.dtype())
-    };
+    let constant =
+        |values: Vec<f64>| Tensor::from_vec(values, (1, rows, 1, half), x.device())?.to_dtype(x.dtype());
     let (cosines, sines) = (constant(cosines)?, constant(sines)?);
     let split = x.reshape((replicas, rows, rotation.heads, 2 * half))?;
     let (low, high) = (split.narrow(3, 0, half)?, split.narrow(3, half, half)?);

@@ -31,14 +31,26 @@ impl CustomOp2 for Add {
         "add"
     }
 
-    fn cpu_fwd(&self, a: &CpuStorage, a_layout: &Layout, b: &CpuStorage, b_layout: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        a: &CpuStorage,
+        a_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         with_float!(a.dtype(), T => {
             let result = combine::<T>(slice(a, a_layout)?, slice(b, b_layout)?, #[inline(always)] |a, b| a + b)?;
             Ok((candle_core::WithDType::to_cpu_storage_owned(result), a_layout.shape().clone()))
         })
     }
 
-    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        _: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         Ok((Some(gradient.clone()), Some(gradient.clone())))
     }
 }
@@ -48,14 +60,26 @@ impl CustomOp2 for Scale {
         "scale"
     }
 
-    fn cpu_fwd(&self, a: &CpuStorage, a_layout: &Layout, b: &CpuStorage, b_layout: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        a: &CpuStorage,
+        a_layout: &Layout,
+        b: &CpuStorage,
+        b_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         with_float!(a.dtype(), T => {
             let result = combine::<T>(slice(a, a_layout)?, slice(b, b_layout)?, #[inline(always)] |a, b| a * b)?;
             Ok((candle_core::WithDType::to_cpu_storage_owned(result), a_layout.shape().clone()))
         })
     }
 
-    fn bwd(&self, x: &Tensor, factors: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        factors: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let gradient = gradient.contiguous()?;
         with_float!(x.dtype(), T => read::<T, _>(factors, |factors| read::<T, _>(&gradient, |gradient| {
             let result = combine::<T>(gradient, factors, #[inline(always)] |a, b| a * b)?;

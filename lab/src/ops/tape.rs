@@ -58,7 +58,12 @@ pub(super) fn apply2(a: &Tensor, b: &Tensor, op: impl CustomOp2 + Send + Sync + 
 }
 
 /// Applies an operation of three tensors and records it.
-pub(super) fn apply3(a: &Tensor, b: &Tensor, c: &Tensor, op: impl CustomOp3 + Send + Sync + 'static) -> Result<Tensor> {
+pub(super) fn apply3(
+    a: &Tensor,
+    b: &Tensor,
+    c: &Tensor,
+    op: impl CustomOp3 + Send + Sync + 'static,
+) -> Result<Tensor> {
     if !is_recording() {
         return a.apply_op3(b, c, op);
     }
@@ -87,7 +92,10 @@ impl Gradients {
 
 /// Computes losses `[K]`, and the gradients of their sum. `losses` must be made of operations of this module's siblings
 /// where `device` is the CPU.
-pub fn differentiate(device: &Device, losses: impl FnOnce() -> Result<Tensor>) -> Result<(Tensor, Gradients)> {
+pub fn differentiate(
+    device: &Device,
+    losses: impl FnOnce() -> Result<Tensor>,
+) -> Result<(Tensor, Gradients)> {
     if !device.is_cpu() {
         let losses = losses()?;
         let gradients = losses.sum_all()?.backward()?;

@@ -1,7 +1,7 @@
 //! Updates in place on the CPU, one pass per state tensor.
 
-use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor};
 use candle_core::backend::BackendStorage as _;
+use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor};
 use plateau_common::config::OptimizerConfig;
 
 use super::Coefficients;
@@ -19,8 +19,16 @@ pub(super) fn update(
     match (rule, moments) {
         (OptimizerConfig::Adam(adam) | OptimizerConfig::AdamW(adam), [first, second]) => {
             let correction = |beta: f64| 1.0 - beta.powf(update as f64);
-            first.inplace_op3(gradient, parameter, &Moment { coefficients, decay: adam.beta1, squared: false })?;
-            second.inplace_op3(gradient, parameter, &Moment { coefficients, decay: adam.beta2, squared: true })?;
+            first.inplace_op3(
+                gradient,
+                parameter,
+                &Moment { coefficients, decay: adam.beta1, squared: false },
+            )?;
+            second.inplace_op3(
+                gradient,
+                parameter,
+                &Moment { coefficients, decay: adam.beta2, squared: true },
+            )?;
             let apply = AdamStep {
                 coefficients,
                 first_correction: correction(adam.beta1),
@@ -76,18 +84,27 @@ fn for_each_replica<T: Float>(
     };
     let target = &mut T::of_storage(target.0)?[start..end];
     let count = target.len() / coefficients.len().max(1);
-    if count * coefficients.len() != target.len() || first.len() != target.len() || second.len() != target.len() {
+    if count * coefficients.len() != target.len()
+        || first.len() != target.len()
+        || second.len() != target.len()
+    {
         candle_core::bail!("an optimiser's tensors have different sizes");
     }
     let replicas = target.chunks_exact_mut(count.max(1)).zip(first.chunks_exact(count.max(1)));
-    for ((own, (target, first)), second) in coefficients.iter().zip(replicas).zip(second.chunks_exact(count.max(1))) {
+    for ((own, (target, first)), second) in
+        coefficients.iter().zip(replicas).zip(second.chunks_exact(count.max(1)))
+    {
         work(own, target, first, second);
     }
     Ok(())
 }
 
 impl Moment<'_> {
-    fn run<T: Float>(&self, target: (&mut CpuStorage, &Layout), sources: [(&CpuStorage, &Layout); 2]) -> Result<()> {
+    fn run<T: Float>(
+        &self,
+        target: (&mut CpuStorage, &Layout),
+        sources: [(&CpuStorage, &Layout); 2],
+    ) -> Result<()> {
         let (decay, rest) = (T::of(self.decay), T::of(1.0 - self.decay));
         for_each_replica::<T>(self.coefficients, target, sources, |own, moments, gradient, parameter| {
             let (clip, coupled) = (T::of(own.clip), T::of(own.coupled_decay));
@@ -103,7 +120,11 @@ impl Moment<'_> {
 }
 
 impl AdamStep<'_> {
-    fn run<T: Float>(&self, target: (&mut CpuStorage, &Layout), sources: [(&CpuStorage, &Layout); 2]) -> Result<()> {
+    fn run<T: Float>(
+        &self,
+        target: (&mut CpuStorage, &Layout),
+        sources: [(&CpuStorage, &Layout); 2],
+    ) -> Result<()> {
         let (scale, eps) = (T::of(1.0 / self.second_root), T::of(self.eps));
         for_each_replica::<T>(self.coefficients, target, sources, |own, parameters, first, second| {
             let (keep, rate) = (T::of(own.keep), T::of(own.lr / self.first_correction));
@@ -117,7 +138,11 @@ impl AdamStep<'_> {
 }
 
 impl Velocity<'_> {
-    fn run<T: Float>(&self, target: (&mut CpuStorage, &Layout), sources: [(&CpuStorage, &Layout); 2]) -> Result<()> {
+    fn run<T: Float>(
+        &self,
+        target: (&mut CpuStorage, &Layout),
+        sources: [(&CpuStorage, &Layout); 2],
+    ) -> Result<()> {
         let momentum = T::of(self.momentum);
         for_each_replica::<T>(self.coefficients, target, sources, |own, velocities, gradient, parameter| {
             let (clip, coupled) = (T::of(own.clip), T::of(own.coupled_decay));
@@ -131,7 +156,11 @@ impl Velocity<'_> {
 }
 
 impl SgdStep<'_> {
-    fn run<T: Float>(&self, target: (&mut CpuStorage, &Layout), sources: [(&CpuStorage, &Layout); 2]) -> Result<()> {
+    fn run<T: Float>(
+        &self,
+        target: (&mut CpuStorage, &Layout),
+        sources: [(&CpuStorage, &Layout); 2],
+    ) -> Result<()> {
         for_each_replica::<T>(self.coefficients, target, sources, |own, parameters, velocity, _| {
             let rate = T::of(own.lr);
             vectorised(|| {

@@ -91,8 +91,16 @@ impl Optimizer {
     }
 
     /// Makes update number `update` (from 1), given the gradients' norms and the schedule's multiplier.
-    pub fn step(&mut self, parameters: &mut Parameters, gradients: &Gradients, norms: &[f64], update: u64, multiplier: f64) -> Result<()> {
-        let coefficients: Vec<Coefficients> = self.rules.iter().zip(norms).map(|(rule, norm)| coefficients(rule, *norm, multiplier)).collect();
+    pub fn step(
+        &mut self,
+        parameters: &mut Parameters,
+        gradients: &Gradients,
+        norms: &[f64],
+        update: u64,
+        multiplier: f64,
+    ) -> Result<()> {
+        let coefficients: Vec<Coefficients> =
+            self.rules.iter().zip(norms).map(|(rule, norm)| coefficients(rule, *norm, multiplier)).collect();
         let Some(first) = self.rules.first().map(|rule| rule.optimizer.clone()) else { return Ok(()) };
         let names: Vec<String> = parameters.iter().map(|(name, _)| name.to_owned()).collect();
         for (name, moments) in names.iter().zip(&mut self.moments) {
@@ -123,12 +131,17 @@ impl Optimizer {
     }
 
     /// An optimiser of K replicas from the states of each.
-    pub fn from_replicas(rules: Vec<ReplicaRule>, parameters: &Parameters, states: &[Vec<(String, Tensor)>]) -> Result<Self> {
+    pub fn from_replicas(
+        rules: Vec<ReplicaRule>,
+        parameters: &Parameters,
+        states: &[Vec<(String, Tensor)>],
+    ) -> Result<Self> {
         let mut optimizer = Self::new(rules, parameters)?;
-        let find = |state: &[(String, Tensor)], name: &str| match state.iter().find(|(known, _)| known == name) {
-            Some((_, tensor)) => Ok(tensor.clone()),
-            None => candle_core::bail!("the optimiser's state lacks `{name}`"),
-        };
+        let find =
+            |state: &[(String, Tensor)], name: &str| match state.iter().find(|(known, _)| known == name) {
+                Some((_, tensor)) => Ok(tensor.clone()),
+                None => candle_core::bail!("the optimiser's state lacks `{name}`"),
+            };
         let names = optimizer.rules.first().map_or(&[][..], |rule| moment_names(&rule.optimizer));
         for ((parameter, tensor), moments) in parameters.iter().zip(&mut optimizer.moments) {
             for (name, moment) in names.iter().zip(moments) {
@@ -136,7 +149,11 @@ impl Optimizer {
                 let all = states.iter().map(|state| find(state, &name)).collect::<Result<Vec<_>>>()?;
                 let stacked = Tensor::stack(&all, 0)?.to_device(tensor.device())?;
                 if stacked.shape() != tensor.shape() || stacked.dtype() != tensor.dtype() {
-                    candle_core::bail!("the optimiser's `{name}` has the shape {:?}, not {:?}", stacked.shape(), tensor.shape());
+                    candle_core::bail!(
+                        "the optimiser's `{name}` has the shape {:?}, not {:?}",
+                        stacked.shape(),
+                        tensor.shape()
+                    );
                 }
                 *moment = stacked;
             }

@@ -79,7 +79,11 @@ pub fn fourier_measures(logits: &[f64], p: usize, is_train: &[bool]) -> FourierM
             train_pairs += 1.0;
         }
     }
-    FourierMeasures { key_frequencies, restricted_loss: restricted / pairs, excluded_loss: excluded / train_pairs }
+    FourierMeasures {
+        key_frequencies,
+        restricted_loss: restricted / pairs,
+        excluded_loss: excluded / train_pairs,
+    }
 }
 
 /// Gini coefficient: 0 for equal values, towards 1 where one value holds everything.
@@ -133,7 +137,10 @@ pub(super) fn measure(measuring: &Measuring<'_>) -> Result<Measured, LabError> {
             .get("embedding.token")
             .and_then(|embedding| {
                 let embedding = embedding.get(replica)?.to_dtype(candle_core::DType::F64)?;
-                Ok((embedding.dim(1)?, embedding.to_device(&candle_core::Device::Cpu)?.flatten_all()?.to_vec1::<f64>()?))
+                Ok((
+                    embedding.dim(1)?,
+                    embedding.to_device(&candle_core::Device::Cpu)?.flatten_all()?.to_vec1::<f64>()?,
+                ))
             })
             .doing("reading the token embedding")?;
         columns[3].push(gini(&frequency_norms(&embedding.1, embedding.0, p)));

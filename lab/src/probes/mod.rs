@@ -1,4 +1,4 @@
-//! Probes: what is measured inside a model at an evaluation. One file each, one line in [`measure`].
+//! Probes: what is measured inside a model at an evaluation. One file each, one line in `measure`.
 //!
 //! A probe is a pure function of the training state (weights and optimiser), so a resumed trial measures what an
 //! uninterrupted one does.
@@ -45,7 +45,11 @@ pub(crate) fn measure(kind: ProbeKind, measuring: &Measuring<'_>) -> Result<Meas
 /// `gradient_norm`: of the last update, before clipping; absent before the first.
 fn gradient_norm(measuring: &Measuring<'_>) -> Measured {
     let norms = measuring.optimizer.last_norms();
-    if norms.iter().all(|norm| norm.is_nan()) { Vec::new() } else { vec![("gradient_norm".to_owned(), norms.to_vec())] }
+    if norms.iter().all(|norm| norm.is_nan()) {
+        Vec::new()
+    } else {
+        vec![("gradient_norm".to_owned(), norms.to_vec())]
+    }
 }
 
 fn attention_entropies(measuring: &Measuring<'_>) -> Measured {

@@ -63,7 +63,8 @@ pub trait Observer {
     fn checkpointed(&mut self, replica: usize, step: u64, folder: &Path);
     /// A member ended, after its last checkpoint.
     fn ended(&mut self, replica: usize, ending: Ending);
-    /// Called about twice a second with the updates every running member has made, and the speed since the last call.
+    /// Called about twice a second with the updates every running member has made, and the speed of all of them
+    /// together over the last half second or more (0 until then).
     fn progress(&mut self, step: u64, replica_steps_per_second: f64) -> Control;
 }
 
@@ -74,16 +75,39 @@ const STACK_BYTES: usize = 256 << 20;
 
 /// What a shard tells the caller's thread.
 enum Event {
-    Started { replica: usize, from_step: u64 },
-    Evaluated { replica: usize, evaluation: Evaluation },
-    Checkpointed { replica: usize, step: u64, folder: PathBuf },
-    Ended { replica: usize, ending: Ending },
-    /// Progress of a shard: updates of its members so far, and replica-steps since its last report.
-    Steps { shard: usize, step: u64, replica_steps: u64 },
+    Started {
+        replica: usize,
+        from_step: u64,
+    },
+    Evaluated {
+        replica: usize,
+        evaluation: Evaluation,
+    },
+    Checkpointed {
+        replica: usize,
+        step: u64,
+        folder: PathBuf,
+    },
+    Ended {
+        replica: usize,
+        ending: Ending,
+    },
+    /// Progress of a shard: updates of its members so far (`None`: all have ended), and replica-steps since its last
+    /// report.
+    Steps {
+        shard: usize,
+        step: Option<u64>,
+        replica_steps: u64,
+    },
 }
 
 /// Trains every member to its end, or until the observer says stop. Checkpoints are written below `scratch`.
-pub fn train_cohort(members: &[Member], device: &DeviceChoice, scratch: &Path, observer: &mut dyn Observer) -> Result<(), LabError> {
+pub fn train_cohort(
+    members: &[Member],
+    device: &DeviceChoice,
+    scratch: &Path,
+    observer: &mut dyn Observer,
+) -> Result<(), LabError> {
     let Some(first) = members.first() else { return Ok(()) };
     let key = cohort_key(&first.config);
     if let Some(other) = members.iter().find(|member| cohort_key(&member.config) != key) {
@@ -127,7 +151,12 @@ fn load_for(member: &Member, folder: &Path) -> Result<Checkpoint, LabError> {
 }
 
 /// Trains members that start at one step.
-fn train_group(group: &[Start], choice: &DeviceChoice, scratch: &Path, observer: &mut dyn Observer) -> Result<Control, LabError> {
+fn train_group(
+    group: &[Start],
+    choice: &DeviceChoice,
+    scratch: &Path,
+    observer: &mut dyn Observer,
+) -> Result<Control, LabError> {
     let (device, threads) = match choice {
         DeviceChoice::Cpu { threads } => (Device::Cpu, (*threads).max(1)),
         DeviceChoice::Cuda(ordinal) => (Device::new_cuda(*ordinal).doing("opening the CUDA device")?, 1),
@@ -141,9 +170,8 @@ fn train_group(group: &[Start], choice: &DeviceChoice, scratch: &Path, observer:
             let sender = sender.clone();
             let (stop, failure, device) = (&stop, &failure, device.clone());
             let work = move || {
-                let outcome = shard::Shard::new(starts, device, scratch).and_then(|mut shard| {
-                    shard.run(&mut |event| drop(sender.send(event)), index, stop)
-                });
+                let outcome = shard::Shard::new(starts, device, scratch)
+                    .and_then(|mut shard| shard.run(&mut |event| drop(sender.send(event)), index, stop));
                 if let Err(error) = outcome {
                     stop.store(true, Ordering::Relaxed);
                     let mut failure = failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -171,13 +199,22 @@ fn train_group(group: &[Start], choice: &DeviceChoice, scratch: &Path, observer:
 /// Deals members to at most `threads` shards of nearly equal size.
 fn deal(group: &[Start], threads: usize) -> Vec<&[Start]> {
     let shards = threads.min(group.len());
-    (0..shards).map(|shard| &group[shard * group.len() / shards..(shard + 1) * group.len() / shards]).collect()
+    (0..shards)
+        .map(|shard| &group[shard * group.len() / shards..(shard + 1) * group.len() / shards])
+        .collect()
 }
 
 /// Passes events on to the observer until every shard has hung up.
-fn relay(receiver: &mpsc::Receiver<Event>, shards: usize, from_step: u64, stop: &AtomicBool, observer: &mut dyn Observer) {
-    let mut steps = vec![from_step; shards];
-    let mut replica_steps = 0;
+fn relay(
+    receiver: &mpsc::Receiver<Event>,
+    shards: usize,
+    from_step: u64,
+    stop: &AtomicBool,
+    observer: &mut dyn Observer,
+) {
+    let mut steps = vec![Some(from_step); shards];
+    let mut slowest = from_step;
+    let mut meter = Meter { since: Instant::now(), replica_steps: 0, speed: 0.0 };
     let mut last = Instant::now();
     loop {
         let event = receiver.recv_timeout(Duration::from_secs_f64(PROGRESS_SECONDS / 2.0));
@@ -188,23 +225,41 @@ fn relay(receiver: &mpsc::Receiver<Event>, shards: usize, from_step: u64, stop: 
                 observer.evaluated(replica, evaluation);
                 due = true;
             }
-            Ok(Event::Checkpointed { replica, step, folder }) => observer.checkpointed(replica, step, &folder),
+            Ok(Event::Checkpointed { replica, step, folder }) => {
+                observer.checkpointed(replica, step, &folder)
+            }
             Ok(Event::Ended { replica, ending }) => observer.ended(replica, ending),
-            Ok(Event::Steps { shard, step, replica_steps: made }) => {
+            Ok(Event::Steps { shard, step, replica_steps }) => {
                 steps[shard] = step;
-                replica_steps += made;
+                slowest = steps.iter().flatten().copied().min().unwrap_or(slowest);
+                meter.replica_steps += replica_steps;
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => return,
         }
         if due {
-            let step = steps.iter().copied().min().unwrap_or(from_step);
-            let seconds = last.elapsed().as_secs_f64().max(1e-9);
-            if observer.progress(step, replica_steps as f64 / seconds) == Control::Stop {
+            if observer.progress(slowest, meter.read()) == Control::Stop {
                 stop.store(true, Ordering::Relaxed);
             }
-            replica_steps = 0;
             last = Instant::now();
         }
+    }
+}
+
+/// Measures speed over at least half a second, however often it is read.
+struct Meter {
+    since: Instant,
+    replica_steps: u64,
+    speed: f64,
+}
+
+impl Meter {
+    fn read(&mut self) -> f64 {
+        let seconds = self.since.elapsed().as_secs_f64();
+        if seconds >= PROGRESS_SECONDS {
+            self.speed = self.replica_steps as f64 / seconds;
+            (self.since, self.replica_steps) = (Instant::now(), 0);
+        }
+        self.speed
     }
 }

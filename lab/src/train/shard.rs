@@ -70,6 +70,8 @@ pub(super) struct Shard<'a> {
     constant: Option<Prepared>,
     scratch: &'a Path,
     last_save: Instant,
+    /// The device for people, as checkpoints record it.
+    device_words: String,
 }
 
 type Send<'a> = &'a mut dyn FnMut(Event);
@@ -82,7 +84,8 @@ impl<'a> Shard<'a> {
         let shape = config.task.shape();
         let model = model::build(&config.model, shape);
         let to = Destination { shape, dtype: dtype(config.train.precision), device };
-        let rules: Vec<ReplicaRule> = starts.iter().map(|start| ReplicaRule::of(&start.member.config.train)).collect();
+        let rules: Vec<ReplicaRule> =
+            starts.iter().map(|start| ReplicaRule::of(&start.member.config.train)).collect();
         let resumed: Vec<_> = starts.iter().filter_map(|start| start.resumed.as_ref()).collect();
         let seeds: Vec<u64> = starts.iter().map(|start| start.member.config.seed).collect();
         let specification = model.parameters();
@@ -93,18 +96,23 @@ impl<'a> Shard<'a> {
             let parameters = stack(&names, &weights, &to.device).doing("restoring parameters")?;
             for (parameter, (name, tensor)) in specification.iter().zip(parameters.iter()) {
                 if tensor.dims()[1..] != parameter.shape[..] || tensor.dtype() != to.dtype {
-                    let message = format!("`{name}` of the checkpoint is {:?} {:?}", tensor.dtype(), tensor.shape());
+                    let message =
+                        format!("`{name}` of the checkpoint is {:?} {:?}", tensor.dtype(), tensor.shape());
                     return Err(LabError::Compute { doing: "restoring parameters", message });
                 }
             }
-            let optimizer = Optimizer::from_replicas(rules, &parameters, &states).doing("restoring the optimiser")?;
+            let optimizer =
+                Optimizer::from_replicas(rules, &parameters, &states).doing("restoring the optimiser")?;
             (parameters, optimizer)
         } else {
-            let parameters = Parameters::initial(&specification, &seeds, to.dtype, &to.device).doing("initialising")?;
+            let parameters =
+                Parameters::initial(&specification, &seeds, to.dtype, &to.device).doing("initialising")?;
             let optimizer = Optimizer::new(rules, &parameters).doing("initialising the optimiser")?;
             (parameters, optimizer)
         };
+        let device_words = describe(&to.device);
         Ok(Shard {
+            device_words,
             replicas: starts.iter().map(|start| Replica::new(start, form)).collect(),
             model,
             parameters,
@@ -148,6 +156,10 @@ impl<'a> Shard<'a> {
             });
             let every = config.checkpoint.every;
             let seconds = config.checkpoint.seconds;
+            if evaluation_due || reported.elapsed().as_secs_f64() >= REPORT_SECONDS {
+                send(Event::Steps { shard: index, step: Some(step), replica_steps });
+                (reported, replica_steps) = (Instant::now(), 0);
+            }
             if evaluation_due {
                 self.evaluate(send)?;
             }
@@ -159,12 +171,8 @@ impl<'a> Shard<'a> {
                 }
                 self.last_save = Instant::now();
             }
-            if evaluation_due || reported.elapsed().as_secs_f64() >= REPORT_SECONDS {
-                send(Event::Steps { shard: index, step, replica_steps });
-                (reported, replica_steps) = (Instant::now(), 0);
-            }
         }
-        send(Event::Steps { shard: index, step: u64::MAX, replica_steps });
+        send(Event::Steps { shard: index, step: None, replica_steps });
         Ok(())
     }
 
@@ -192,12 +200,14 @@ impl<'a> Shard<'a> {
         };
         let ModelConfig::Transformer(settings) = &self.replicas[0].config().model;
         let mut dropout = (settings.dropout > 0.0).then(|| {
-            let families: Vec<StreamFamily> = self.replicas.iter().map(|replica| replica.dropout.clone()).collect();
+            let families: Vec<StreamFamily> =
+                self.replicas.iter().map(|replica| replica.dropout.clone()).collect();
             Dropout::new(settings.dropout, &families, update)
         });
         let mut compute = || -> candle_core::Result<Vec<bool>> {
             let (losses, gradients) = differentiate(&self.to.device, || {
-                let outputs = self.model.forward(&self.parameters, &prepared.inputs, dropout.as_mut(), None)?;
+                let outputs =
+                    self.model.forward(&self.parameters, &prepared.inputs, dropout.as_mut(), None)?;
                 loss(&outputs, &prepared.criterion)
             })?;
             let values: Vec<f64> = losses.to_vec1()?;
@@ -223,7 +233,8 @@ impl<'a> Shard<'a> {
 
     fn score(&self, batches: &[Batch], wanted: Wanted) -> Result<Scores, LabError> {
         let chunk = evaluate::chunk_examples(self.replicas[0].config());
-        evaluate::score(&*self.model, &self.parameters, batches, &self.scales(), &self.to, chunk, wanted).doing("evaluating")
+        evaluate::score(&*self.model, &self.parameters, batches, &self.scales(), &self.to, chunk, wanted)
+            .doing("evaluating")
     }
 
     /// Evaluates every replica at the present step.
@@ -242,7 +253,9 @@ impl<'a> Shard<'a> {
         let train: Vec<Batch> = self
             .replicas
             .iter()
-            .map(|replica| replica.train_set.clone().unwrap_or_else(|| replica.examples.train(next, size, self.form)))
+            .map(|replica| {
+                replica.train_set.clone().unwrap_or_else(|| replica.examples.train(next, size, self.form))
+            })
             .collect();
         let train = self.score(&train, Wanted { trace: false, outputs })?;
         let test: Vec<Batch> = self.replicas.iter().filter_map(|replica| replica.test_set.clone()).collect();
@@ -277,7 +290,7 @@ impl<'a> Shard<'a> {
             step: self.step,
             weights: self.parameters.of_replica(place).doing("saving parameters")?,
             optimizer: self.optimizer.of_replica(&self.parameters, place).doing("saving the optimiser")?,
-            device: if self.to.device.is_cpu() { "cpu" } else { "cuda" },
+            device: &self.device_words,
         };
         checkpoint::save(&state, &folder)?;
         send(Event::Checkpointed { replica: replica.start.replica, step: self.step, folder });
@@ -327,12 +340,16 @@ impl<'a> Shard<'a> {
             if places.is_empty() {
                 return Ok(());
             }
-            let weights = places.iter().map(|place| self.parameters.of_replica(*place)).collect::<candle_core::Result<Vec<_>>>()?;
+            let weights = places
+                .iter()
+                .map(|place| self.parameters.of_replica(*place))
+                .collect::<candle_core::Result<Vec<_>>>()?;
             let states = places
                 .iter()
                 .map(|place| self.optimizer.of_replica(&self.parameters, *place))
                 .collect::<candle_core::Result<Vec<_>>>()?;
-            let rules = places.iter().map(|place| ReplicaRule::of(&self.replicas[*place].config().train)).collect();
+            let rules =
+                places.iter().map(|place| ReplicaRule::of(&self.replicas[*place].config().train)).collect();
             let names: Vec<String> = self.parameters.iter().map(|(name, _)| name.to_owned()).collect();
             let names: Vec<&str> = names.iter().map(String::as_str).collect();
             self.parameters = stack(&names, &weights, &self.to.device)?;
@@ -347,7 +364,11 @@ impl<'a> Shard<'a> {
 }
 
 /// Parameters `[K, …]` from those of K replicas, in the order of `names`.
-fn stack(names: &[&str], replicas: &[Vec<(String, Tensor)>], device: &Device) -> candle_core::Result<Parameters> {
+fn stack(
+    names: &[&str],
+    replicas: &[Vec<(String, Tensor)>],
+    device: &Device,
+) -> candle_core::Result<Parameters> {
     let named = names.iter().map(|name| {
         let own = replicas.iter().map(|weights| match weights.iter().find(|(known, _)| known == name) {
             Some((_, tensor)) => Ok(tensor.clone()),
@@ -357,4 +378,17 @@ fn stack(names: &[&str], replicas: &[Vec<(String, Tensor)>], device: &Device) ->
         Ok(((*name).to_owned(), Tensor::stack(&own, 0)?.to_device(device)?))
     });
     Parameters::trainable(named.collect::<candle_core::Result<_>>()?)
+}
+
+/// The processor's model name, or that the device is a CUDA card.
+fn describe(device: &Device) -> String {
+    if !device.is_cpu() {
+        return "cuda".to_owned();
+    }
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    model.map_or_else(
+        || format!("cpu ({})", std::env::consts::ARCH),
+        |(_, name)| format!("cpu ({})", name.trim()),
+    )
 }

@@ -58,7 +58,10 @@ pub fn check_gradients(inputs: &[Tensor], losses: impl Fn(&[Tensor]) -> Result<T
             let expected = (at(step) - at(-step)) / (2.0 * step);
             for found in [on_tape[index], in_graph[index]] {
                 let error = (found - expected).abs() / expected.abs().max(1.0);
-                assert!(error < 2e-7, "gradient {index} of input {place} is {found}, differences say {expected}");
+                assert!(
+                    error < 2e-7,
+                    "gradient {index} of input {place} is {found}, differences say {expected}"
+                );
             }
         }
     }
@@ -67,7 +70,9 @@ pub fn check_gradients(inputs: &[Tensor], losses: impl Fn(&[Tensor]) -> Result<T
 /// A number per replica, `[K]`, that every number of `output` `[K, N, d]` matters to differently.
 pub fn weighted_sum(output: &Tensor) -> Result<Tensor> {
     let (replicas, rows, width) = output.dims3()?;
-    let pattern = |count: usize| (0..count).map(|index| ((index * 37 + 11) % 17) as f64 / 8.0 - 1.0).collect::<Vec<f64>>();
+    let pattern = |count: usize| {
+        (0..count).map(|index| ((index * 37 + 11) % 17) as f64 / 8.0 - 1.0).collect::<Vec<f64>>()
+    };
     let weights = Tensor::from_vec(pattern(replicas * width), (replicas, width, 1), &Device::Cpu)?;
     let values = linear(output, &weights.to_dtype(output.dtype())?, None, WeightLayout::InOut)?;
     let answers = Answers::Values(Arc::new(pattern(replicas * rows)));

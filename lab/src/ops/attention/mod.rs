@@ -88,9 +88,12 @@ pub fn reference_weights(q: &Tensor, k: &Tensor, plan: &Plan) -> Result<Tensor> 
     }
     if plan.causal && plan.queries == plan.keys {
         let hidden: Vec<f64> = (0..plan.queries)
-            .flat_map(|query| (0..plan.keys).map(move |key| if key > query { f64::NEG_INFINITY } else { 0.0 }))
+            .flat_map(|query| {
+                (0..plan.keys).map(move |key| if key > query { f64::NEG_INFINITY } else { 0.0 })
+            })
             .collect();
-        let hidden = Tensor::from_vec(hidden, (1, 1, plan.queries, plan.keys), q.device())?.to_dtype(q.dtype())?;
+        let hidden =
+            Tensor::from_vec(hidden, (1, 1, plan.queries, plan.keys), q.device())?.to_dtype(q.dtype())?;
         logits = logits.broadcast_add(&hidden)?;
     }
     let shifted = logits.broadcast_sub(&logits.max_keepdim(3)?.detach())?.exp()?;
@@ -154,7 +157,15 @@ fn softmax<T: Float>(logits: &mut [T]) {
 
 /// Output `[K, B Q, d]` and weights `[K, B, Q, H, T]`. `SIZE` is the head size, if it is one the compiler should unroll
 /// loops for, else 0.
-fn forward<T: Float, const SIZE: usize>(q: &[T], k: &[T], v: &[T], bias: Option<&[T]>, dropout: Option<&[T]>, plan: &Plan, sizes: Sizes) -> (Vec<T>, Vec<T>) {
+fn forward<T: Float, const SIZE: usize>(
+    q: &[T],
+    k: &[T],
+    v: &[T],
+    bias: Option<&[T]>,
+    dropout: Option<&[T]>,
+    plan: &Plan,
+    sizes: Sizes,
+) -> (Vec<T>, Vec<T>) {
     let Plan { heads, examples, queries, keys, .. } = *plan;
     let size = if SIZE > 0 { SIZE } else { sizes.width / heads };
     let scale = T::of(1.0 / (size as f64).sqrt());
@@ -216,7 +227,8 @@ fn backward<T: Float, const SIZE: usize>(
     vectorised(|| {
         for example in 0..sizes.replicas * examples {
             let replica = example / examples;
-            let (query_start, key_start) = (replica * sizes.query_rows * width, replica * sizes.key_rows * width);
+            let (query_start, key_start) =
+                (replica * sizes.query_rows * width, replica * sizes.key_rows * width);
             let key_rows = &plan.key_rows.rows()[example * keys..][..keys];
             for query in 0..queries {
                 let visible = plan.visible(query);
@@ -266,7 +278,10 @@ macro_rules! by_head_size {
 }
 
 /// Calls `work` with the numbers of an optional tensor.
-fn read_optional<T: Float, R>(tensor: Option<&Tensor>, work: impl FnOnce(Option<&[T]>) -> Result<R>) -> Result<R> {
+fn read_optional<T: Float, R>(
+    tensor: Option<&Tensor>,
+    work: impl FnOnce(Option<&[T]>) -> Result<R>,
+) -> Result<R> {
     match tensor {
         Some(tensor) => read::<T, _>(tensor, |values| work(Some(values))),
         None => work(None),

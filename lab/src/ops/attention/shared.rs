@@ -14,13 +14,20 @@ fn queries<T: Float>(q: &[T], replica: usize, plan: &Plan, sizes: Sizes) -> Vec<
     let rows = &plan.query_rows.rows()[replica * plan.examples..][..plan.examples];
     let mut asked = Vec::with_capacity(plan.examples * sizes.width);
     for row in rows {
-        asked.extend_from_slice(&q[(replica * sizes.query_rows + *row as usize) * sizes.width..][..sizes.width]);
+        asked.extend_from_slice(
+            &q[(replica * sizes.query_rows + *row as usize) * sizes.width..][..sizes.width],
+        );
     }
     asked
 }
 
 /// Output `[K, B, d]` and weights `[K, B, H, T]`.
-pub(super) fn forward<T: Float>([q, k, v]: [&[T]; 3], bias: Option<&[T]>, plan: &Plan, sizes: Sizes) -> (Vec<T>, Vec<T>) {
+pub(super) fn forward<T: Float>(
+    [q, k, v]: [&[T]; 3],
+    bias: Option<&[T]>,
+    plan: &Plan,
+    sizes: Sizes,
+) -> (Vec<T>, Vec<T>) {
     let (heads, examples, keys, width) = (plan.heads, plan.examples, plan.keys, sizes.width);
     let size = width / heads;
     let scale = T::of(1.0 / (size as f64).sqrt());
@@ -63,7 +70,11 @@ pub(super) fn forward<T: Float>([q, k, v]: [&[T]; 3], bias: Option<&[T]>, plan: 
 }
 
 /// Gradients of q, k and v.
-pub(super) fn backward<T: Float>([q, k, v, weights, gradient]: [&[T]; 5], plan: &Plan, sizes: Sizes) -> [Vec<T>; 3] {
+pub(super) fn backward<T: Float>(
+    [q, k, v, weights, gradient]: [&[T]; 5],
+    plan: &Plan,
+    sizes: Sizes,
+) -> [Vec<T>; 3] {
     let (heads, examples, keys, width) = (plan.heads, plan.examples, plan.keys, sizes.width);
     let size = width / heads;
     let scale = T::of(1.0 / (size as f64).sqrt());
@@ -80,7 +91,13 @@ pub(super) fn backward<T: Float>([q, k, v, weights, gradient]: [&[T]; 5], plan: 
         let gradient = &gradient[replica * examples * width..][..examples * width];
         for head in 0..heads {
             let target = &mut to_logits[head * keys..];
-            multiply_into(target, heads * keys, head_of(gradient, examples, head, size, width), head_of(v, keys, head, size, width).transposed(), false);
+            multiply_into(
+                target,
+                heads * keys,
+                head_of(gradient, examples, head, size, width),
+                head_of(v, keys, head, size, width).transposed(),
+                false,
+            );
         }
         vectorised(|| {
             for (to_logits, weights) in to_logits.chunks_exact_mut(keys).zip(weights.chunks_exact(keys)) {
@@ -96,9 +113,21 @@ pub(super) fn backward<T: Float>([q, k, v, weights, gradient]: [&[T]; 5], plan: 
             let at = head * size;
             multiply_into(&mut to_asked[at..], width, to_logits, head_of(k, keys, head, size, width), false);
             let target = &mut to_k[key_start + at..key_start + keys * width];
-            multiply_into(target, width, to_logits.transposed(), head_of(&asked, examples, head, size, width), false);
+            multiply_into(
+                target,
+                width,
+                to_logits.transposed(),
+                head_of(&asked, examples, head, size, width),
+                false,
+            );
             let target = &mut to_v[key_start + at..key_start + keys * width];
-            multiply_into(target, width, weights.transposed(), head_of(gradient, examples, head, size, width), false);
+            multiply_into(
+                target,
+                width,
+                weights.transposed(),
+                head_of(gradient, examples, head, size, width),
+                false,
+            );
         }
         let rows = &plan.query_rows.rows()[replica * examples..][..examples];
         for (row, to_asked) in rows.iter().zip(to_asked.chunks_exact(width)) {
