@@ -52,31 +52,42 @@ impl From<Stopped> for Status {
 /// Messages to one agent's session.
 pub type SessionSender = mpsc::Sender<Result<v1::CoordinatorMessage, Status>>;
 
+struct Session {
+    sender: SessionSender,
+    /// Dropped with the session, which tells its listener to end.
+    _alive: oneshot::Sender<()>,
+}
+
 /// The open sessions by number.
 #[derive(Clone, Default)]
-pub struct Sessions(Arc<Mutex<HashMap<u64, SessionSender>>>);
+pub struct Sessions(Arc<Mutex<HashMap<u64, Session>>>);
 
 impl Sessions {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, SessionSender>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Session>> {
         // The map is whole between any two statements, so a panic elsewhere does not spoil it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a session.
-    pub fn open(&self, session: u64, sender: SessionSender) {
-        self.lock().insert(session, sender);
+    /// Adds a session; what is returned resolves when it is closed.
+    pub fn open(&self, session: u64, sender: SessionSender) -> oneshot::Receiver<()> {
+        let (alive, closed) = oneshot::channel();
+        self.lock().insert(session, Session { sender, _alive: alive });
+        closed
     }
 
-    /// Forgets a session; its stream ends once what was sent is read.
-    pub fn close(&self, session: u64) -> Option<SessionSender> {
-        self.lock().remove(&session)
+    /// Forgets a session; its stream ends once what was sent is read, with `last` if there is something to say.
+    pub fn close(&self, session: u64, last: Option<Status>) {
+        if let (Some(session), Some(status)) = (self.lock().remove(&session), last) {
+            // A full queue loses the reason only; the stream ends all the same.
+            let _ = session.sender.try_send(Err(status));
+        }
     }
 
     /// Sends to a session; one whose agent does not read is closed.
     pub fn send(&self, session: u64, message: v1::coordinator_message::Body) {
         let mut sessions = self.lock();
-        let Some(sender) = sessions.get(&session) else { return };
-        if sender.try_send(Ok(v1::CoordinatorMessage { body: Some(message) })).is_err() {
+        let Some(open) = sessions.get(&session) else { return };
+        if open.sender.try_send(Ok(v1::CoordinatorMessage { body: Some(message) })).is_err() {
             tracing::warn!(session, "the agent does not read its messages: session closed");
             sessions.remove(&session);
         }
@@ -109,6 +120,7 @@ pub struct Handle {
     /// Number of the last session.
     next_session: Arc<std::sync::atomic::AtomicU64>,
     commits: watch::Receiver<u64>,
+    abandoned: Arc<std::sync::atomic::AtomicBool>,
 }
 
 impl Handle {
@@ -158,6 +170,13 @@ impl Handle {
         *self.commits.borrow()
     }
 
+    /// Makes the engine end at its next batch, answering nothing more.
+    pub(crate) fn abandon(&self) {
+        self.abandoned.store(true, std::sync::atomic::Ordering::Relaxed);
+        // With a full queue the engine is at work and sees the flag; without an engine there is nothing to end.
+        let _ = self.commands.try_send(Command::Stop);
+    }
+
     /// Asks the engine to end after what is already queued.
     pub async fn stop(&self) {
         // An engine that has already ended needs no telling.
@@ -176,16 +195,19 @@ pub fn start(store: Store, checkpoints: Checkpoints) -> Result<(Handle, EngineEn
     let (changes, _) = broadcast::channel(CHANGES);
     let (commits, commit_count) = watch::channel(0);
     let sessions = Sessions::default();
+    let abandoned = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let handle = Handle {
         commands,
         changes: changes.clone(),
         sessions: sessions.clone(),
         next_session: Arc::default(),
         commits: commit_count,
+        abandoned: abandoned.clone(),
     };
     let (end, ended) = oneshot::channel();
     let runtime = tokio::runtime::Handle::current();
-    let engine = Engine { store, state, started, changes, sessions, checkpoints, runtime, commits };
+    let engine =
+        Engine { store, state, started, changes, sessions, checkpoints, runtime, commits, abandoned };
     std::thread::Builder::new()
         .name("engine".to_owned())
         .spawn(move || {
@@ -221,6 +243,7 @@ struct Engine {
     checkpoints: Checkpoints,
     runtime: tokio::runtime::Handle,
     commits: watch::Sender<u64>,
+    abandoned: Arc<std::sync::atomic::AtomicBool>,
 }
 
 /// Something that may leave once the batch is durable.
@@ -242,7 +265,8 @@ impl Engine {
             {
                 batch.push(next);
             }
-            if self.batch(batch)? {
+            let abandoned = self.abandoned.load(std::sync::atomic::Ordering::Relaxed);
+            if abandoned || self.batch(batch)? {
                 break;
             }
         }
@@ -317,12 +341,7 @@ impl Engine {
     fn depart(&self, departure: Departure, now: Now) {
         match departure {
             Departure::Send(session, body) => self.sessions.send(session, body),
-            Departure::Close(session, reason) => {
-                if let Some(sender) = self.sessions.close(session) {
-                    // A full queue loses the reason only; the stream ends all the same.
-                    let _ = sender.try_send(Err(Status::aborted(reason)));
-                }
-            }
+            Departure::Close(session, reason) => self.sessions.close(session, Some(Status::aborted(reason))),
             Departure::Answer(sender, answer) => {
                 // Whoever asked may have gone away; what was done stays done.
                 let _ = sender.send(answer);

@@ -15,7 +15,7 @@ use crate::checkpoints::Checkpoints;
 use crate::core::Input;
 use crate::engine::{self, EngineEnd, Handle};
 use crate::rpc;
-use crate::store::{DirectoryLock, Store, StoreError};
+use crate::store::{Store, StoreError};
 
 /// How a coordinator is started.
 #[derive(Clone, Debug)]
@@ -39,7 +39,8 @@ const FAREWELL_LOOK: Duration = Duration::from_millis(20);
 /// File that tells local clients where the coordinator is; absent while none runs.
 const ADDRESS_FILE: &str = "coordinator.json";
 
-/// A running coordinator. Dropping it without [`Running::stop`] is like a crash: nothing acknowledged is lost.
+/// A running coordinator. Dropped without [`Running::stop`] it ends abruptly, as in a crash: nothing acknowledged is
+/// lost. The data directory is free again once the engine's thread has ended.
 pub struct Running {
     /// Where it listens.
     pub local_addr: SocketAddr,
@@ -50,7 +51,6 @@ pub struct Running {
     ticker: JoinHandle<()>,
     end: EngineEnd,
     address_file: PathBuf,
-    _lock: DirectoryLock,
 }
 
 /// Opens the data directory, loads the state and serves.
@@ -67,7 +67,6 @@ pub async fn start(options: Options) -> Result<Running> {
         std::fs::create_dir_all(&folder)
             .with_context(|| format!("creating the folder {}", folder.display()))?;
     }
-    let lock = DirectoryLock::take(&data_dir)?;
     let store = Store::open(&data_dir)?;
     let checkpoints = match &options.checkpoint_store {
         Some(url) => Checkpoints::at_url(url)?,
@@ -99,7 +98,6 @@ pub async fn start(options: Options) -> Result<Running> {
         ticker,
         end,
         address_file,
-        _lock: lock,
     })
 }
 
@@ -229,6 +227,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // Nobody waits for the word, or it was already given.
+        let _ = self.stop.send(true);
+        self.engine.abandon();
         self.server.abort();
         self.ticker.abort();
     }

@@ -14,7 +14,7 @@ pub mod scheduler;
 mod state;
 mod sweeps;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use effect::{Answer, Effect, Granted, Refusal, Subject, ToAgent, Write};
 pub use explain::{Explanation, explain_agent, explain_sweep, explain_trial};

@@ -53,7 +53,7 @@ impl AgentService for Agents {
         let engine = self.context.engine.clone();
         let session = engine.new_session();
         let (sender, receiver) = mpsc::channel(OUTGOING);
-        engine.sessions.open(session, sender.clone());
+        let closed = engine.sessions.open(session, sender);
         tracing::info!(
             agent = agent.name,
             session,
@@ -63,17 +63,20 @@ impl AgentService for Agents {
         );
         let name = agent.name.clone();
         if let Err(stopped) = engine.send(Input::Connected { session, sequence, agent }).await {
-            engine.sessions.close(session);
+            engine.sessions.close(session, None);
             return Err(stopped.into());
         }
         tokio::spawn(async move {
-            let end = listen(&engine, session, &name, incoming).await;
-            if let Err(status) = end {
+            let end = tokio::select! {
+                biased;
+                // Closed by the engine: superseded, too slow, or the coordinator stops.
+                _ = closed => Ok(()),
+                end = listen(&engine, session, &name, incoming) => end,
+            };
+            if let Err(status) = &end {
                 tracing::warn!(agent = name, session, %status, "session ended");
-                // The agent may be gone already.
-                let _ = sender.try_send(Err(status));
             }
-            engine.sessions.close(session);
+            engine.sessions.close(session, end.err());
             // A stopping engine has closed every session itself.
             let _ = engine.send(Input::Disconnected { session, agent: name }).await;
         });

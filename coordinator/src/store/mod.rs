@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-pub use lock::DirectoryLock;
+use lock::DirectoryLock;
 pub use read::{AttemptLog, AttemptRecord, ChunkRow, HistoryRow, LogRow, Reader};
 pub use schema::VERSION;
 pub use write::Batch;
@@ -86,11 +86,14 @@ pub enum StoreError {
 pub struct Store {
     connection: Connection,
     path: PathBuf,
+    /// Released when the store is gone, not earlier: no second writer while this one may still commit.
+    _lock: DirectoryLock,
 }
 
 impl Store {
-    /// Opens or creates the database in `directory`, whose lock the caller holds.
+    /// Locks `directory` and opens or creates the database in it.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        let lock = DirectoryLock::take(directory)?;
         let path = directory.join(DATABASE_FILE);
         let mut connection = Connection::open(&path)?;
         connection.busy_timeout(Duration::from_secs(5))?;
@@ -98,7 +101,7 @@ impl Store {
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.set_prepared_statement_cache_capacity(64);
         schema::prepare(&mut connection, &path.display().to_string())?;
-        Ok(Store { connection, path })
+        Ok(Store { connection, path, _lock: lock })
     }
 
     /// A reading end, independent of the writer: it sees what is committed.

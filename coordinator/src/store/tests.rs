@@ -1,1 +1,136 @@
+//! Versions, locks, group commit, and what is left after a kill.
 
+use crate::checkpoints::Checkpoints;
+use crate::core::tests::world::specification;
+use crate::core::{Answer, Input, Introduction};
+use crate::engine;
+use crate::store::{Store, StoreError, VERSION};
+
+fn submission() -> Input {
+    let trials = (1..=5).map(|number| specification(number, 10, 0)).collect();
+    Input::Submit { id: "abc".to_owned(), name: "study".to_owned(), source: vec![1, 2], trials }
+}
+
+#[test]
+fn a_newer_format_is_refused_with_both_versions_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let path = store.path().to_owned();
+    store.close().unwrap();
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection.pragma_update(None, "user_version", VERSION + 6).unwrap();
+    drop(connection);
+    let problem = Store::open(folder.path()).err().unwrap().to_string();
+    assert!(problem.contains("format 7") && problem.contains("format 1"), "{problem}");
+}
+
+#[test]
+fn somebody_elses_database_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(super::DATABASE_FILE);
+    rusqlite::Connection::open(path).unwrap().execute_batch("CREATE TABLE recipes (name TEXT)").unwrap();
+    assert!(matches!(Store::open(folder.path()), Err(StoreError::Foreign { .. })));
+}
+
+#[test]
+fn a_second_writer_is_told_who_holds_the_directory() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Store::open(folder.path()).unwrap();
+    let problem = Store::open(folder.path()).err().unwrap();
+    let StoreError::Locked { holder, .. } = &problem else { panic!("{problem}") };
+    assert_eq!(*holder, std::process::id().to_string());
+    drop(first);
+    assert!(Store::open(folder.path()).is_ok());
+}
+
+#[test]
+fn a_damaged_row_is_named_and_not_guessed_at() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    store.connection.execute("INSERT INTO members VALUES (1, 0, ?1, 10, '00', 1)", ["0".repeat(32)]).unwrap();
+    let problem = store.load(Default::default()).err().unwrap().to_string();
+    assert!(problem.contains("members") && problem.contains("sweep 1"), "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inputs_that_wait_together_are_committed_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let checkpoints = Checkpoints::in_folder(folder.path().join("checkpoints")).unwrap();
+    let (engine, end) = engine::start(store, checkpoints).unwrap();
+    // The engine is held inside a question until two hundred inputs wait.
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (entered, inside) = tokio::sync::oneshot::channel();
+    let holding = tokio::spawn({
+        let engine = engine.clone();
+        async move {
+            let wait = engine.query(move |_, _| {
+                entered.send(()).unwrap();
+                held.recv().unwrap();
+            });
+            wait.await.unwrap();
+        }
+    });
+    inside.await.unwrap();
+    let before = engine.commits();
+    for number in 0..200u64 {
+        let agent = Introduction {
+            name: format!("agent-{number}"),
+            incarnation: "1".to_owned(),
+            host: String::new(),
+            device: "cpu".to_owned(),
+            description: String::new(),
+            max_cohort: 1,
+            held: Vec::new(),
+        };
+        engine.send(Input::Connected { session: number + 1, sequence: 1, agent }).await.unwrap();
+    }
+    release.send(()).unwrap();
+    holding.await.unwrap();
+    let agents = engine.query(|state, _| state.agents.len()).await.unwrap();
+    assert_eq!((agents, engine.commits() - before), (200, 1));
+    engine.stop().await;
+    end.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_answered_is_there_after_a_kill_and_a_repeated_request_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let checkpoints = Checkpoints::in_folder(folder.path().join("checkpoints")).unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let (engine, end) = engine::start(store, checkpoints.clone()).unwrap();
+    let first = engine.request(submission()).await.unwrap();
+    assert_eq!(
+        first,
+        Answer::Submitted { sweep: "abc".to_owned(), existing: false, trials: 5, new_trials: 5 }
+    );
+    engine.abandon();
+    drop(engine);
+    end.await.unwrap().unwrap();
+
+    let store = Store::open(folder.path()).unwrap();
+    let (engine, _end) = engine::start(store, checkpoints).unwrap();
+    // The answer had been lost, so the client asks again.
+    let again = engine.request(submission()).await.unwrap();
+    assert_eq!(
+        again,
+        Answer::Submitted { sweep: "abc".to_owned(), existing: true, trials: 5, new_trials: 0 }
+    );
+    assert_eq!(engine.query(|state, _| state.sweeps.len()).await.unwrap(), 1);
+}
+
+#[test]
+fn a_batch_that_was_not_committed_never_happened() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(folder.path()).unwrap();
+    let mut state = Default::default();
+    let effects = crate::core::apply(&mut state, submission(), Default::default());
+    let batch = store.begin(0).unwrap();
+    for effect in &effects {
+        if let crate::core::Effect::Write(write) = effect {
+            batch.write(write, &state).unwrap();
+        }
+    }
+    drop(batch);
+    assert!(store.load(Default::default()).unwrap().sweeps.is_empty());
+}

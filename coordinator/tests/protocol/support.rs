@@ -1,5 +1,4 @@
 //! A scripted agent that speaks the real protocol to an in-process coordinator.
-#![allow(dead_code)] // each test file uses its part
 
 use std::path::Path;
 use std::time::Duration;
@@ -93,7 +92,6 @@ pub async fn results(client: &mut PlateauServiceClient<Channel>, sweep: &str) ->
 
 /// The session of one scripted agent.
 pub struct Agent {
-    pub name: String,
     pub service: AgentServiceClient<Channel>,
     outgoing: mpsc::Sender<v1::AgentMessage>,
     incoming: Streaming<v1::CoordinatorMessage>,
@@ -129,14 +127,8 @@ impl Agent {
         let first = v1::AgentMessage { sequence: 1, body: Some(Say::Hello(hello)) };
         outgoing.send(first).await.unwrap();
         let incoming = service.session(ReceiverStream::new(receiver)).await.unwrap().into_inner();
-        let mut agent = Agent {
-            name: name.to_owned(),
-            service,
-            outgoing,
-            incoming,
-            sequence: 1,
-            heard: std::collections::VecDeque::new(),
-        };
+        let mut agent =
+            Agent { service, outgoing, incoming, sequence: 1, heard: std::collections::VecDeque::new() };
         let Hear::Welcome(welcome) = agent.next().await.unwrap() else { panic!("expected Welcome") };
         assert_eq!(welcome.protocol, plateau_proto::PROTOCOL);
         agent
@@ -222,6 +214,29 @@ impl Agent {
 
     pub async fn completed(&mut self, lease: &v1::Lease) -> Result<(), String> {
         self.settle(completed(lease)).await
+    }
+
+    /// The leases of the next revocation.
+    pub async fn revoked(&mut self) -> Vec<v1::LeaseKey> {
+        self.wait(|message| match message {
+            Hear::Revoke(revoke) => Some(revoke.leases.clone()),
+            _ => None,
+        })
+        .await
+    }
+
+    pub async fn shutdown(&mut self) {
+        self.wait(|message| matches!(message, Hear::Shutdown(_)).then_some(())).await;
+    }
+
+    pub async fn goodbye(&mut self) {
+        self.say(Say::Goodbye(v1::agent_message::Goodbye {})).await;
+        while self.read().await.is_ok() {}
+    }
+
+    /// Whether nothing but Welcome was heard.
+    pub fn next_is_quiet(&self) -> bool {
+        self.heard.is_empty()
     }
 
     pub async fn released(&mut self, lease: &v1::Lease) -> Result<(), String> {
@@ -352,6 +367,11 @@ pub fn ended(lease: &v1::Lease, step: u64, kind: v1::ending::Kind) -> Say {
 }
 
 /// All steps of a trial's curve, over all its messages and chunks.
-pub fn steps(result: &v1::TrialResult) -> Vec<u64> {
+pub fn steps_of(result: &v1::TrialResult) -> Vec<u64> {
     result.metrics.iter().flat_map(|chunk| chunk.steps.clone()).collect()
+}
+
+pub async fn explain(client: &mut PlateauServiceClient<Channel>, subject: &str) -> v1::ExplainResponse {
+    let request = v1::ExplainRequest { subject: subject.to_owned() };
+    client.explain(request).await.unwrap().into_inner()
 }

@@ -1,0 +1,6 @@
+//! The core against itself: scenarios, the scheduler's choices, and random interleavings with reloads.
+
+mod properties;
+mod scenarios;
+mod scheduling;
+pub(crate) mod world;

@@ -1,0 +1,123 @@
+//! Checkpoints up and down: whole, verified, or not there.
+
+use plateau_proto::v1;
+
+use crate::support::*;
+
+async fn leased(running: &plateau_coordinator::Running) -> (Agent, v1::Lease) {
+    let mut client = client(running).await;
+    submit(&mut client, STUDY).await;
+    let mut agent = Agent::connect(running, "a").await;
+    let lease = agent.ask().await.remove(0);
+    agent.started(&lease).await.unwrap();
+    (agent, lease)
+}
+
+fn files(folder: &std::path::Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.push(path.strip_prefix(folder).unwrap().display().to_string());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_comes_back_as_it_was_sent() {
+    let data = tempfile::tempdir().unwrap();
+    let running = coordinator(data.path()).await;
+    let (mut agent, lease) = leased(&running).await;
+    let weights: Vec<u8> = (0..900_000u32).flat_map(u32::to_le_bytes).take(3_000_000).collect();
+    let upload = agent.upload(&lease, 5, &weights).await;
+    upload.unwrap();
+    // Again, as after a lost answer: accepted, and no second copy.
+    agent.upload(&lease, 5, &weights).await.unwrap();
+    let mut client = client(&running).await;
+    let trial = lease.key.clone().unwrap().trial;
+    let list = client
+        .list_checkpoints(v1::ListCheckpointsRequest { trial: trial.clone() })
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(list.checkpoints.len(), 1);
+    let reference = list.checkpoints[0].clone();
+    assert_eq!((reference.step, reference.attempt, reference.bytes), (5, 1, 3_000_007));
+    let (manifest_bytes, data_bytes) = agent.download(&lease, reference).await.unwrap();
+    assert_eq!(manifest_bytes, serde_json::to_vec(&manifest(&lease, 5, &weights)).unwrap());
+    assert_eq!(data_bytes, [weights.as_slice(), b"moments"].concat());
+    let fetched =
+        client.fetch_checkpoint(v1::FetchCheckpointRequest { trial: trial.clone(), step: 0 }).await.unwrap();
+    assert_eq!(collect(fetched.into_inner()).await.unwrap().1, data_bytes);
+    let place = format!("trials/{trial}/attempts/1/step-5");
+    assert_eq!(
+        files(&data.path().join("checkpoints")),
+        ["manifest.json", "optimizer.safetensors", "weights.safetensors"]
+            .map(|name| format!("{place}/{name}"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_match_its_manifest_is_refused_and_leaves_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let running = coordinator(data.path()).await;
+    let (mut agent, lease) = leased(&running).await;
+    let mut wrong_digest = manifest(&lease, 5, b"weights");
+    wrong_digest.files[0].blake3 = "0".repeat(64);
+    let mut too_short = manifest(&lease, 5, b"weights");
+    too_short.files[1].bytes = 1_000;
+    let mut too_long = manifest(&lease, 5, b"weights");
+    too_long.files[0].bytes = 3;
+    let mut other_trial = manifest(&lease, 5, b"weights");
+    other_trial.trial = "0".repeat(32);
+    let mut traversal = manifest(&lease, 5, b"weights");
+    traversal.files[0].name = "../../../coordinator.sqlite".to_owned();
+    let other_step = manifest(&lease, 6, b"weights");
+    for bad in [wrong_digest, too_short, too_long, other_trial, traversal, other_step] {
+        let status = agent.upload_parts(&lease, 5, b"weights", bad.clone()).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::InvalidArgument, "{bad:?}: {status}");
+    }
+    assert_eq!(files(&data.path().join("checkpoints")), Vec::<String>::new());
+    agent.upload(&lease, 5, b"weights").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_on_disk_is_noticed_by_the_reader() {
+    let data = tempfile::tempdir().unwrap();
+    let running = coordinator(data.path()).await;
+    let (mut agent, lease) = leased(&running).await;
+    agent.upload(&lease, 5, b"weights").await.unwrap();
+    let trial = lease.key.clone().unwrap().trial;
+    let file = data.path().join(format!("checkpoints/trials/{trial}/attempts/1/step-5/weights.safetensors"));
+    std::fs::write(file, b"weighty").unwrap();
+    let mut client = client(&running).await;
+    let fetched = client.fetch_checkpoint(v1::FetchCheckpointRequest { trial, step: 5 }).await.unwrap();
+    assert_eq!(collect(fetched.into_inner()).await.unwrap_err().code(), tonic::Code::DataLoss);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_newest_are_kept() {
+    let data = tempfile::tempdir().unwrap();
+    let running = coordinator(data.path()).await;
+    let (mut agent, lease) = leased(&running).await;
+    for step in [2, 4, 6, 8] {
+        agent.upload(&lease, step, format!("weights {step}").as_bytes()).await.unwrap();
+    }
+    let mut client = client(&running).await;
+    let trial = lease.key.clone().unwrap().trial;
+    let list = client.list_checkpoints(v1::ListCheckpointsRequest { trial }).await.unwrap().into_inner();
+    // `checkpoint.keep` is 1 by default: the newest and one before it.
+    assert_eq!(list.checkpoints.iter().map(|checkpoint| checkpoint.step).collect::<Vec<_>>(), [6, 8]);
+    drop(agent);
+    running.stop().await.unwrap();
+    // What was forgotten but perhaps not yet deleted is swept at the latest by the next start.
+    let _running = coordinator(data.path()).await;
+    assert_eq!(files(&data.path().join("checkpoints")).len(), 6);
+}
