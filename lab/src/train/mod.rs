@@ -1,7 +1,7 @@
 //! Training a cohort: trials that differ in seed and scalars only, side by side.
 //!
-//! On the CPU the members are dealt to threads; each thread trains its share as one batch on its own (`shard`), so no
-//! result depends on the number of threads. Members that resume from different steps are trained one group after another.
+//! On the CPU the members are dealt to shards small enough for the cache, and the shards to threads; each shard is trained
+//! as one batch by one thread (`shard`), so no result depends on the number of threads. Members that resume from different steps are trained one group after another.
 //! Owns the traffic between threads and the caller; leaves what becomes of checkpoints to the caller.
 
 mod shard;
@@ -161,17 +161,24 @@ fn train_group(
         DeviceChoice::Cpu { threads } => (Device::Cpu, (*threads).max(1)),
         DeviceChoice::Cuda(ordinal) => (Device::new_cuda(*ordinal).doing("opening the CUDA device")?, 1),
     };
-    let shards: Vec<&[Start]> = deal(group, threads);
+    // Small shards on the CPU, for its cache; one on a card, which wants large batches.
+    let largest = match (choice, group.first()) {
+        (DeviceChoice::Cpu { .. }, Some(first)) => shard::replicas_per_shard(&first.member.config),
+        _ => group.len(),
+    };
+    let shards: Vec<&[Start]> = deal(group, threads.max(group.len().div_ceil(largest.max(1))));
     let stop = AtomicBool::new(false);
     let failure: Mutex<Option<LabError>> = Mutex::new(None);
     let (sender, receiver) = mpsc::channel();
     std::thread::scope(|scope| -> Result<(), LabError> {
-        for (index, starts) in shards.iter().enumerate() {
+        for index in 0..threads.min(shards.len()) {
             let sender = sender.clone();
+            let own: Vec<(usize, &[Start])> =
+                shards.iter().copied().enumerate().skip(index).step_by(threads).collect();
             let (stop, failure, device) = (&stop, &failure, device.clone());
             let work = move || {
-                let outcome = shard::Shard::new(starts, device, scratch)
-                    .and_then(|mut shard| shard.run(&mut |event| drop(sender.send(event)), index, stop));
+                let outcome =
+                    train_shards(&own, &device, scratch, stop, &mut |event| drop(sender.send(event)));
                 if let Err(error) = outcome {
                     stop.store(true, Ordering::Relaxed);
                     let mut failure = failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -196,9 +203,35 @@ fn train_group(
     }
 }
 
-/// Deals members to at most `threads` shards of nearly equal size.
-fn deal(group: &[Start], threads: usize) -> Vec<&[Start]> {
-    let shards = threads.min(group.len());
+/// Trains the shards of one thread in turns.
+fn train_shards(
+    own: &[(usize, &[Start])],
+    device: &Device,
+    scratch: &Path,
+    stop: &AtomicBool,
+    send: &mut dyn FnMut(Event),
+) -> Result<(), LabError> {
+    let mut shards = Vec::new();
+    for (index, starts) in own {
+        let mut shard = shard::Shard::new(starts, *index, device.clone(), scratch)?;
+        shard.begin(send)?;
+        shards.push(shard);
+    }
+    while !shards.is_empty() {
+        let mut unfinished = Vec::new();
+        for mut shard in shards {
+            if shard.advance(send, stop)? {
+                unfinished.push(shard);
+            }
+        }
+        shards = unfinished;
+    }
+    Ok(())
+}
+
+/// Deals members to at most `most` shards of nearly equal size.
+fn deal(group: &[Start], most: usize) -> Vec<&[Start]> {
+    let shards = most.min(group.len());
     (0..shards)
         .map(|shard| &group[shard * group.len() / shards..(shard + 1) * group.len() / shards])
         .collect()

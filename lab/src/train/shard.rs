@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use plateau_common::config::{Batch as BatchSize, ModelConfig, TrialConfig};
 use plateau_common::metrics::Evaluation;
 use plateau_common::random::StreamFamily;
-use plateau_common::tasks::{Batch, Examples, Form, Scale, Split, TaskConfig};
+use plateau_common::tasks::{Batch, Examples, Form, ReadOut, Scale, Split, TaskConfig};
 use plateau_common::trial::Ending;
 
 use super::{Event, Start};
@@ -26,6 +26,24 @@ use plateau_common::config::ProbeKind;
 
 /// Seconds between reports of progress.
 const REPORT_SECONDS: f64 = 0.25;
+/// Seconds after which a thread turns to its next shard.
+const TURN_SECONDS: f64 = 0.1;
+
+/// Numbers of activations a shard should not exceed, so that they stay in the processor's cache.
+const SHARD_NUMBERS: usize = 1 << 18;
+
+/// How many replicas of a configuration make a good shard on the CPU. (No result depends on it.)
+pub(super) fn replicas_per_shard(config: &TrialConfig) -> usize {
+    let ModelConfig::Transformer(model) = &config.model;
+    let shape = config.task.shape();
+    let examples = match config.train.batch {
+        BatchSize::Full => config.task.training_set_size().unwrap_or(1),
+        BatchSize::Size(size) => size,
+    };
+    let positions = if model.layers == 1 && shape.read_out == ReadOut::Last { 1 } else { shape.length };
+    let numbers = examples * positions * (model.mlp_dim + 6 * model.dim + shape.output.width());
+    (SHARD_NUMBERS / numbers.max(1)).max(1)
+}
 
 /// One replica and what belongs to it alone.
 struct Replica {
@@ -70,6 +88,11 @@ pub(super) struct Shard<'a> {
     constant: Option<Prepared>,
     scratch: &'a Path,
     last_save: Instant,
+    /// Number of the shard, for reports.
+    index: usize,
+    reported: Instant,
+    /// Made since the last report.
+    replica_steps: u64,
     /// The device for people, as checkpoints record it.
     device_words: String,
 }
@@ -77,8 +100,8 @@ pub(super) struct Shard<'a> {
 type Send<'a> = &'a mut dyn FnMut(Event);
 
 impl<'a> Shard<'a> {
-    /// Fresh or resumed replicas; all start at one step.
-    pub fn new(starts: &[Start], device: Device, scratch: &'a Path) -> Result<Self, LabError> {
+    /// Fresh or resumed replicas; all start at one step. `index` is the shard's number.
+    pub fn new(starts: &[Start], index: usize, device: Device, scratch: &'a Path) -> Result<Self, LabError> {
         let config = &starts[0].member.config;
         let form = model::input_form(&config.model, &config.task);
         let shape = config.task.shape();
@@ -113,6 +136,9 @@ impl<'a> Shard<'a> {
         let device_words = describe(&to.device);
         Ok(Shard {
             device_words,
+            index,
+            reported: Instant::now(),
+            replica_steps: 0,
             replicas: starts.iter().map(|start| Replica::new(start, form)).collect(),
             model,
             parameters,
@@ -126,16 +152,20 @@ impl<'a> Shard<'a> {
         })
     }
 
-    /// Trains until every replica has ended or `stop` is set.
-    pub fn run(&mut self, send: Send<'_>, index: usize, stop: &AtomicBool) -> Result<(), LabError> {
+    /// Announces the replicas and evaluates fresh ones.
+    pub fn begin(&mut self, send: Send<'_>) -> Result<(), LabError> {
         for replica in &self.replicas {
             send(Event::Started { replica: replica.start.replica, from_step: self.step });
         }
         if self.step == 0 {
             self.evaluate(send)?;
         }
-        self.end_finished(send)?;
-        let (mut reported, mut replica_steps) = (Instant::now(), 0);
+        self.end_finished(send)
+    }
+
+    /// Trains for a while; tells whether there is more to do. Where `stop` is set, saves every replica instead.
+    pub fn advance(&mut self, send: Send<'_>, stop: &AtomicBool) -> Result<bool, LabError> {
+        let turn = Instant::now();
         while !self.replicas.is_empty() {
             if stop.load(Ordering::Relaxed) {
                 for place in 0..self.replicas.len() {
@@ -143,12 +173,15 @@ impl<'a> Shard<'a> {
                 }
                 break;
             }
+            if turn.elapsed().as_secs_f64() >= TURN_SECONDS {
+                return Ok(true);
+            }
             let losses_finite = self.update()?;
             if losses_finite.contains(&false) {
                 self.end_diverged(&losses_finite, send)?;
                 continue; // the update was not made: the others make it without the diverged
             }
-            replica_steps += self.replicas.len() as u64;
+            self.replica_steps += self.replicas.len() as u64;
             let (step, config) = (self.step, self.replicas[0].config());
             let evaluation_due = self.replicas.iter().any(|replica| {
                 let config = replica.config();
@@ -156,9 +189,8 @@ impl<'a> Shard<'a> {
             });
             let every = config.checkpoint.every;
             let seconds = config.checkpoint.seconds;
-            if evaluation_due || reported.elapsed().as_secs_f64() >= REPORT_SECONDS {
-                send(Event::Steps { shard: index, step: Some(step), replica_steps });
-                (reported, replica_steps) = (Instant::now(), 0);
+            if evaluation_due || self.reported.elapsed().as_secs_f64() >= REPORT_SECONDS {
+                self.report(Some(step), send);
             }
             if evaluation_due {
                 self.evaluate(send)?;
@@ -172,8 +204,13 @@ impl<'a> Shard<'a> {
                 self.last_save = Instant::now();
             }
         }
-        send(Event::Steps { shard: index, step: None, replica_steps });
-        Ok(())
+        self.report(None, send);
+        Ok(false)
+    }
+
+    fn report(&mut self, step: Option<u64>, send: Send<'_>) {
+        send(Event::Steps { shard: self.index, step, replica_steps: self.replica_steps });
+        (self.reported, self.replica_steps) = (Instant::now(), 0);
     }
 
     fn batch_size(&self) -> Option<usize> {
