@@ -1,5 +1,8 @@
 //! The coordinator over the wire: real gRPC on loopback, scripted agents, real stores in temporary folders.
 
+// Helper functions of tests are no `#[test]` themselves, so clippy's exception for tests does not reach them.
+#![allow(clippy::unwrap_used)]
+
 mod checkpoints;
 mod leases;
 mod recovery;

@@ -25,7 +25,6 @@ pub struct World {
     pub now: Now,
     pub sent: Vec<(u64, ToAgent)>,
     pub sessions: u64,
-    pub commits: u64,
     pub granted: Vec<(String, LeaseKey, u64)>,
     store: Option<Store>,
     folder: tempfile::TempDir,
@@ -43,7 +42,6 @@ impl World {
             now: Now::default(),
             sent: Vec::new(),
             sessions: 0,
-            commits: 0,
             granted: Vec::new(),
             store: Some(store),
             folder,
@@ -88,7 +86,6 @@ impl World {
             }
         }
         batch.commit().unwrap();
-        self.commits += 1;
         self.check_history();
         answer
     }
