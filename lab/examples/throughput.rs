@@ -39,6 +39,11 @@ impl Observer for Meter {
     fn checkpointed(&mut self, _: usize, _: u64, _: &Path) {}
     fn ended(&mut self, _: usize, _: Ending) {}
     fn progress(&mut self, _: u64, replica_steps_per_second: f64) -> Control {
+        if replica_steps_per_second == 0.0 {
+            // Still at the first evaluation.
+            self.begun = std::time::Instant::now();
+            return Control::Continue;
+        }
         self.calls += 1;
         if self.calls == 3 {
             self.processor_seconds = processor_seconds();
