@@ -16,7 +16,8 @@ use tonic::Status;
 
 use crate::checkpoints::Checkpoints;
 use crate::core::{
-    Answer, Checkpoint, Effect, Granted, Input, Now, Report, State, SweepNumber, ToAgent, apply,
+    Answer, Checkpoint, Effect, Granted, Input, Now, Report, State, Subject, SweepNumber, ToAgent, Write,
+    apply,
 };
 use crate::store::{Store, StoreError};
 use crate::wire;
@@ -300,6 +301,7 @@ impl Engine {
                         match effect {
                             Effect::Write(write) => {
                                 transaction.write(&write, &self.state)?;
+                                trace(&write, &self.state);
                                 wrote = true;
                             }
                             Effect::Send { session, message } => {
@@ -380,11 +382,6 @@ fn grant(
         })?;
         let root = TraceContext::of_trial(&member.sweep, &trial.to_string());
         let span = root.child(&format!("attempt/{}", member.lease.attempt));
-        tracing::info!(
-            trial = %trial, attempt = member.lease.attempt, sweep = member.sweep,
-            trace = format!("{:032x}", span.trace), span = format!("{:016x}", span.span),
-            from_step = member.resume.as_ref().map_or(0, |checkpoint| checkpoint.step), "granted"
-        );
         leases.push(v1::Lease {
             key: Some(wire::lease_key_to_wire(member.lease)),
             config_json,
@@ -393,4 +390,28 @@ fn grant(
         });
     }
     Ok(v1::coordinator_message::Body::Grant(v1::coordinator_message::Grant { leases }))
+}
+
+/// Logs what happens to trials, each event under the span of its trial's current attempt, so that the coordinator's,
+/// agents' and trainers' lines join up in one tree.
+fn trace(write: &Write, state: &State) {
+    let span_of = |id: TrialId, attempt: u64| {
+        let sweep = state.trials.get(&id).map_or("", |trial| state.first_sweep(trial));
+        let span = TraceContext::of_trial(sweep, &id.to_string()).child(&format!("attempt/{attempt}"));
+        (format!("{:032x}", span.trace), format!("{:016x}", span.span))
+    };
+    match write {
+        Write::History(Subject::Trial(id), event) => {
+            let attempt = state.trials.get(id).map_or(0, |trial| trial.attempt);
+            let (trace, span) = span_of(*id, attempt);
+            tracing::info!(trial = %id, attempt, trace, span, "{event}");
+        }
+        Write::Metrics { lease, chunk, data, .. } => {
+            let (trace, span) = span_of(lease.trial, lease.attempt);
+            tracing::debug!(
+                trial = %lease.trial, attempt = lease.attempt, chunk, bytes = data.len(), trace, span, "chunk recorded"
+            );
+        }
+        _ => {}
+    }
 }

@@ -84,7 +84,7 @@ pub struct Granted {
     pub budget: u64,
     /// Where to continue from.
     pub resume: Option<Checkpoint>,
-    /// Sweep on whose behalf (its id).
+    /// Id of the first sweep that asked for the trial; names its trace.
     pub sweep: String,
 }
 

@@ -101,7 +101,8 @@ fn grant(state: &mut State, now: Now, effects: &mut Vec<Effect>) {
             let event =
                 format!("attempt {attempt} granted to agent {}, from step {from_step}", placement.agent);
             effects.push(Effect::Write(Write::History(Subject::Trial(id), event)));
-            let sweep = state.sweeps.get(&want.sweep).map(|sweep| sweep.id.clone()).unwrap_or_default();
+            let sweep =
+                state.trials.get(&id).map(|trial| state.first_sweep(trial).to_owned()).unwrap_or_default();
             granted.push(Granted { lease, budget: want.budget, resume, sweep });
         }
         if !granted.is_empty() {

@@ -99,12 +99,8 @@ pub(super) fn receive(
             }
         },
         Report::Log { lease, lines } => match objection(state, lease, agent) {
-            // The last words of an attempt that has ended are worth keeping, but only its own agent knows them.
-            Some(reason)
-                if state.trials.get(&lease.trial).is_none_or(|trial| trial.attempt != lease.attempt) =>
-            {
-                effects.push(refuse(lease, reason));
-            }
+            // The last words of an attempt that has just ended are worth keeping.
+            Some(reason) if !is_latest_and_ended(state, lease) => effects.push(refuse(lease, reason)),
             _ => {
                 effects.push(Effect::Write(Write::Log { lease, lines }));
                 effects.push(acknowledge);
@@ -145,6 +141,13 @@ pub(super) fn receive(
             effects.push(Effect::Close { session, reason: "goodbye".to_owned() });
         }
     }
+}
+
+fn is_latest_and_ended(state: &State, lease: LeaseKey) -> bool {
+    state
+        .trials
+        .get(&lease.trial)
+        .is_some_and(|trial| trial.attempt == lease.attempt && trial.lease.is_none())
 }
 
 #[allow(clippy::too_many_arguments)] // one message with its circumstances

@@ -323,6 +323,12 @@ impl State {
         self.sweeps.get(&sweep).map_or(SweepMode::Cancelled, |sweep| sweep.mode)
     }
 
+    /// Id of the first sweep that asked for the trial; it names the trial's trace for good, whichever sweep it runs for.
+    pub fn first_sweep(&self, trial: &Trial) -> &str {
+        let first = trial.wants.iter().map(|want| want.sweep).min();
+        first.and_then(|number| self.sweeps.get(&number)).map_or("", |sweep| sweep.id.as_str())
+    }
+
     /// The reference by which the trial would be granted now: the largest budget that an active sweep still wants of it,
     /// under the first such sweep.
     pub fn best_want(&self, trial: &Trial) -> Option<Want> {

@@ -75,7 +75,11 @@ fn resubmit(state: &mut State, number: SweepNumber, effects: &mut Vec<Effect>) -
                     .is_some_and(|trial| matches!(trial.state, TrialState::Failed | TrialState::Quarantined))
         })
         .collect();
-    let mut requeued = 0;
+    let ended_before: Vec<TrialId> = ids
+        .iter()
+        .filter(|id| state.trials.get(id).is_some_and(|trial| trial.state.is_ending()))
+        .copied()
+        .collect();
     let mut requeued_trials = Vec::new();
     state.update_many(
         &ids,
@@ -89,15 +93,14 @@ fn resubmit(state: &mut State, number: SweepNumber, effects: &mut Vec<Effect>) -
             }
         },
         |id, trial| {
-            let had_ended =
-                trial.state.is_ending() && trial.completed_step == 0 && trial.diverged_at.is_none();
             if matches!(trial.state, TrialState::Failed | TrialState::Quarantined) {
                 requeue(trial);
                 requeued_trials.push(id);
             }
-            requeued += u64::from(had_ended);
         },
     );
+    let waits = |id: &&TrialId| state.trials.get(id).is_some_and(|trial| trial.state == TrialState::Pending);
+    let requeued = ended_before.iter().filter(waits).count() as u64;
     for id in requeued_trials {
         let event = "requeued: its sweep was submitted again".to_owned();
         effects.push(Effect::Write(Write::History(Subject::Trial(id), event)));
