@@ -81,7 +81,10 @@ pub fn present() -> Vec<(Device, String)> {
 
 /// A device in words; its name where it is not present here.
 pub fn describe(device: Device) -> String {
-    present().into_iter().find(|(other, _)| *other == device).map_or_else(|| device.to_string(), |(_, words)| words)
+    present()
+        .into_iter()
+        .find(|(other, _)| *other == device)
+        .map_or_else(|| device.to_string(), |(_, words)| words)
 }
 
 #[cfg(feature = "cuda")]

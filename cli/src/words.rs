@@ -7,7 +7,7 @@ pub fn duration(seconds: f64) -> String {
     if !seconds.is_finite() || seconds < 0.0 {
         return "unknown".to_owned();
     }
-    if seconds < 1.0 {
+    if seconds > 0.0 && seconds < 1.0 {
         return format!("{}ms", (seconds * 1000.0).round());
     }
     let whole = seconds.round().min(1e15) as u64;
@@ -112,11 +112,7 @@ mod tests {
     fn durations_have_at_most_two_units() {
         let shown: Vec<String> =
             [0.0, 0.25, 1.0, 59.6, 200.0, 7_500.0, 86_400.0, 349_300.0].map(duration).into_iter().collect();
-        assert_eq!(
-            shown,
-            ["0ms", "250ms", "1s", "1m", "3m 20s", "2h 5m", "1day", "4d 1h"]
-                .map(|word| { if word == "1day" { "1d".to_owned() } else { word.to_owned() } })
-        );
+        assert_eq!(shown, ["0s", "250ms", "1s", "1m", "3m 20s", "2h 5m", "1d", "4d 1h"]);
         assert_eq!(duration(f64::NAN), "unknown");
         assert_eq!(duration(f64::INFINITY), "unknown");
     }

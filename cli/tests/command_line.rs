@@ -1,9 +1,7 @@
 //! The binary as people and scripts meet it: help, exit codes, errors, `check`. Nothing here needs a coordinator.
 
 use std::path::{Path, PathBuf};
-use std::process::Output;
-
-use assert_cmd::Command;
+use std::process::{Command, Output, Stdio};
 
 fn studies() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/studies")
@@ -11,23 +9,20 @@ fn studies() -> PathBuf {
 
 /// Runs `plateau` in the folder of the test studies, with nothing inherited that changes what it says.
 fn plateau(arguments: &[&str]) -> Output {
-    Command::cargo_bin("plateau")
-        .unwrap()
-        .current_dir(studies())
-        .env_remove("PLATEAU_COORDINATOR")
-        .env_remove("RUST_LOG")
-        .env_remove("COLUMNS")
-        .args(arguments)
-        .output()
-        .unwrap()
+    let mut command = Command::new(env!("CARGO_BIN_EXE_plateau"));
+    command.current_dir(studies()).args(arguments);
+    for name in ["PLATEAU_COORDINATOR", "PLATEAU_CHECKPOINT_STORE", "RUST_LOG", "COLUMNS"] {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("running {command:?}: {error}"))
 }
 
 fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 const COMMANDS: [&[&str]; 24] = [

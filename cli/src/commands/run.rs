@@ -63,14 +63,6 @@ pub struct Arguments {
     report: Option<PathBuf>,
 }
 
-/// How following the sweep came to an end.
-enum Course {
-    /// The sweep ended.
-    Ended(Snapshot),
-    /// The user wants to stop.
-    Interrupted,
-}
-
 /// Runs the study.
 pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
     if context.coordinator_named {
@@ -81,19 +73,17 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
     let read = arguments.study.read()?;
     let mut interrupts = Interrupts::new()?;
     let (mut household, mut connection) = Household::start(&arguments.data_dir, &context.output).await?;
-    let course = tokio::select! {
-        course = train(arguments, context, &read, &mut household, &mut connection) => course,
-        () = interrupts.next() => Ok(Course::Interrupted),
+    let ended = tokio::select! {
+        ended = train(arguments, context, &read, &mut household, &mut connection) => Some(ended),
+        () = interrupts.next() => None,
     };
-    let outcome = match course {
-        Ok(Course::Ended(snapshot)) => {
-            finish(arguments, context, &read, &mut connection.service, &snapshot).await
-        }
-        Ok(Course::Interrupted) => {
+    let outcome = match ended {
+        Some(Ok(snapshot)) => finish(arguments, context, &read, &mut connection.service, &snapshot).await,
+        None => {
             context.output.note("\nstopping: checkpoints are being saved; Ctrl-C again stops at once");
             Ok(Exit::Interrupted)
         }
-        Err(error) => Err(error.into()),
+        Some(Err(error)) => Err(error.into()),
     };
     drop(connection);
     let orderly = tokio::select! {
@@ -129,14 +119,14 @@ fn again(arguments: &Arguments) -> String {
     command
 }
 
-/// Submits the study, starts agents as needed, and follows the sweep.
+/// Submits the study, starts agents as needed, and follows the sweep to its end.
 async fn train(
     arguments: &Arguments,
     context: &Context,
     read: &ReadStudy,
     household: &mut Household,
     connection: &mut Connection,
-) -> anyhow::Result<Course> {
+) -> anyhow::Result<Snapshot> {
     let answer = submit::submit(&mut connection.service, read).await?;
     context.output.note(&submit::sentence(&read.study.name, &answer));
     context.output.event(json!({
@@ -152,8 +142,13 @@ async fn train(
         let resumed = connection.service.resume(request).await;
         resumed.map_err(|status| refusal("resuming the sweep", &status))?;
     }
-    let waiting = summary.counts.unwrap_or_default();
-    let waiting = waiting.pending + waiting.leased + waiting.running;
+    let counts = summary.counts.unwrap_or_default();
+    let waiting = counts.pending + counts.leased + counts.running;
+    if waiting == 0 {
+        context.output.note("all of its trials have ended; nothing runs");
+    } else if answer.existing {
+        context.output.note(&format!("going on: {} to run", words::plural(waiting, "trial")));
+    }
     if waiting > 0 && (household.owns_coordinator() || connected_agents(connection).await? == 0) {
         let agents = agents(arguments, waiting);
         household.start_agents(&agents)?;
@@ -169,7 +164,7 @@ async fn train(
         error = household.supervise(announce) => Err(error.context("the run cannot go on")),
     };
     display.finish();
-    Ok(Course::Ended(followed?))
+    followed
 }
 
 async fn describe(service: &mut Service, sweep: &str) -> anyhow::Result<v1::SweepSummary> {

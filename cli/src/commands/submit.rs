@@ -79,9 +79,9 @@ pub fn sentence(name: &str, answer: &v1::SubmitResponse) -> String {
     let id = words::short(&answer.sweep);
     let trials = words::plural(answer.trials, "trial");
     match (answer.existing, answer.new_trials) {
-        (true, 0) => format!("sweep {id} `{name}` exists already ({trials}); nothing new to run"),
+        (true, 0) => format!("sweep {id} `{name}` exists already ({trials}); nothing is added"),
         (true, new) => {
-            format!("sweep {id} `{name}` exists already ({trials}); {new} will run because of this")
+            format!("sweep {id} `{name}` exists already ({trials}); {new} are added")
         }
         (false, new) if new == answer.trials => format!("sweep {id} `{name}` submitted: {trials}"),
         (false, new) => {
@@ -109,7 +109,7 @@ mod tests {
         );
         assert_eq!(
             sentence("s", &answer(true, 1, 0)),
-            "sweep 5ca1ab1e `s` exists already (1 trial); nothing new to run"
+            "sweep 5ca1ab1e `s` exists already (1 trial); nothing is added"
         );
     }
 }

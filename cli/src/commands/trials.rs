@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use plateau_common::results::Parameter;
+use plateau_common::study::Study;
 use plateau_common::trial::TrialState;
 use plateau_proto::{convert, v1};
 use serde_json::{Value, json};
@@ -15,6 +16,7 @@ use crate::client::{DataDirectory, Service, refusal};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::OutputMode;
 use crate::results;
+use crate::study_file;
 use crate::sweeps::SweepArgument;
 use crate::table::{Columns, number, text, trial_state};
 use crate::values::Filter;
@@ -68,6 +70,7 @@ struct Row {
 pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
     let mut connection = context.connect(&arguments.data).await?;
     let rows = fetch(&mut connection.service, arguments).await?;
+    let axes = axes(&mut connection.service, &arguments.sweep.sweep).await?;
     connection.close().await?;
     for filter in &arguments.filter {
         let known = rows.iter().any(|row| row.parameters.contains_key(filter.path()));
@@ -91,7 +94,7 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
     let shown = kept.get(..limit).unwrap_or(&kept);
     context.output.answer(
         || {
-            let mut table = render(shown, context);
+            let mut table = render(shown, &axes, context);
             if shown.len() < kept.len() {
                 table.push_str(&format!(
                     "\n… and {} more (--limit {})",
@@ -133,6 +136,19 @@ async fn fetch(service: &mut Service, arguments: &Arguments) -> anyhow::Result<V
     }
 }
 
+/// The paths in which the sweep's trials differ by the study's intention; none if the study cannot be read here.
+async fn axes(service: &mut Service, sweep: &str) -> anyhow::Result<Vec<String>> {
+    let answer = service.describe_sweep(v1::DescribeSweepRequest { sweep: sweep.to_owned() }).await;
+    let answer =
+        answer.map_err(|status| refusal(&format!("looking at the sweep `{sweep}`"), &status))?.into_inner();
+    let study = study_file::from_wire(answer.study).ok().and_then(|source| Study::from_source(&source).ok());
+    let mut axes = study.map(|study| study.varying_paths()).unwrap_or_default();
+    if !axes.is_empty() && !axes.iter().any(|path| path == "seed") {
+        axes.push("seed".to_owned());
+    }
+    Ok(axes)
+}
+
 /// The parameters that are not the same in all rows.
 fn varying(rows: &[&Row]) -> Vec<String> {
     let Some(first) = rows.first() else { return Vec::new() };
@@ -142,8 +158,13 @@ fn varying(rows: &[&Row]) -> Vec<String> {
     paths.into_iter().filter(differs).cloned().collect()
 }
 
-fn render(rows: &[&Row], context: &Context) -> String {
-    let varying = varying(rows);
+fn render(rows: &[&Row], axes: &[String], context: &Context) -> String {
+    let mut varying = varying(rows);
+    // What varies because an axis does (an MLP's width with the model's) tells nothing more.
+    if varying.iter().any(|path| axes.contains(path)) {
+        varying.retain(|path| axes.contains(path));
+        varying.sort_by_key(|path| axes.iter().position(|axis| axis == path));
+    }
     let short = |path: &String| {
         let last = path.rsplit('.').next().unwrap_or(path);
         let unique = varying.iter().filter(|other| other.rsplit('.').next() == Some(last)).count() == 1;
@@ -202,7 +223,7 @@ mod tests {
     use crate::output::{ColorChoice, Output};
 
     fn row(seed: u64, dim: u64, state: TrialState) -> Row {
-        let config_json = format!(r#"{{"seed":{seed},"model":{{"dim":{dim},"layers":1}}}}"#);
+        let config_json = format!(r#"{{"seed":{seed},"model":{{"dim":{dim},"mlp-dim":{seed},"layers":1}}}}"#);
         Row {
             parameters: results::parameters(&config_json).unwrap(),
             state,
@@ -225,7 +246,7 @@ mod tests {
             coordinator: String::new(),
             coordinator_named: false,
         };
-        let table = render(&rows.iter().collect::<Vec<_>>(), &context);
+        let table = render(&rows.iter().collect::<Vec<_>>(), &["seed".to_owned()], &context);
         insta::assert_snapshot!(table);
         assert_eq!(to_json(&rows[1])["diverged_at"], 3);
         assert_eq!(to_json(&rows[0])["diverged_at"], Value::Null);
