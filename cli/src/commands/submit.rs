@@ -1,13 +1,15 @@
 //! `plateau submit`: hands a study to a coordinator.
 
 use clap::Args;
+use plateau_common::trace::TraceContext;
 use plateau_proto::v1;
 use serde_json::json;
+use tracing::Instrument as _;
 
 use super::Context;
-use crate::client::{DataDirectory, refusal};
+use crate::client::{DataDirectory, Service, refusal};
 use crate::exit::{Exit, Outcome};
-use crate::study_file::{self, StudyArguments};
+use crate::study_file::{self, ReadStudy, StudyArguments};
 use crate::{sweeps, words};
 
 const EXAMPLES: &str = "\
@@ -59,16 +61,15 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
     Ok(Exit::Done)
 }
 
-/// Submits a study that has been read; the root span of everything that follows.
-pub async fn submit(
-    service: &mut crate::client::Service,
-    read: &study_file::ReadStudy,
-) -> anyhow::Result<v1::SubmitResponse> {
+/// Submits a study that has been read. Its span is the root of the trace that the coordinator continues.
+pub async fn submit(service: &mut Service, read: &ReadStudy) -> anyhow::Result<v1::SubmitResponse> {
     let source = read.study.source();
-    let _span =
-        tracing::info_span!("submit", study = %read.study.name, digest = read.study.digest()).entered();
-    let request = v1::SubmitRequest { study: Some(study_file::to_wire(source)), traceparent: String::new() };
-    let answer = service.submit(request).await;
+    // Derived, not drawn: submitting a study again joins the same trace.
+    let trace = TraceContext::of_trial(read.study.digest(), "submit");
+    let span = tracing::info_span!("submit", study = %read.study.name, %trace);
+    let request =
+        v1::SubmitRequest { study: Some(study_file::to_wire(source)), traceparent: trace.to_string() };
+    let answer = service.submit(request).instrument(span).await;
     answer
         .map(tonic::Response::into_inner)
         .map_err(|status| refusal(&format!("submitting {}", source.file_name), &status))
