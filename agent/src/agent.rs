@@ -176,7 +176,7 @@ impl Agent {
         let heartbeat = Heartbeat {
             leases: leases.map(|key| LeaseProgress { step: step_of(&key), lease: Some(key) }).collect(),
             replica_steps_per_second: if self.cohort.is_some() { self.steps_per_second } else { 0.0 },
-            idle: self.cohort.is_none() && !self.leaving,
+            idle: self.cohort.is_none() && self.unsettled.is_empty() && !self.leaving,
         };
         self.link.tell(Body::Heartbeat(heartbeat)).await;
     }
@@ -218,7 +218,13 @@ impl Agent {
                     "the coordinator stops; training goes on until it is back"
                 );
             }
-            Order::Welcome(_) | Order::Acknowledged(_) | Order::Refused(_) => {}
+            // A lease named in a heartbeat that is no longer ours.
+            Order::Refused(refused) => {
+                if let Some(lease) = refused.lease {
+                    self.note(Outcome::Dropped(lease, refused.reason)).await;
+                }
+            }
+            Order::Welcome(_) | Order::Acknowledged(_) => {}
         }
     }
 
@@ -407,7 +413,13 @@ impl Agent {
 
     async fn note(&mut self, outcome: Outcome) {
         match outcome {
-            Outcome::Settled(lease) => self.unsettled.retain(|known| *known != lease),
+            Outcome::Settled(lease) => {
+                self.unsettled.retain(|known| *known != lease);
+                if self.cohort.is_none() && self.unsettled.is_empty() {
+                    // Work is granted to idle agents that hold nothing: say so at once.
+                    self.heartbeat().await;
+                }
+            }
             Outcome::Dropped(lease, reason) => {
                 tracing::warn!(trial = lease.trial, attempt = lease.attempt, reason, "lease lost");
                 let mut training = self.cohort.iter_mut().flatten();

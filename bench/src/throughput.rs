@@ -50,7 +50,11 @@ impl Observer for Watcher {
     fn evaluated(&mut self, replica: usize, evaluation: Evaluation) {
         if self.curves {
             let value = |name: &str| {
-                evaluation.values.iter().find(|(known, _)| known == name).map_or(f64::NAN, |(_, value)| *value)
+                evaluation
+                    .values
+                    .iter()
+                    .find(|(known, _)| known == name)
+                    .map_or(f64::NAN, |(_, value)| *value)
             };
             println!(
                 "{:>7.1}s replica {replica} step {:>7} train {:.4} test {:.4} test_loss {:.4} norm {:.2}",
@@ -71,7 +75,11 @@ impl Observer for Watcher {
         let now = Instant::now();
         self.first.get_or_insert((step, now));
         self.last = (step, now);
-        if self.limit.is_some_and(|limit| self.started.elapsed() > limit) { Control::Stop } else { Control::Continue }
+        if self.limit.is_some_and(|limit| self.started.elapsed() > limit) {
+            Control::Stop
+        } else {
+            Control::Continue
+        }
     }
 }
 
@@ -102,7 +110,8 @@ fn main() -> anyhow::Result<()> {
         let scratch = tempfile::tempdir()?;
         let now = Instant::now();
         let limit = (!arguments.curves).then(|| Duration::from_secs_f64(arguments.seconds));
-        let mut watcher = Watcher { started: now, limit, first: None, last: (0, now), curves: arguments.curves };
+        let mut watcher =
+            Watcher { started: now, limit, first: None, last: (0, now), curves: arguments.curves };
         let device = DeviceChoice::Cpu { threads: arguments.threads };
         train_cohort(members, &device, scratch.path(), &mut watcher)?;
         let (from, since) = watcher.first.unwrap_or((0, now));

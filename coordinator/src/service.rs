@@ -32,10 +32,8 @@ pub struct Options {
 
 /// Time between two looks at the leases.
 const TICK: Duration = Duration::from_secs(1);
-/// How long agents get to checkpoint and give their leases back at a stop.
+/// How long requests in progress get to finish at a stop.
 const FAREWELL: Duration = Duration::from_secs(20);
-/// How often the departure of the agents is looked at.
-const FAREWELL_LOOK: Duration = Duration::from_millis(20);
 /// File that tells local clients where the coordinator is; absent while none runs.
 const ADDRESS_FILE: &str = "coordinator.json";
 
@@ -176,14 +174,11 @@ fn write_address(path: &Path, address: SocketAddr) -> Result<()> {
 }
 
 impl Running {
-    /// Stops: agents are told to checkpoint and leave, streams end, everything is flushed.
+    /// Stops: agents are told (they train on and connect again when the coordinator is back), streams end, everything
+    /// is flushed.
     pub async fn stop(mut self) -> Result<()> {
         let reason = "the coordinator stops".to_owned();
         self.engine.sessions.send_all(&Body::Shutdown(Shutdown { reason }));
-        let until = tokio::time::Instant::now() + FAREWELL;
-        while self.engine.sessions.count() > 0 && tokio::time::Instant::now() < until {
-            tokio::time::sleep(FAREWELL_LOOK).await;
-        }
         // Without receivers nothing waits for the word.
         let _ = self.stop.send(true);
         self.engine.sessions.close_all();

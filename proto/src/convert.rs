@@ -48,7 +48,8 @@ pub fn trial_id(field: &'static str, text: &str) -> Result<TrialId, WireError> {
 
 /// A resolved configuration from its canonical JSON.
 pub fn trial_config(field: &'static str, json: &str) -> Result<TrialConfig, WireError> {
-    let json = serde_json::from_str(json).map_err(|error| WireError::new(field, format!("not JSON: {error}")))?;
+    let json =
+        serde_json::from_str(json).map_err(|error| WireError::new(field, format!("not JSON: {error}")))?;
     TrialConfig::from_json(&json).map_err(|error| WireError::new(field, error.to_string()))
 }
 

@@ -80,7 +80,11 @@ fn one_host_starts_trains_and_stops() -> anyhow::Result<()> {
 fn hosts_of_a_host_file_get_agents_through_ssh() -> anyhow::Result<()> {
     let bench = bench()?;
     // Options, host, then the remote command as one string: what sshd hands to the login shell.
-    stand_in(&bench, "ssh", "#!/usr/bin/env bash\nwhile [[ $1 == -o ]]; do shift 2; done\nshift\nexec bash -c \"$*\"\n")?;
+    stand_in(
+        &bench,
+        "ssh",
+        "#!/usr/bin/env bash\nwhile [[ $1 == -o ]]; do shift 2; done\nshift\nexec bash -c \"$*\"\n",
+    )?;
     bench.write("hosts", "# two hosts\nnode1 cpu cpu\n\nnode2 cpu  # one more\n")?;
     let coordinator = bench.coordinator("data")?;
     let binary = bench.binary().to_string_lossy().into_owned();
@@ -114,9 +118,11 @@ fn a_slurm_job_runs_its_study_to_the_report() -> anyhow::Result<()> {
 #[test]
 fn systemd_units_start_the_binary_with_flags_it_has() -> anyhow::Result<()> {
     let bench = bench()?;
-    for (unit, verb) in [("plateau-coordinator.service", "coordinator"), ("plateau-agent@.service", "agent")] {
+    for (unit, verb) in [("plateau-coordinator.service", "coordinator"), ("plateau-agent@.service", "agent")]
+    {
         let text = std::fs::read_to_string(script("systemd").join(unit))?;
-        let start = text.lines().find(|line| line.starts_with("ExecStart=")).context("a unit starts something")?;
+        let start =
+            text.lines().find(|line| line.starts_with("ExecStart=")).context("a unit starts something")?;
         ensure!(start.contains(&format!("/plateau {verb} ")), "{start}");
         let help = bench.succeed([verb, "--help"])?;
         let flags = start.split([' ', '\'']).filter(|word| word.starts_with("--"));
@@ -131,7 +137,8 @@ fn systemd_units_start_the_binary_with_flags_it_has() -> anyhow::Result<()> {
         let unit = script("systemd/plateau-coordinator.service");
         let output = Command::new("systemd-analyze").arg("verify").arg(unit).output()?;
         let complaints = String::from_utf8(output.stderr)?;
-        let others = complaints.lines().filter(|line| line.contains("plateau") && !line.contains("not executable"));
+        let others =
+            complaints.lines().filter(|line| line.contains("plateau") && !line.contains("not executable"));
         ensure!(others.count() == 0, "{complaints}");
     }
     Ok(())

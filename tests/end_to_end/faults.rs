@@ -85,7 +85,8 @@ fn a_killed_trainer_costs_one_child() -> anyhow::Result<()> {
     let submitted = bench.json(["submit", "study.toml", target[0], target[1]])?;
     let sweep = submitted["sweep"].as_str().context("a sweep id")?.to_owned();
     wait_for_steps(&bench, target, &sweep, 600)?;
-    let killed = std::process::Command::new("pkill").args(["-KILL", "-P", &agent.id().to_string()]).status()?;
+    let killed =
+        std::process::Command::new("pkill").args(["-KILL", "-P", &agent.id().to_string()]).status()?;
     ensure!(killed.success(), "the agent had no trainer child");
     bench.succeed(["watch", &sweep, target[0], target[1]])?;
     ensure!(results(&bench, target, &sweep)? == expected, "other bits than in peace");

@@ -32,9 +32,15 @@ pub fn results(bench: &Bench, target: [&str; 2], sweep: &str) -> anyhow::Result<
         let id = trial["trial"].as_str().context("a trial has an id")?;
         let list = bench.json(["checkpoint", "list", id, target[0], target[1]])?;
         let checkpoints = list["checkpoints"].as_array().context("a list of checkpoints")?;
-        let last = checkpoints.iter().max_by_key(|checkpoint| checkpoint["step"].as_u64()).context("a checkpoint")?;
+        let last = checkpoints
+            .iter()
+            .max_by_key(|checkpoint| checkpoint["step"].as_u64())
+            .context("a checkpoint")?;
         let step = last["step"].as_u64().context("a step")?;
-        ensure!(Some(step) == trial["step"].as_u64(), "the last checkpoint is not of the last step: {trial} {last}");
+        ensure!(
+            Some(step) == trial["step"].as_u64(),
+            "the last checkpoint is not of the last step: {trial} {last}"
+        );
         let hash = last["weights_hash"].as_str().context("a weights hash")?;
         ensure!(hash.len() == 64, "no weights hash: {last}");
         results.insert(id.to_owned(), (step, hash.to_owned()));
@@ -53,7 +59,8 @@ pub fn metrics(bench: &Bench, target: [&str; 2], sweep: &str, file: &str) -> any
 
 /// Ends with the sentence of an error if lines repeat: a value that was counted twice.
 pub fn all_different(lines: &[String]) -> anyhow::Result<()> {
-    let keys: Vec<&str> = lines.iter().map(|line| line.rsplit_once(',').map_or(line.as_str(), |(key, _)| key)).collect();
+    let keys: Vec<&str> =
+        lines.iter().map(|line| line.rsplit_once(',').map_or(line.as_str(), |(key, _)| key)).collect();
     let repeated = keys.windows(2).find(|pair| pair[0] == pair[1]);
     ensure!(repeated.is_none(), "recorded twice: {repeated:?}");
     Ok(())

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
+use plateau_common::tasks::Input;
 use plateau_tests::{Bench, small_study};
 
 use crate::{bench, trials};
@@ -43,10 +44,15 @@ fn compare(bench: &Bench, python: &str, name: &str, change: impl Fn(String) -> S
     let checkpoint = bench.path(&folder);
     let tokens: Vec<Vec<u32>> = (0..20).map(|row| vec![row % 13, (row * 5 + 2) % 13, 13]).collect();
     let found = outputs_in_python(python, &checkpoint, &tokens)?;
-    let expected = plateau_lab::load_model(&checkpoint)?.outputs(&tokens)?;
+    let input = Input::Tokens { tokens: tokens.concat(), length: 3 };
+    let expected: Vec<Vec<f32>> = plateau_lab::load_model(&checkpoint)?.outputs(&input)?.to_vec2()?;
     ensure!(found.len() == expected.len() && found.len() == 20);
     for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
-        ensure!((found - expected).abs() < 1e-4 * (1.0 + expected.abs()), "{name}: {found} is not {expected}");
+        let expected = f64::from(*expected);
+        ensure!(
+            (found - expected).abs() < 1e-4 * (1.0 + expected.abs()),
+            "{name}: {found} is not {expected}"
+        );
     }
     Ok(())
 }
@@ -60,7 +66,11 @@ fn python_reads_checkpoints_and_gets_the_same_outputs() -> anyhow::Result<()> {
     let bench = bench()?;
     compare(&bench, &python, "plain", |study| study)?;
     compare(&bench, &python, "pre-norm-rotary", |study| {
-        study.replace("norm = \"none\"", "norm = \"pre\"\npositions = \"rotary\"\nactivation = \"geglu\"\nlayers = 2")
+        study
+            .replace(
+                "norm = \"none\"",
+                "norm = \"pre\"\npositions = \"rotary\"\nactivation = \"geglu\"\nlayers = 2",
+            )
             .replacen("layers = 1\n", "", 1)
     })?;
     compare(&bench, &python, "post-norm-tied", |study| {

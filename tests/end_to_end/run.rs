@@ -14,13 +14,17 @@ fn run_leaves_a_report_and_running_again_runs_nothing() -> anyhow::Result<()> {
     bench.succeed(["run", "study.toml", "--agents", "2"])?;
     let report = bench.path("plateau-data/reports/first");
     for file in ["report.html", "cells.csv", "trials.parquet", "metrics.parquet", "summary.json"] {
-        ensure!(report.join(file).metadata().is_ok_and(|found| found.len() > 0), "{file} is missing or empty");
+        ensure!(
+            report.join(file).metadata().is_ok_and(|found| found.len() > 0),
+            "{file} is missing or empty"
+        );
     }
     let figures = std::fs::read_dir(report.join("figures"))?.count();
     ensure!(figures >= 2, "{figures} figure files");
     let before = results(&bench, DATA, "last")?;
     ensure!(before.len() == 3, "{before:?}");
-    let attempts = |list: &[serde_json::Value]| list.iter().map(|trial| trial["attempt"].clone()).collect::<Vec<_>>();
+    let attempts =
+        |list: &[serde_json::Value]| list.iter().map(|trial| trial["attempt"].clone()).collect::<Vec<_>>();
     let first = attempts(&trials(&bench, DATA, "last")?);
 
     bench.succeed(["run", "study.toml", "--agents", "2"])?;
@@ -93,7 +97,8 @@ fn mistakes_have_exit_codes_and_say_what_to_do() -> anyhow::Result<()> {
 #[test]
 fn a_diverging_trial_is_a_result_and_disturbs_nobody() -> anyhow::Result<()> {
     let bench = bench()?;
-    let both = small_study("both", "[0]", 200).replace("[axes]", "[axes]\n\"train.optimizer.lr\" = [3e-3, 1e6]");
+    let both =
+        small_study("both", "[0]", 200).replace("[axes]", "[axes]\n\"train.optimizer.lr\" = [3e-3, 1e6]");
     let alone = small_study("alone", "[0]", 200).replace("[axes]", "[axes]\n\"train.optimizer.lr\" = [3e-3]");
     bench.write("both.toml", &both.replace("norm = \"none\"", "norm = \"none\"\nactivation = \"gelu\""))?;
     bench.write("alone.toml", &alone.replace("norm = \"none\"", "norm = \"none\"\nactivation = \"gelu\""))?;

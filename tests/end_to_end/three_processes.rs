@@ -23,11 +23,15 @@ fn by_hand_equals_run_resubmitting_runs_nothing_and_extending_only_the_differenc
     bench.succeed(["run", "study.toml", "--agents", "1"])?;
     ensure!(by_hand == results(&bench, ["--data-dir", "plateau-data"], "last")?, "by hand and by run differ");
     ensure!(
-        metrics(&bench, target, &sweep, "hand")? == metrics(&bench, ["--data-dir", "plateau-data"], "last", "run")?
+        metrics(&bench, target, &sweep, "hand")?
+            == metrics(&bench, ["--data-dir", "plateau-data"], "last", "run")?
     );
 
     let again = bench.json(["submit", "study.toml", target[0], target[1]])?;
-    ensure!(again["new_trials"] == 0 && again["existing"] == true && again["sweep"] == submitted["sweep"], "{again}");
+    ensure!(
+        again["new_trials"] == 0 && again["existing"] == true && again["sweep"] == submitted["sweep"],
+        "{again}"
+    );
 
     let extended = bench.json(["extend", &sweep, "--seeds", "4,5", target[0], target[1]])?;
     ensure!(extended["new_trials"] == 2, "{extended}");

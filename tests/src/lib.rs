@@ -42,7 +42,11 @@ impl Bench {
     /// `plateau ARGUMENTS`, in the test's folder.
     pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(&self.binary);
-        command.args(arguments).current_dir(self.folder.path()).env_remove("PLATEAU_COORDINATOR").stdin(Stdio::null());
+        command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env_remove("PLATEAU_COORDINATOR")
+            .stdin(Stdio::null());
         command
     }
 
@@ -96,7 +100,8 @@ impl Bench {
         let file = self.path(data).join("coordinator.json");
         // A killed coordinator leaves its file behind; the new one's must be told from it.
         let _ = std::fs::remove_file(&file);
-        let mut process = self.spawn("coordinator", &["coordinator", "--data-dir", data, "--listen", listen])?;
+        let mut process =
+            self.spawn("coordinator", &["coordinator", "--data-dir", data, "--listen", listen])?;
         let address = wait_for("the coordinator's address", || {
             if let Some(status) = process.child.try_wait()? {
                 bail!("the coordinator ended with {status}: {}", process.log_text());
@@ -114,8 +119,19 @@ impl Bench {
 
     /// Starts a CPU agent with one thread.
     pub fn agent(&self, name: &str, url: &str) -> anyhow::Result<Process> {
-        let arguments =
-            ["agent", "--coordinator", url, "--name", name, "--device", "cpu", "--threads", "1", "--work-dir", "work"];
+        let arguments = [
+            "agent",
+            "--coordinator",
+            url,
+            "--name",
+            name,
+            "--device",
+            "cpu",
+            "--threads",
+            "1",
+            "--work-dir",
+            "work",
+        ];
         self.spawn(name, &arguments)
     }
 }
@@ -157,7 +173,8 @@ impl Process {
 
     /// Sends a signal by name, e.g. `TERM`.
     pub fn signal(&self, signal: &str) -> anyhow::Result<()> {
-        let status = Command::new("kill").args([format!("-{signal}"), self.child.id().to_string()]).status()?;
+        let status =
+            Command::new("kill").args([format!("-{signal}"), self.child.id().to_string()]).status()?;
         ensure!(status.success(), "kill -{signal} {} failed", self.name);
         Ok(())
     }
@@ -165,8 +182,9 @@ impl Process {
     /// Waits for the end and gives the exit code.
     pub fn wait(&mut self) -> anyhow::Result<Option<i32>> {
         let what = format!("{} to end", self.name);
-        let status = wait_for(&what, || Ok(self.child.try_wait()?))
-            .with_context(|| format!("its log: {}", std::fs::read_to_string(&self.log).unwrap_or_default()))?;
+        let status = wait_for(&what, || Ok(self.child.try_wait()?)).with_context(|| {
+            format!("its log: {}", std::fs::read_to_string(&self.log).unwrap_or_default())
+        })?;
         Ok(status.code())
     }
 }
