@@ -71,6 +71,11 @@ fn pause_holds_and_resume_finishes_and_cancel_ends() -> anyhow::Result<()> {
     let submitted = bench.json(["submit", "long.toml", target[0], target[1]])?;
     let sweep = submitted["sweep"].as_str().context("a sweep id")?.to_owned();
     bench.succeed(["cancel", &sweep, "--reason", "enough", target[0], target[1]])?;
-    ensure!(trials(&bench, target, &sweep)?.iter().all(|trial| trial["state"] == "cancelled"));
+    // A trial in training ends once its agent has given the lease back.
+    plateau_tests::wait_for("the cancelled trial to end", || {
+        Ok(trials(&bench, target, &sweep)?.iter().all(|trial| trial["state"] == "cancelled").then_some(()))
+    })?;
+    let list = bench.json(["list", target[0], target[1]])?.to_string();
+    ensure!(list.contains("cancelled"), "{list}");
     Ok(())
 }
