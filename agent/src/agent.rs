@@ -240,9 +240,11 @@ impl Agent {
         for held in &held {
             held.span.in_scope(|| tracing::info!(agent = self.options.name, "lease received"));
         }
+        let spans = held.iter().map(|held| held.span.clone()).collect();
         self.cohort = Some(held);
         self.preparing = Some(tokio::spawn(prepare(
             leases,
+            spans,
             self.link.clone(),
             self.scratch.clone(),
             self.options.device.clone(),
@@ -255,7 +257,10 @@ impl Agent {
         let started = async {
             let train = prepared?;
             if self.child.is_none() {
-                self.child = Some(TrainerChild::start(&self.options.trainer_program)?);
+                self.child = Some(TrainerChild::start(
+                    &self.options.trainer_program,
+                    self.options.log_file.as_deref(),
+                )?);
             }
             let child = self.child.as_mut().context("no trainer")?;
             child.command(trainer_command::Body::Train(train)).await
@@ -345,7 +350,7 @@ impl Agent {
     fn ended(&mut self, ended: trainer_event::Ended) {
         let share = self.cohort.as_ref().map_or(1, Vec::len).max(1) as f64;
         let Some(held) = self.member(ended.replica) else { return };
-        held.span.in_scope(|| tracing::info!(step = ended.step, ending = ?ended.ending, "ended"));
+        held.span.in_scope(|| tracing::info!(step = ended.step, "ended"));
         held.over = true;
         held.step = ended.step;
         let report = EndedReport {
@@ -442,20 +447,22 @@ fn seconds(held: &Held, share: f64) -> f64 {
 /// Downloads what the leases continue from and words the command for the trainer.
 async fn prepare(
     leases: Vec<Lease>,
+    spans: Vec<tracing::Span>,
     link: Link,
     scratch: PathBuf,
     device: String,
     threads: usize,
 ) -> Prepared {
     let mut members = Vec::with_capacity(leases.len());
-    for lease in leases {
+    for (lease, attempt) in leases.into_iter().zip(spans) {
         let key = lease.key.unwrap_or_default();
         // Paths are built from validated ids, never from text that came over the wire.
         let id = convert::trial_id("lease.key.trial", &key.trial)?;
         let mut resume_folder = String::new();
         if let Some(checkpoint) = lease.resume {
             let folder = scratch.join(format!("resume-{id}-{}", key.attempt));
-            let span = tracing::info_span!("load", trial = key.trial, step = checkpoint.step);
+            let span =
+                tracing::info_span!(parent: &attempt, "load", trial = key.trial, step = checkpoint.step);
             transfer::download(link.channel(), key.clone(), checkpoint, &folder)
                 .instrument(span)
                 .await

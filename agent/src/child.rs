@@ -28,10 +28,14 @@ pub struct TrainerChild {
 }
 
 impl TrainerChild {
-    /// Starts `program trainer`.
-    pub fn start(program: &Path) -> anyhow::Result<Self> {
-        let mut process = Command::new(program)
-            .arg("trainer")
+    /// Starts `program trainer`, which logs to `log_file` too.
+    pub fn start(program: &Path, log_file: Option<&Path>) -> anyhow::Result<Self> {
+        let mut command = Command::new(program);
+        command.arg("trainer");
+        if let Some(path) = log_file {
+            command.arg("--log-file").arg(path);
+        }
+        let mut process = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -40,4 +40,6 @@ pub struct AgentOptions {
     pub work_dir: PathBuf,
     /// Executable whose `trainer` subcommand is the trainer child (normally this very executable).
     pub trainer_program: PathBuf,
+    /// File that the trainer child appends its log to, as JSON lines.
+    pub log_file: Option<PathBuf>,
 }

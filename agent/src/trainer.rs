@@ -97,7 +97,8 @@ fn train_members(
         );
         members.push(Member { id, config, resume });
     }
-    let span = tracing::info_span!("cohort", replicas = members.len(), traceparents = traces.join(","));
+    let trials: Vec<String> = members.iter().map(|member| member.id.to_string()).collect();
+    let span = tracing::info_span!("cohort", trials = trials.join(","), traceparents = traces.join(","));
     let _entered = span.enter();
     let mut observer = PipeObserver { output, stop, last_steps: vec![0; members.len()], broken: None };
     let result = plateau_lab::train_cohort(&members, &device, Path::new(&train.scratch), &mut observer);

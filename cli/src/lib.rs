@@ -80,6 +80,11 @@ fn execute(cli: Cli, output: Output, coordinator_named: bool) -> Outcome {
         stderr: cli.command.log_filter(),
         colors: output.colors_stderr(),
     })?;
-    let context = Context { output, coordinator: cli.global.coordinator, coordinator_named };
+    let context = Context {
+        output,
+        coordinator: cli.global.coordinator,
+        coordinator_named,
+        log_file: cli.global.log_file,
+    };
     cli.command.run(&context)
 }

@@ -116,3 +116,44 @@ fn a_diverging_trial_is_a_result_and_disturbs_nobody() -> anyhow::Result<()> {
     ensure!(list["checkpoints"][0]["weights_hash"].as_str() == Some(alone[&id].1.as_str()), "{list}");
     Ok(())
 }
+
+/// Every line of the logs of a data directory, parsed, with the file it is from.
+fn log_lines(folder: &std::path::Path) -> anyhow::Result<Vec<(String, serde_json::Value)>> {
+    let mut lines = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        for line in std::fs::read_to_string(&path)?.lines() {
+            lines
+                .push((name.clone(), serde_json::from_str(line).with_context(|| format!("{name}: {line}"))?));
+        }
+    }
+    Ok(lines)
+}
+
+#[test]
+fn the_logs_of_all_processes_join_in_one_trace_per_trial() -> anyhow::Result<()> {
+    let bench = bench()?;
+    bench.write("study.toml", &small_study("traced", "[0]", 300))?;
+    bench.succeed(["run", "study.toml", "--agents", "1"])?;
+    let lines = log_lines(&bench.path("plateau-data/logs"))?;
+    let granted = lines.iter().find(|(file, line)| {
+        file == "coordinator.jsonl"
+            && line["fields"]["message"].as_str().is_some_and(|text| text.contains("granted"))
+    });
+    let (_, granted) = granted.context("the coordinator logs the grant")?;
+    let trace = granted["fields"]["trace"].as_str().context("the grant has a trace")?;
+    let has = |file: &str, what: &dyn Fn(&serde_json::Value) -> bool| {
+        lines.iter().any(|(name, line)| name == file && line.to_string().contains(trace) && what(line))
+    };
+    ensure!(has("cpu-1.jsonl", &|line| line["span"]["name"] == "attempt"), "no span of the attempt");
+    for name in ["steps", "evaluate", "checkpoint"] {
+        let closed = |line: &serde_json::Value| {
+            line["fields"]["message"] == "close"
+                && line["span"]["name"] == name
+                && line["spans"][0]["name"] == "cohort"
+        };
+        ensure!(has("cpu-1.jsonl", &closed), "no span `{name}` inside the trial's cohort");
+    }
+    Ok(())
+}

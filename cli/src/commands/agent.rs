@@ -95,6 +95,7 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
         work_dir,
         trainer_program: std::env::current_exe()
             .context("finding the program's own file, to start the trainer")?,
+        log_file: context.log_file.clone(),
         name: name.clone(),
     };
     let stop = interrupt::requested(interrupts, arguments.parent.exit_with_parent);

@@ -41,6 +41,8 @@ pub struct Context {
     pub coordinator: String,
     /// Whether that address was given on this command line (not by the environment or the default).
     pub coordinator_named: bool,
+    /// File that this process logs to, if any.
+    pub log_file: Option<std::path::PathBuf>,
 }
 
 impl Context {

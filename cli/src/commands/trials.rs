@@ -245,6 +245,7 @@ mod tests {
             output: Output::new(OutputMode::Table, ColorChoice::Never),
             coordinator: String::new(),
             coordinator_named: false,
+            log_file: None,
         };
         let table = render(&rows.iter().collect::<Vec<_>>(), &["seed".to_owned()], &context);
         insta::assert_snapshot!(table);

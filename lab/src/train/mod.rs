@@ -170,13 +170,16 @@ fn train_group(
     let stop = AtomicBool::new(false);
     let failure: Mutex<Option<LabError>> = Mutex::new(None);
     let (sender, receiver) = mpsc::channel();
+    let span = tracing::Span::current();
     std::thread::scope(|scope| -> Result<(), LabError> {
         for index in 0..threads.min(shards.len()) {
             let sender = sender.clone();
             let own: Vec<(usize, &[Start])> =
                 shards.iter().copied().enumerate().skip(index).step_by(threads).collect();
             let (stop, failure, device) = (&stop, &failure, device.clone());
+            let span = span.clone();
             let work = move || {
+                let _entered = span.enter();
                 let outcome =
                     train_shards(&own, &device, scratch, stop, &mut |event| drop(sender.send(event)));
                 if let Err(error) = outcome {

@@ -95,6 +95,8 @@ pub(super) struct Shard<'a> {
     replica_steps: u64,
     /// The device for people, as checkpoints record it.
     device_words: String,
+    /// The span of the updates since the last evaluation.
+    stretch: Option<tracing::Span>,
 }
 
 type Send<'a> = &'a mut dyn FnMut(Event);
@@ -136,6 +138,7 @@ impl<'a> Shard<'a> {
         let device_words = describe(&to.device);
         Ok(Shard {
             device_words,
+            stretch: None,
             index,
             reported: Instant::now(),
             replica_steps: 0,
@@ -176,6 +179,8 @@ impl<'a> Shard<'a> {
             if turn.elapsed().as_secs_f64() >= TURN_SECONDS {
                 return Ok(true);
             }
+            self.stretch
+                .get_or_insert_with(|| tracing::info_span!("steps", from = self.step, shard = self.index));
             let losses_finite = self.update()?;
             if losses_finite.contains(&false) {
                 self.end_diverged(&losses_finite, send)?;
@@ -193,6 +198,7 @@ impl<'a> Shard<'a> {
                 self.report(Some(step), send);
             }
             if evaluation_due {
+                self.stretch = None;
                 self.evaluate(send)?;
             }
             self.end_finished(send)?;
@@ -276,6 +282,7 @@ impl<'a> Shard<'a> {
 
     /// Evaluates every replica at the present step.
     fn evaluate(&mut self, send: Send<'_>) -> Result<(), LabError> {
+        let _span = tracing::info_span!("evaluate", step = self.step, shard = self.index).entered();
         let config = self.replicas[0].config();
         let kinds = config.evaluate.probes.clone();
         let modulus = match &config.task {
@@ -320,6 +327,7 @@ impl<'a> Shard<'a> {
     fn save(&self, place: usize, send: Send<'_>) -> Result<(), LabError> {
         let replica = &self.replicas[place];
         let member = &replica.start.member;
+        let _span = tracing::info_span!("checkpoint", step = self.step, trial = %member.id).entered();
         let folder: PathBuf = self.scratch.join(format!("{}-{:012}", member.id, self.step));
         let state = checkpoint::State {
             id: member.id,
