@@ -1,16 +1,16 @@
 //! The agent's main loop: grants in, reports out, one cohort at a time.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use plateau_common::trace::TraceContext;
-use plateau_proto::convert;
+use plateau_proto::convert::{self, WireError};
 use plateau_proto::v1::agent_message::{
     Body, Crashed, EndedReport, Goodbye, Heartbeat, Hello, LeaseProgress, LogReport, Released, Started,
 };
 use plateau_proto::v1::coordinator_message::Body as Order;
-use plateau_proto::v1::{Lease, LeaseKey, TrainerEvent, trainer_command, trainer_event};
+use plateau_proto::v1::{CheckpointReference, Lease, LeaseKey, TrainerEvent, trainer_command, trainer_event};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
@@ -25,15 +25,28 @@ use crate::transfer;
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long an agent that was told to leave waits for its last reports to be answered.
 const LAST_REPORTS: Duration = Duration::from_secs(20);
+/// How often, and how far apart, the checkpoint to continue from is asked for while the coordinator is away.
+const DOWNLOAD_TRIES: u32 = 30;
+const DOWNLOAD_PAUSE: Duration = Duration::from_secs(1);
+/// How long a trainer that was told to stop may take to save its checkpoints.
+const STOPPING: Duration = Duration::from_secs(60);
 
 /// Runs an agent until `stop` resolves; then the cohort in training is checkpointed, its leases are given back, and the
 /// agent leaves.
 ///
 /// # Errors
-/// When the address is not one, or the work folder cannot be used. A coordinator that cannot be reached is waited for.
+/// When the address is not one, the work folder cannot be used, or another agent of the same name has taken over. A
+/// coordinator that cannot be reached is waited for.
 pub async fn run(options: AgentOptions, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     let incarnation = uuid::Uuid::new_v4().to_string();
-    let scratch = options.work_dir.join(&incarnation);
+    // Of live agents only this one has the name, so what lies in its folder was left by a predecessor that was killed.
+    let own = options.work_dir.join(&blake3::hash(options.name.as_bytes()).to_hex()[..16]);
+    if tokio::fs::try_exists(&own).await.unwrap_or(false) {
+        tokio::fs::remove_dir_all(&own)
+            .await
+            .with_context(|| format!("clearing what a killed agent left in {}", own.display()))?;
+    }
+    let scratch = own.join(&incarnation);
     tokio::fs::create_dir_all(&scratch)
         .await
         .with_context(|| format!("making the work folder {}", scratch.display()))?;
@@ -60,13 +73,14 @@ pub async fn run(options: AgentOptions, stop: impl Future<Output = ()>) -> anyho
         child: None,
         unsettled: Vec::new(),
         leaving: false,
+        stop_by: None,
         steps_per_second: 0.0,
     };
-    agent.work(orders, outcomes, stop).await;
-    if let Err(error) = tokio::fs::remove_dir_all(&scratch).await {
-        tracing::warn!(folder = %scratch.display(), %error, "the work folder could not be removed");
+    let worked = agent.work(orders, outcomes, stop).await;
+    if let Err(error) = tokio::fs::remove_dir_all(&own).await {
+        tracing::warn!(folder = %own.display(), %error, "the work folder could not be removed");
     }
-    Ok(())
+    worked
 }
 
 fn host_name() -> String {
@@ -106,7 +120,21 @@ impl Held {
     }
 }
 
-type Prepared = anyhow::Result<trainer_command::Train>;
+type Prepared = Result<trainer_command::Train, Unprepared>;
+
+/// Why a cohort could not be prepared.
+enum Unprepared {
+    /// The coordinator or the way to it; nobody's fault.
+    Passing(String),
+    /// Trying again would not help.
+    Lasting(anyhow::Error),
+}
+
+impl From<WireError> for Unprepared {
+    fn from(error: WireError) -> Self {
+        Unprepared::Lasting(error.into())
+    }
+}
 
 struct Agent {
     options: AgentOptions,
@@ -120,6 +148,8 @@ struct Agent {
     /// Leases whose last report has not been answered yet.
     unsettled: Vec<LeaseKey>,
     leaving: bool,
+    /// When a trainer that was told to stop is killed.
+    stop_by: Option<tokio::time::Instant>,
     steps_per_second: f64,
 }
 
@@ -129,7 +159,7 @@ impl Agent {
         mut orders: mpsc::Receiver<LinkEvent>,
         mut outcomes: mpsc::UnboundedReceiver<Outcome>,
         stop: impl Future<Output = ()>,
-    ) {
+    ) -> anyhow::Result<()> {
         tokio::pin!(stop);
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -137,17 +167,22 @@ impl Agent {
             tokio::select! {
                 () = &mut stop, if !self.leaving => self.leave().await,
                 event = orders.recv() => match event {
-                    Some(LinkEvent::Connected) => self.heartbeat().await,
+                    Some(LinkEvent::Connected) => self.heartbeat(),
                     Some(LinkEvent::Message(order)) => self.obey(order).await,
+                    Some(LinkEvent::Superseded(reason)) => anyhow::bail!(
+                        "another agent took over the name `{}` ({reason}); give each agent a --name of its own",
+                        self.options.name
+                    ),
                     None => break,
                 },
+                () = deadline(self.stop_by) => self.kill_trainer(),
                 Some(outcome) = outcomes.recv() => self.note(outcome).await,
                 prepared = prepared(&mut self.preparing) => self.train(prepared).await,
                 event = next_event(&mut self.child) => match event {
                     Some(event) => self.trained(event).await,
                     None => self.mourn().await,
                 },
-                _ = heartbeat.tick() => self.heartbeat().await,
+                _ = heartbeat.tick() => self.heartbeat(),
             }
         }
         let (done, flushed) = oneshot::channel();
@@ -157,9 +192,10 @@ impl Agent {
                 "the coordinator did not answer the last reports; their trials continue from older checkpoints"
             );
         }
-        self.link.tell(Body::Goodbye(Goodbye {})).await;
+        self.link.tell(Body::Goodbye(Goodbye {}));
         // The message leaves with the session's task; give it a moment.
         tokio::time::sleep(Duration::from_millis(50)).await;
+        Ok(())
     }
 
     fn leases(&self) -> Vec<LeaseKey> {
@@ -167,7 +203,7 @@ impl Agent {
         training.chain(self.unsettled.iter().cloned()).collect()
     }
 
-    async fn heartbeat(&mut self) {
+    fn heartbeat(&mut self) {
         self.link.set_held(self.leases());
         let step_of = |key: &LeaseKey| {
             self.cohort.iter().flatten().find(|held| held.key == *key).map_or(0, |held| held.step)
@@ -178,7 +214,7 @@ impl Agent {
             replica_steps_per_second: if self.cohort.is_some() { self.steps_per_second } else { 0.0 },
             idle: self.cohort.is_none() && self.unsettled.is_empty() && !self.leaving,
         };
-        self.link.tell(Body::Heartbeat(heartbeat)).await;
+        self.link.tell(Body::Heartbeat(heartbeat));
     }
 
     async fn leave(&mut self) {
@@ -193,8 +229,11 @@ impl Agent {
             self.release_rest(reason);
             return;
         }
-        if self.cohort.is_some()
-            && let Some(child) = &mut self.child
+        if self.cohort.is_none() {
+            return;
+        }
+        self.stop_by.get_or_insert_with(|| tokio::time::Instant::now() + STOPPING);
+        if let Some(child) = &mut self.child
             && let Err(error) = child.command(trainer_command::Body::Stop(trainer_command::Stop {})).await
         {
             // The child is gone; its end arrives as an event of its own.
@@ -202,12 +241,19 @@ impl Agent {
         }
     }
 
+    /// A trainer that does not stop is not waited for any longer.
+    fn kill_trainer(&mut self) {
+        self.child = None;
+        self.crash(format!("the trainer did not stop within {} s and was killed", STOPPING.as_secs()));
+    }
+
     async fn obey(&mut self, order: Order) {
         match order {
             Order::Grant(grant) => self.accept(grant.leases).await,
             Order::Revoke(revoke) => {
-                let ours = self.leases();
-                if revoke.leases.iter().any(|lease| ours.contains(lease)) {
+                // The whole cohort stops; the leases that were not revoked are given back and come again.
+                let mut live = self.cohort.iter().flatten().filter(|held| !held.over);
+                if live.any(|held| revoke.leases.contains(&held.key)) {
                     tracing::info!(reason = revoke.reason, "leases revoked");
                     self.stop_cohort(&revoke.reason).await;
                 }
@@ -250,12 +296,23 @@ impl Agent {
             self.options.device.clone(),
             self.options.threads,
         )));
-        self.heartbeat().await;
+        self.heartbeat();
     }
 
     async fn train(&mut self, prepared: Prepared) {
+        let train = match prepared {
+            Ok(train) => train,
+            Err(Unprepared::Passing(reason)) => {
+                tracing::warn!(reason, "the cohort is given back");
+                self.release_rest(&reason);
+                return;
+            }
+            Err(Unprepared::Lasting(error)) => {
+                self.crash(format!("{error:#}"));
+                return;
+            }
+        };
         let started = async {
-            let train = prepared?;
             if self.child.is_none() {
                 self.child = Some(TrainerChild::start(
                     &self.options.trainer_program,
@@ -281,8 +338,10 @@ impl Agent {
                 held.started = Some(Instant::now());
                 held.span.in_scope(|| tracing::info!(from_step = started.from_step, "training"));
                 let key = held.key.clone();
+                // It has been read; a lease that starts afresh has none.
+                let _ = std::fs::remove_dir_all(resume_folder_of(&self.scratch, &key));
                 let body = Body::Started(Started { lease: Some(key), from_step: started.from_step });
-                self.link.tell(body).await;
+                self.link.tell(body);
             }
             Some(Event::Evaluated(evaluated)) => self.evaluated(evaluated),
             Some(Event::Checkpointed(checkpoint)) => {
@@ -308,11 +367,11 @@ impl Agent {
                 let Some(held) = self.member(log.replica) else { return };
                 let report =
                     LogReport { lease: Some(held.key.clone()), lines: log.line.into_iter().collect() };
-                self.link.tell(Body::Log(report)).await;
+                self.link.tell(Body::Log(report));
             }
             Some(Event::Finished(finished)) if finished.error.is_empty() => {
                 self.release_rest("training was stopped");
-                self.heartbeat().await;
+                self.heartbeat();
             }
             Some(Event::Finished(finished)) => {
                 // Whatever state the child is in, a fresh one is in a better one.
@@ -382,6 +441,7 @@ impl Agent {
 
     /// Ends the cohort; members without an ending go back to the coordinator.
     fn release_rest(&mut self, reason: &str) {
+        self.stop_by = None;
         for held in self.cohort.take().unwrap_or_default().iter().filter(|held| !held.over) {
             self.release(held, reason);
         }
@@ -389,6 +449,7 @@ impl Agent {
 
     /// Ends the cohort after an accident.
     fn crash(&mut self, reason: String) {
+        self.stop_by = None;
         let leases: Vec<LeaseKey> = self
             .cohort
             .take()
@@ -422,7 +483,7 @@ impl Agent {
                 self.unsettled.retain(|known| *known != lease);
                 if self.cohort.is_none() && self.unsettled.is_empty() {
                     // Work is granted to idle agents that hold nothing: say so at once.
-                    self.heartbeat().await;
+                    self.heartbeat();
                 }
             }
             Outcome::Dropped(lease, reason) => {
@@ -457,16 +518,13 @@ async fn prepare(
     for (lease, attempt) in leases.into_iter().zip(spans) {
         let key = lease.key.unwrap_or_default();
         // Paths are built from validated ids, never from text that came over the wire.
-        let id = convert::trial_id("lease.key.trial", &key.trial)?;
+        convert::trial_id("lease.key.trial", &key.trial)?;
         let mut resume_folder = String::new();
         if let Some(checkpoint) = lease.resume {
-            let folder = scratch.join(format!("resume-{id}-{}", key.attempt));
+            let folder = resume_folder_of(&scratch, &key);
             let span =
                 tracing::info_span!(parent: &attempt, "load", trial = key.trial, step = checkpoint.step);
-            transfer::download(link.channel(), key.clone(), checkpoint, &folder)
-                .instrument(span)
-                .await
-                .with_context(|| format!("fetching the checkpoint that trial {id} continues from"))?;
+            fetch(&link, &key, &checkpoint, &folder).instrument(span).await?;
             resume_folder = folder.to_string_lossy().into_owned();
         }
         members.push(trainer_command::Member {
@@ -480,15 +538,54 @@ async fn prepare(
     Ok(trainer_command::Train { members, device, threads, scratch: scratch.to_string_lossy().into_owned() })
 }
 
+/// Where the checkpoint that a lease continues from is put.
+fn resume_folder_of(scratch: &Path, key: &LeaseKey) -> PathBuf {
+    scratch.join(format!("resume-{}-{}", key.trial, key.attempt))
+}
+
+/// Downloads a checkpoint; tries again for a while where that may help.
+async fn fetch(
+    link: &Link,
+    key: &LeaseKey,
+    checkpoint: &CheckpointReference,
+    folder: &Path,
+) -> Result<(), Unprepared> {
+    let mut tries = 0;
+    loop {
+        let Err(error) = transfer::download(link.channel(), key.clone(), checkpoint.clone(), folder).await
+        else {
+            return Ok(());
+        };
+        let error = error.context(format!("fetching the checkpoint that trial {} continues from", key.trial));
+        if !transfer::may_pass(&error) {
+            return Err(Unprepared::Lasting(error));
+        }
+        tries += 1;
+        if tries == DOWNLOAD_TRIES {
+            return Err(Unprepared::Passing(format!("{error:#}")));
+        }
+        tracing::warn!(error = format!("{error:#}"), "no checkpoint yet");
+        tokio::time::sleep(DOWNLOAD_PAUSE).await;
+    }
+}
+
 /// Resolves when the preparation is done; never, where there is none.
 async fn prepared(preparing: &mut Option<JoinHandle<Prepared>>) -> Prepared {
     let Some(task) = preparing else { return std::future::pending().await };
     let result = match task.await {
         Ok(result) => result,
-        Err(error) => Err(anyhow::anyhow!("preparing the cohort failed: {error}")),
+        Err(error) => Err(Unprepared::Lasting(anyhow::anyhow!("preparing the cohort failed: {error}"))),
     };
     *preparing = None;
     result
+}
+
+/// Resolves at the deadline; never, where there is none.
+async fn deadline(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The child's next event, or `None` for its death; never, where there is no child.

@@ -1,8 +1,8 @@
 //! The agent: the process that owns one device.
 //!
-//! It keeps a session with the coordinator ([`link`]), holds at most one cohort of leases at a time, has it trained by a
-//! child process that stays warm across cohorts and is thrown away after any error ([`child`], [`trainer`]), and passes
-//! metrics, checkpoints and endings on in an order that makes a resumed trial complete ([`reporter`]).
+//! It keeps a session with the coordinator (`link`), holds at most one cohort of leases at a time, has it trained by a
+//! child process that stays warm across cohorts and is thrown away after any error (`child`, `trainer`), and passes
+//! metrics, checkpoints and endings on in an order that makes a resumed trial complete (`reporter`).
 //!
 //! Owns no decision about what runs where, and trusts no lease: every report carries its attempt number and the
 //! coordinator may refuse it.

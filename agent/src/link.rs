@@ -18,6 +18,7 @@ use plateau_proto::v1::{
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,19 +43,22 @@ pub enum Delivery {
 pub enum LinkEvent {
     /// A session is open.
     Connected,
-    /// Train these leases, or stop some, or leave.
+    /// An order: train these leases, or stop.
     Message(Answer),
+    /// Another agent of this name has taken over; the session is over for good.
+    Superseded(String),
 }
 
 struct Outgoing {
     body: Body,
-    reply: Option<oneshot::Sender<Delivery>>,
+    reply: oneshot::Sender<Delivery>,
 }
 
 /// The sending side of the session.
 #[derive(Clone)]
 pub struct Link {
     outgoing: mpsc::Sender<Outgoing>,
+    news: mpsc::Sender<Body>,
     held: Arc<Mutex<Vec<LeaseKey>>>,
     channel: Channel,
 }
@@ -84,6 +88,7 @@ impl Link {
     /// Starts the session's task. Events arrive on the receiver; the task ends when every `Link` is dropped.
     pub fn start(url: &str, hello: Hello) -> anyhow::Result<(Link, mpsc::Receiver<LinkEvent>)> {
         let (outgoing, commands) = mpsc::channel(QUEUE);
+        let (news, latest) = mpsc::channel(QUEUE);
         let (events, receiver) = mpsc::channel(QUEUE);
         let held = Arc::new(Mutex::new(Vec::new()));
         let channel = channel(url)?;
@@ -93,12 +98,13 @@ impl Link {
             hello,
             held: Arc::clone(&held),
             commands,
+            news: latest,
             events,
             unanswered: BTreeMap::new(),
             next: 1,
         };
         tokio::spawn(session.run());
-        Ok((Link { outgoing, held, channel }, receiver))
+        Ok((Link { outgoing, news, held, channel }, receiver))
     }
 
     /// The connection, for checkpoint transfers beside the session.
@@ -112,17 +118,20 @@ impl Link {
         *self.held.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = leases;
     }
 
-    /// Sends a message that needs no answer; it is lost if there is no connection.
-    pub async fn tell(&self, body: Body) {
-        // An error means that the session's task is gone, and with it the agent.
-        let _ = self.outgoing.send(Outgoing { body, reply: None }).await;
+    /// Sends a message that needs no answer. Never waits: without a connection, or with one that does not keep up, it is
+    /// lost.
+    pub fn tell(&self, body: Body) {
+        if self.news.try_send(body).is_err() {
+            tracing::debug!("no room for a message that needs no answer");
+        }
     }
 
     /// Queues a message that changes state; the receiver answers once the coordinator has, however many connections
     /// that takes.
     pub async fn deliver(&self, body: Body) -> oneshot::Receiver<Delivery> {
         let (reply, answer) = oneshot::channel();
-        let _ = self.outgoing.send(Outgoing { body, reply: Some(reply) }).await;
+        // An error means that the session's task is gone, and with it the agent.
+        let _ = self.outgoing.send(Outgoing { body, reply }).await;
         answer
     }
 }
@@ -133,6 +142,8 @@ struct Session {
     hello: Hello,
     held: Arc<Mutex<Vec<LeaseKey>>>,
     commands: mpsc::Receiver<Outgoing>,
+    /// Messages that are worth sending only while they are new.
+    news: mpsc::Receiver<Body>,
     events: mpsc::Sender<LinkEvent>,
     /// Messages sent and not yet answered, by sequence number, in order.
     unanswered: BTreeMap<u64, (Body, oneshot::Sender<Delivery>)>,
@@ -144,6 +155,17 @@ enum Over {
     Closed,
     /// Connection lost; try again.
     Lost(String),
+    /// Another agent has our name.
+    Superseded(String),
+}
+
+impl Over {
+    fn of(status: &tonic::Status) -> Self {
+        match status.code() {
+            Code::Aborted => Over::Superseded(status.message().to_owned()),
+            _ => Over::Lost(status.message().to_owned()),
+        }
+    }
 }
 
 impl Session {
@@ -156,6 +178,11 @@ impl Session {
             let opened = self.next;
             match self.connection().await {
                 Over::Closed => return,
+                Over::Superseded(reason) => {
+                    // The agent may be gone already.
+                    let _ = self.events.send(LinkEvent::Superseded(reason)).await;
+                    return;
+                }
                 Over::Lost(reason) => {
                     tracing::warn!(coordinator = self.url, reason, "no connection to the coordinator")
                 }
@@ -180,7 +207,7 @@ impl Session {
         let mut client = client(self.channel.clone());
         let mut incoming = match client.session(ReceiverStream::new(receiver)).await {
             Ok(response) => response.into_inner(),
-            Err(status) => return Over::Lost(status.message().to_owned()),
+            Err(status) => return Over::of(&status),
         };
         match incoming.message().await {
             Ok(Some(CoordinatorMessage { body: Some(Answer::Welcome(welcome)) })) => {
@@ -189,7 +216,7 @@ impl Session {
             Ok(other) => {
                 return Over::Lost(format!("the coordinator answered {other:?} instead of a welcome"));
             }
-            Err(status) => return Over::Lost(status.message().to_owned()),
+            Err(status) => return Over::of(&status),
         }
         for (sequence, (body, _)) in &self.unanswered {
             let message = AgentMessage { sequence: *sequence, body: Some(body.clone()) };
@@ -197,6 +224,8 @@ impl Session {
                 return Over::Lost("the connection closed while messages were repeated".to_owned());
             }
         }
+        // What was news before the connection is none any more.
+        while self.news.try_recv().is_ok() {}
         if self.events.send(LinkEvent::Connected).await.is_err() {
             return Over::Closed;
         }
@@ -204,7 +233,14 @@ impl Session {
             tokio::select! {
                 command = self.commands.recv() => {
                     let Some(command) = command else { return Over::Closed };
-                    let message = self.number(command);
+                    let message = self.number(command.body.clone());
+                    self.unanswered.insert(message.sequence, (command.body, command.reply));
+                    if sender.send(message).await.is_err() {
+                        return Over::Lost("the connection closed".to_owned());
+                    }
+                }
+                Some(body) = self.news.recv() => {
+                    let message = self.number(body);
                     if sender.send(message).await.is_err() {
                         return Over::Lost("the connection closed".to_owned());
                     }
@@ -212,21 +248,17 @@ impl Session {
                 message = incoming.message() => match message {
                     Ok(Some(message)) => if !self.receive(message).await { return Over::Closed },
                     Ok(None) => return Over::Lost("the coordinator closed the session".to_owned()),
-                    Err(status) => return Over::Lost(status.message().to_owned()),
+                    Err(status) => return Over::of(&status),
                 },
             }
         }
     }
 
-    /// Gives a message its sequence number and keeps it if it must be answered.
-    fn number(&mut self, command: Outgoing) -> AgentMessage {
+    /// Gives a message its sequence number.
+    fn number(&mut self, body: Body) -> AgentMessage {
         let sequence = self.next;
         self.next += 1;
-        let message = AgentMessage { sequence, body: Some(command.body.clone()) };
-        if let Some(reply) = command.reply {
-            self.unanswered.insert(sequence, (command.body, reply));
-        }
-        message
+        AgentMessage { sequence, body: Some(body) }
     }
 
     /// Handles one message; false when nobody listens any more.

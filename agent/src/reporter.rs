@@ -14,7 +14,6 @@ use plateau_proto::convert;
 use plateau_proto::v1::LeaseKey;
 use plateau_proto::v1::agent_message::{Body, MetricsReport};
 use tokio::sync::{mpsc, oneshot};
-use tonic::Code;
 
 use crate::link::{Delivery, Link};
 use crate::transfer;
@@ -53,8 +52,8 @@ fn key(lease: &LeaseKey) -> Key {
     (lease.trial.clone(), lease.attempt)
 }
 
-/// Starts the reporter. The queue is unbounded because its producer, the trainer, produces a few messages a second and
-/// must not stop when the coordinator is away for a while.
+/// Starts the reporter. The queue is unbounded so that training goes on while the coordinator is away: what waits is a few
+/// numbers per evaluation in memory, and checkpoints in the work folder.
 pub fn start(link: Link) -> (Reports, mpsc::UnboundedReceiver<Outcome>) {
     let (reports, queue) = mpsc::unbounded_channel();
     let (outcomes, receiver) = mpsc::unbounded_channel();
@@ -171,7 +170,7 @@ impl Reporter {
         while !self.dropped.contains_key(&key(&lease)) {
             match transfer::upload(self.link.channel(), lease.clone(), step, &folder).await {
                 Ok(()) => break,
-                Err(status) if may_succeed_later(status.code()) => {
+                Err(status) if transfer::may_succeed_later(status.code()) => {
                     tracing::warn!(
                         trial = lease.trial,
                         step,
@@ -190,16 +189,4 @@ impl Reporter {
             tracing::warn!(folder = %folder.display(), %error, "a sent checkpoint could not be removed from scratch");
         }
     }
-}
-
-/// Whether the same upload may be accepted when tried again. A full disk at the coordinator is waited out.
-fn may_succeed_later(code: Code) -> bool {
-    matches!(
-        code,
-        Code::Unavailable
-            | Code::DeadlineExceeded
-            | Code::ResourceExhausted
-            | Code::Unknown
-            | Code::Cancelled
-    )
 }

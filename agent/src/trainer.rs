@@ -42,7 +42,6 @@ pub fn trainer_main() -> anyhow::Result<()> {
     let mut output = BufWriter::new(io::stdout());
     send(&mut output, Body::Ready(Ready {}))?;
     while let Ok(train) = cohorts.recv() {
-        stop.store(false, Ordering::SeqCst);
         let error = match train_members(train, &mut output, &stop) {
             Ok(()) => String::new(),
             Err(error) => format!("{error:#}"),
@@ -57,6 +56,8 @@ fn read_commands(cohorts: &mpsc::Sender<trainer_command::Train>, stop: &AtomicBo
     loop {
         match pipe::read::<TrainerCommand>(&mut input) {
             Ok(Some(TrainerCommand { body: Some(trainer_command::Body::Train(train)) })) => {
+                // Here and not where training begins: a stop that follows at once must not be forgotten.
+                stop.store(false, Ordering::SeqCst);
                 if cohorts.send(train).is_err() {
                     return;
                 }

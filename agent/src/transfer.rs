@@ -14,6 +14,7 @@ use tokio::fs;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::link::client;
@@ -125,4 +126,21 @@ pub async fn download(
     }
     let path = folder.join(MANIFEST_FILE);
     fs::write(&path, &bytes).await.with_context(|| format!("writing {}", path.display()))
+}
+
+/// Whether a failed download may succeed when tried again: the coordinator was away, not the checkpoint.
+pub fn may_pass(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<tonic::Status>().is_some_and(|status| may_succeed_later(status.code()))
+}
+
+/// Whether the same request may be accepted when made again. A full disk at the coordinator is waited out.
+pub fn may_succeed_later(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unavailable
+            | Code::DeadlineExceeded
+            | Code::ResourceExhausted
+            | Code::Unknown
+            | Code::Cancelled
+    )
 }

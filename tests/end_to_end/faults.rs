@@ -96,3 +96,24 @@ fn a_killed_trainer_costs_one_child() -> anyhow::Result<()> {
     ensure!(explained.contains("signal"), "the crash is not explained: {explained}");
     Ok(())
 }
+
+#[test]
+fn a_second_agent_of_the_same_name_takes_over_and_the_first_leaves() -> anyhow::Result<()> {
+    let bench = bench()?;
+    bench.write("study.toml", &small_study("two-of-a-name", "[0, 1]", STEPS))?;
+    let coordinator = bench.coordinator("data")?;
+    let target = ["--coordinator", coordinator.url.as_str()];
+    let mut first = bench.agent("same", &coordinator.url)?;
+    let submitted = bench.json(["submit", "study.toml", target[0], target[1]])?;
+    let sweep = submitted["sweep"].as_str().context("a sweep id")?.to_owned();
+    wait_for_steps(&bench, target, &sweep, 300)?;
+    // In a folder of its own, as on another host.
+    let arguments =
+        ["agent", "--coordinator", &coordinator.url, "--name", "same", "--device", "cpu", "--work-dir", "elsewhere"];
+    let _second = bench.spawn("second", &arguments)?;
+    ensure!(first.wait()? == Some(1), "{}", first.log_text());
+    ensure!(first.log_text().contains("took over the name"), "{}", first.log_text());
+    bench.succeed(["watch", &sweep, target[0], target[1]])?;
+    ensure!(results(&bench, target, &sweep)?.len() == 2);
+    Ok(())
+}

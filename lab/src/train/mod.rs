@@ -1,7 +1,8 @@
 //! Training a cohort: trials that differ in seed and scalars only, side by side.
 //!
 //! On the CPU the members are dealt to shards small enough for the cache, and the shards to threads; each shard is trained
-//! as one batch by one thread (`shard`), so no result depends on the number of threads. Members that resume from different steps are trained one group after another.
+//! as one batch by one thread (`shard`), so no result depends on the number of threads. Members that resume
+//! from different steps never share a shard.
 //! Owns the traffic between threads and the caller; leaves what becomes of checkpoints to the caller.
 
 mod shard;
@@ -122,12 +123,7 @@ pub fn train_cohort(
         starts.push(Start { replica, member: member.clone(), resumed });
     }
     starts.sort_by_key(|start| (start.step(), start.replica));
-    for group in starts.chunk_by(|a, b| a.step() == b.step()) {
-        if train_group(group, device, scratch, observer)? == Control::Stop {
-            break;
-        }
-    }
-    Ok(())
+    train(&starts, device, scratch, observer)
 }
 
 /// A member and the state it starts from.
@@ -150,23 +146,27 @@ fn load_for(member: &Member, folder: &Path) -> Result<Checkpoint, LabError> {
     Ok(checkpoint)
 }
 
-/// Trains members that start at one step.
-fn train_group(
-    group: &[Start],
+/// Trains members, which are sorted by the step they start from.
+fn train(
+    starts: &[Start],
     choice: &DeviceChoice,
     scratch: &Path,
     observer: &mut dyn Observer,
-) -> Result<Control, LabError> {
+) -> Result<(), LabError> {
     let (device, threads) = match choice {
         DeviceChoice::Cpu { threads } => (Device::Cpu, (*threads).max(1)),
         DeviceChoice::Cuda(ordinal) => (Device::new_cuda(*ordinal).doing("opening the CUDA device")?, 1),
     };
     // Small shards on the CPU, for its cache; one on a card, which wants large batches.
-    let largest = match (choice, group.first()) {
+    let largest = match (choice, starts.first()) {
         (DeviceChoice::Cpu { .. }, Some(first)) => shard::replicas_per_shard(&first.member.config),
-        _ => group.len(),
+        _ => starts.len(),
     };
-    let shards: Vec<&[Start]> = deal(group, threads.max(group.len().div_ceil(largest.max(1))));
+    // Replicas of one shard make the same update, so only those that start together share one.
+    let shards: Vec<&[Start]> = starts
+        .chunk_by(|a, b| a.step() == b.step())
+        .flat_map(|group| deal(group, threads.max(group.len().div_ceil(largest.max(1)))))
+        .collect();
     let stop = AtomicBool::new(false);
     let failure: Mutex<Option<LabError>> = Mutex::new(None);
     let (sender, receiver) = mpsc::channel();
@@ -196,13 +196,12 @@ fn train_group(
             })?;
         }
         drop(sender);
-        relay(&receiver, shards.len(), group.first().map_or(0, Start::step), &stop, observer);
+        relay(&receiver, shards.iter().map(|shard| shard[0].step()).collect(), &stop, observer);
         Ok(())
     })?;
     match failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
         Some(error) => Err(error),
-        None if stop.load(Ordering::Relaxed) => Ok(Control::Stop),
-        None => Ok(Control::Continue),
+        None => Ok(()),
     }
 }
 
@@ -243,13 +242,12 @@ fn deal(group: &[Start], most: usize) -> Vec<&[Start]> {
 /// Passes events on to the observer until every shard has hung up.
 fn relay(
     receiver: &mpsc::Receiver<Event>,
-    shards: usize,
-    from_step: u64,
+    from_steps: Vec<u64>,
     stop: &AtomicBool,
     observer: &mut dyn Observer,
 ) {
-    let mut steps = vec![Some(from_step); shards];
-    let mut slowest = from_step;
+    let mut slowest = from_steps.iter().copied().min().unwrap_or(0);
+    let mut steps: Vec<Option<u64>> = from_steps.into_iter().map(Some).collect();
     let mut meter = Meter { since: Instant::now(), replica_steps: 0, speed: 0.0 };
     let mut last = Instant::now();
     loop {
