@@ -10,6 +10,7 @@ use plateau_proto::{WireError, convert, v1};
 use serde_json::Value;
 
 use crate::client::{Service, refusal};
+use crate::progress;
 
 /// The values of a configuration by dotted path: `{"model": {"dim": 32}}` gives `model.dim` -> 32. Lists of plain values
 /// become words joined by `,`; absent (null) values are left out.
@@ -115,17 +116,32 @@ fn record(summary: &v1::TrialSummary, chunks: &[MetricsChunk]) -> Result<TrialRe
     })
 }
 
-/// All results of a sweep, in expansion order.
+/// All results of a sweep, in expansion order; an error where the stream ends before all of its trials came.
 pub async fn fetch(service: &mut Service, sweep: &str) -> anyhow::Result<Vec<TrialRecord>> {
     let what = format!("fetching the results of `{sweep}`");
     let refused = |status: tonic::Status| refusal(&what, &status);
+    let described = service.describe_sweep(v1::DescribeSweepRequest { sweep: sweep.to_owned() }).await;
+    let described = described.map_err(refused)?.into_inner();
+    let counts = described.summary.and_then(|summary| summary.counts).unwrap_or_default();
     let request = v1::GetResultsRequest { sweep: sweep.to_owned() };
     let mut stream = service.get_results(request).await.map_err(refused)?.into_inner();
     let mut collector = Collector::default();
     while let Some(message) = stream.message().await.map_err(refused)? {
         collector.push(message).with_context(|| what.clone())?;
     }
-    collector.finish().with_context(|| what.clone())
+    let records = collector.finish().with_context(|| what.clone())?;
+    check_complete(records.len(), &counts).with_context(|| what.clone())?;
+    Ok(records)
+}
+
+/// Refuses fewer records than the sweep has trials. More are no fault: it may have been extended meanwhile.
+fn check_complete(records: usize, counts: &v1::TrialCounts) -> anyhow::Result<()> {
+    let trials = progress::total(counts);
+    anyhow::ensure!(
+        records as u64 >= trials,
+        "the stream ended after {records} of {trials} trials; nothing is written from a part, try again"
+    );
+    Ok(())
 }
 
 #[cfg(test)]
@@ -192,6 +208,15 @@ mod tests {
         assert_eq!(curve.steps, [0, 1, 2]);
         assert!(curve.values[2].is_nan(), "NaN is a measurement");
         assert!(records[1].series.is_empty());
+    }
+
+    #[test]
+    fn fewer_records_than_trials_are_an_error() {
+        let counts = v1::TrialCounts { completed: 2, diverged: 1, pending: 1, ..Default::default() };
+        assert!(check_complete(4, &counts).is_ok());
+        assert!(check_complete(5, &counts).is_ok(), "a sweep may grow meanwhile");
+        let text = check_complete(3, &counts).unwrap_err().to_string();
+        assert!(text.contains("after 3 of 4 trials"), "{text}");
     }
 
     #[test]

@@ -14,13 +14,15 @@ use crate::wire;
 /// Bytes of metrics in one message; a trial with more is continued by further messages.
 const MESSAGE_BYTES: usize = limits::MAX_MESSAGE_BYTES / 2;
 
-/// Sends the results of `trials` until all are sent or nobody listens any more.
+/// Sends the results of `trials` until all are sent or nobody listens any more. Where they cannot be read, the last item
+/// is an error: a stream that ends without one is whole.
 pub async fn send(
     context: Context,
     trials: Vec<(TrialId, u64, v1::TrialSummary)>,
     sender: mpsc::Sender<Result<v1::TrialResult, Status>>,
 ) {
     let path = context.database.clone();
+    let failed = sender.clone();
     let work = tokio::task::spawn_blocking(move || {
         let reader = Reader::open(&path)?;
         for (id, budget, summary) in trials {
@@ -32,11 +34,14 @@ pub async fn send(
         }
         Ok::<(), StoreError>(())
     });
-    match work.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::error!(%error, "results could not be read"),
-        Err(error) => tracing::error!(%error, "results were given up"),
-    }
+    let problem = match work.await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => format!("the results could not be read: {error}"),
+        Err(error) => format!("the results were given up: {error}"),
+    };
+    tracing::error!("{problem}");
+    // Whoever asked may have gone away; then nobody misses the word.
+    let _ = failed.send(Err(Status::internal(problem))).await;
 }
 
 fn results_of(

@@ -287,3 +287,22 @@ async fn trials_are_listed_in_pages_and_filtered_by_state() {
     let request = v1::ListTrialsRequest { sweep, states, offset: 0, limit: 0 };
     assert!(client.list_trials(request).await.unwrap().into_inner().trials.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_that_cannot_be_read_end_in_an_error() {
+    let data = tempfile::tempdir().unwrap();
+    let running = coordinator(data.path()).await;
+    let mut client = client(&running).await;
+    let sweep = submit(&mut client, STUDY).await.sweep;
+    let last = results(&mut client, &sweep).await.pop().unwrap().trial.unwrap().trial;
+    let database = rusqlite::Connection::open(data.path().join("coordinator.sqlite")).unwrap();
+    assert_eq!(database.execute("DELETE FROM configurations WHERE trial = ?1", [&last]).unwrap(), 1);
+    let request = v1::GetResultsRequest { sweep };
+    let mut stream = client.get_results(request).await.unwrap().into_inner();
+    for _ in 0..7 {
+        stream.message().await.unwrap().unwrap();
+    }
+    let status = stream.message().await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Internal);
+    assert!(status.message().contains(&last), "{status}");
+}
