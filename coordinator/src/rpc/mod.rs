@@ -103,7 +103,10 @@ impl From<CheckpointError> for Status {
             CheckpointError::Store { source: object_store::Error::NotFound { .. }, .. } => {
                 Status::not_found(error.to_string())
             }
-            CheckpointError::Store { .. } | CheckpointError::Io { .. } => Status::internal(error.to_string()),
+            // A full disk or an outage passes: agents try an unavailable store again and keep their lease meanwhile.
+            CheckpointError::Store { .. } | CheckpointError::Io { .. } => {
+                Status::unavailable(error.to_string())
+            }
         }
     }
 }
@@ -149,4 +152,26 @@ pub fn agent_service(context: Context) -> AgentServiceServer<Agents> {
     AgentServiceServer::new(Agents::new(context))
         .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
         .max_encoding_message_size(limits::MAX_MESSAGE_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn failures_of_the_checkpoint_store_pass_and_faults_of_a_checkpoint_do_not() {
+        let code = |error: CheckpointError| Status::from(error).code();
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let io = CheckpointError::Io { doing: "synchronising", path: "trials".to_owned(), source: full() };
+        assert_eq!(code(io), Code::Unavailable);
+        let outage = object_store::Error::Generic { store: "S3", source: Box::new(full()) };
+        assert_eq!(code(CheckpointError::Store { doing: "writing", source: outage }), Code::Unavailable);
+        let absent = object_store::Error::NotFound { path: "trials".to_owned(), source: Box::new(full()) };
+        assert_eq!(code(CheckpointError::Store { doing: "reading", source: absent }), Code::NotFound);
+        assert_eq!(code(CheckpointError::Invalid("too long".to_owned())), Code::InvalidArgument);
+        let damaged = CheckpointError::Damaged { path: "trials".to_owned(), problem: "torn".to_owned() };
+        assert_eq!(code(damaged), Code::DataLoss);
+    }
 }
