@@ -21,31 +21,41 @@ pub async fn store(
 ) -> Result<(), Status> {
     let staged = context.checkpoints.stage(lease, step, manifest, pieces).await??;
     let (weights_hash, bytes) = (staged.manifest().weights_hash.clone(), staged.bytes());
-    let known = context.engine.query({
-        let weights_hash = weights_hash.clone();
-        move |state, _| {
-            state.trials.get(&lease.trial).is_some_and(|trial| {
-                trial.checkpoints.iter().any(|known| {
-                    (known.attempt, known.step, known.weights_hash.as_str())
-                        == (lease.attempt, step, &weights_hash)
-                })
-            })
-        }
-    });
-    if known.await? {
-        // A repeated upload whose first answer was lost.
+    if let Some(known) = recorded(context, lease, step).await? {
+        // What is recorded must not be touched: the files of both would lie in one place.
         context.checkpoints.discard(&staged).await;
-        return Ok(());
+        if known == weights_hash {
+            // A repeated upload whose first answer was lost.
+            return Ok(());
+        }
+        return Err(Status::failed_precondition(format!("step {step} is recorded with other content")));
     }
-    context.checkpoints.commit(lease, step, &staged).await?;
+    if let Err(error) = context.checkpoints.commit(lease, step, &staged).await {
+        context.checkpoints.discard(&staged).await;
+        return Err(error.into());
+    }
     let answer = context.engine.request(Input::CheckpointStored { lease, step, weights_hash, bytes }).await?;
     if let Err(status) = done(answer) {
-        // Superseded while it was on its way: its files are under its own attempt and are referenced by nothing.
-        context.checkpoints.delete(lease.trial, lease.attempt, step).await?;
+        // Superseded while it was on its way: its files are under its own attempt and are referenced by nothing, unless
+        // another upload of the same step was recorded meanwhile.
+        if recorded(context, lease, step).await?.is_none() {
+            context.checkpoints.delete(lease.trial, lease.attempt, step).await?;
+        }
         return Err(status);
     }
     tracing::info!(trial = %lease.trial, attempt = lease.attempt, step, bytes, "checkpoint stored");
     Ok(())
+}
+
+/// Digest of the weights recorded under this attempt and step, if there are any.
+async fn recorded(context: &Context, lease: LeaseKey, step: u64) -> Result<Option<String>, Status> {
+    let known = context.engine.query(move |state, _| {
+        let trial = state.trials.get(&lease.trial)?;
+        let mut checkpoints = trial.checkpoints.iter();
+        let known = checkpoints.find(|known| (known.attempt, known.step) == (lease.attempt, step))?;
+        Some(known.weights_hash.clone())
+    });
+    Ok(known.await?)
 }
 
 /// A stored checkpoint as a stream: its manifest, then its files' bytes in the manifest's order.

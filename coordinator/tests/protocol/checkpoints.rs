@@ -121,3 +121,18 @@ async fn only_the_newest_are_kept() {
     let _running = coordinator(data.path()).await;
     assert_eq!(files(&data.path().join("checkpoints")).len(), 6);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recorded_step_is_not_replaced_by_other_weights() {
+    let data = tempfile::tempdir().unwrap();
+    let running = coordinator(data.path()).await;
+    let (mut agent, lease) = leased(&running).await;
+    agent.upload(&lease, 5, b"weights").await.unwrap();
+    let status = agent.upload(&lease, 5, b"others!").await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::FailedPrecondition, "{status}");
+    let mut client = client(&running).await;
+    let trial = lease.key.clone().unwrap().trial;
+    let fetched = client.fetch_checkpoint(v1::FetchCheckpointRequest { trial, step: 5 }).await.unwrap();
+    assert_eq!(collect(fetched.into_inner()).await.unwrap().1, b"weightsmoments");
+    assert_eq!(files(&data.path().join("checkpoints")).len(), 3, "nothing of the refused upload is left");
+}
