@@ -77,9 +77,11 @@ pub async fn run(options: AgentOptions, stop: impl Future<Output = ()>) -> anyho
         steps_per_second: 0.0,
     };
     let worked = agent.work(orders, outcomes, stop).await;
-    if let Err(error) = tokio::fs::remove_dir_all(&own).await {
-        tracing::warn!(folder = %own.display(), %error, "the work folder could not be removed");
+    if let Err(error) = tokio::fs::remove_dir_all(&scratch).await {
+        tracing::warn!(folder = %scratch.display(), %error, "the work folder could not be removed");
     }
+    // Not empty where a successor of the same name works in it.
+    let _ = tokio::fs::remove_dir(&own).await;
     worked
 }
 

@@ -117,3 +117,18 @@ fn a_second_agent_of_the_same_name_takes_over_and_the_first_leaves() -> anyhow::
     ensure!(results(&bench, target, &sweep)?.len() == 2);
     Ok(())
 }
+
+#[test]
+fn an_agent_leaves_when_told_even_while_the_coordinator_is_away() -> anyhow::Result<()> {
+    let bench = bench()?;
+    bench.write("study.toml", &small_study("orphaned", "[0]", 1_000_000))?;
+    let mut coordinator = bench.coordinator("data")?;
+    let target = ["--coordinator", coordinator.url.as_str()];
+    let mut agent = bench.agent("left-alone", &coordinator.url)?;
+    bench.succeed(["submit", "study.toml", target[0], target[1]])?;
+    wait_for_steps(&bench, target, "last", 300)?;
+    coordinator.process.kill()?;
+    agent.signal("TERM")?;
+    ensure!(agent.wait()? == Some(0), "{}", agent.log_text());
+    Ok(())
+}
