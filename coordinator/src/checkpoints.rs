@@ -121,8 +121,9 @@ impl Checkpoints {
     }
 
     /// The store at a URL: `file:///…`, or with the feature `cloud` also `s3://…`, `gs://…`, `az://…`, whose
-    /// credentials come from the environment.
-    pub fn at_url(url: &str) -> Result<Self, CheckpointError> {
+    /// credentials come from the environment. Everything lies under `owner`, the id of the data directory, so that
+    /// directories may share a store: each sweeps away only what is its own.
+    pub fn at_url(url: &str, owner: &str) -> Result<Self, CheckpointError> {
         let parsed = url::Url::parse(url).map_err(|error| {
             CheckpointError::Invalid(format!(
                 "`{}` is not the URL of a checkpoint store: {error}",
@@ -130,12 +131,12 @@ impl Checkpoints {
             ))
         })?;
         if let Ok(folder) = parsed.to_file_path() {
-            return Self::in_folder(folder);
+            return Self::in_folder(folder.join(owner));
         }
         let options = std::env::vars().map(|(name, value)| (name.to_lowercase(), value));
         let (store, prefix) =
             object_store::parse_url_opts(&parsed, options).map_err(store_error("opening"))?;
-        let store = object_store::prefix::PrefixStore::new(store, prefix);
+        let store = object_store::prefix::PrefixStore::new(store, prefix.join(owner));
         Ok(Checkpoints { store: Arc::new(store), folder: None })
     }
 

@@ -24,7 +24,8 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// Address to listen on; port 0 takes any free one.
     pub listen: SocketAddr,
-    /// URL of the checkpoint store; `None`: the folder `checkpoints` in the data directory.
+    /// URL of the checkpoint store, which several data directories may share; `None`: the folder `checkpoints` in the
+    /// data directory.
     pub checkpoint_store: Option<String>,
     /// Listen beyond loopback although nothing is encrypted and nobody is authenticated.
     pub allow_insecure: bool,
@@ -67,7 +68,7 @@ pub async fn start(options: Options) -> Result<Running> {
     }
     let store = Store::open(&data_dir)?;
     let checkpoints = match &options.checkpoint_store {
-        Some(url) => Checkpoints::at_url(url)?,
+        Some(url) => Checkpoints::at_url(url, &store.directory_id()?)?,
         None => Checkpoints::in_folder(data_dir.join("checkpoints"))?,
     };
     let database = store.path().to_owned();

@@ -109,6 +109,11 @@ impl Store {
         Reader::open(&self.path)
     }
 
+    /// The id of the data directory, drawn when its database was made: what it keeps elsewhere lies under this name.
+    pub fn directory_id(&self) -> Result<String, StoreError> {
+        Ok(self.connection.query_row("SELECT id FROM directory", [], |row| row.get(0))?)
+    }
+
     /// Where the database is, for opening further readers.
     pub fn path(&self) -> &Path {
         &self.path

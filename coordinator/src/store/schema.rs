@@ -108,11 +108,15 @@ CREATE TABLE history (
 ) WITHOUT ROWID;
 ";
 
+/// The id of the data directory, one row. Not among [`TABLES`]: files of this version made before it get it at their
+/// next opening.
+const DIRECTORY: &str = "CREATE TABLE IF NOT EXISTS directory (id TEXT NOT NULL)";
+
 /// Makes the tables of a new file, or checks that an old one is of a version this build reads.
 pub fn prepare(connection: &mut Connection, path: &str) -> Result<(), StoreError> {
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     match found {
-        VERSION => Ok(()),
+        VERSION => {}
         0 => {
             let tables: i64 = connection.query_row(
                 "SELECT count(*) FROM sqlite_schema WHERE type = 'table'",
@@ -126,8 +130,15 @@ pub fn prepare(connection: &mut Connection, path: &str) -> Result<(), StoreError
             transaction.execute_batch(TABLES)?;
             transaction.pragma_update(None, "user_version", VERSION)?;
             transaction.commit()?;
-            Ok(())
         }
-        found => Err(StoreError::Version { path: path.to_owned(), found, known: VERSION }),
+        found => return Err(StoreError::Version { path: path.to_owned(), found, known: VERSION }),
     }
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(DIRECTORY)?;
+    transaction.execute(
+        "INSERT INTO directory (id) SELECT ?1 WHERE NOT EXISTS (SELECT 1 FROM directory)",
+        [uuid::Uuid::new_v4().simple().to_string()],
+    )?;
+    transaction.commit()?;
+    Ok(())
 }

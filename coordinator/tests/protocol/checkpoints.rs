@@ -1,5 +1,6 @@
 //! Checkpoints up and down: whole, verified, or not there.
 
+use plateau_coordinator::{Options, start};
 use plateau_proto::v1;
 
 use crate::support::*;
@@ -135,4 +136,43 @@ async fn a_recorded_step_is_not_replaced_by_other_weights() {
     let fetched = client.fetch_checkpoint(v1::FetchCheckpointRequest { trial, step: 5 }).await.unwrap();
     assert_eq!(collect(fetched.into_inner()).await.unwrap().1, b"weightsmoments");
     assert_eq!(files(&data.path().join("checkpoints")).len(), 3, "nothing of the refused upload is left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_data_directories_may_share_a_checkpoint_store() {
+    let (shared, first, second) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let options = |data: &tempfile::TempDir| Options {
+        data_dir: data.path().to_owned(),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        checkpoint_store: Some(url::Url::from_directory_path(shared.path()).unwrap().to_string()),
+        allow_insecure: false,
+    };
+    // The same study, so the same trials; each directory has checkpoints that the other does not know.
+    for (data, step) in [(&first, 5), (&second, 6)] {
+        let running = start(options(data)).await.unwrap();
+        let (mut agent, lease) = leased(&running).await;
+        agent.upload(&lease, step, format!("weights {step}").as_bytes()).await.unwrap();
+        drop(agent);
+        running.stop().await.unwrap();
+    }
+    assert_eq!(files(shared.path()).len(), 6);
+    for (data, step) in [(&first, 5), (&second, 6)] {
+        // Every start sweeps away what the directory does not name.
+        let running = start(options(data)).await.unwrap();
+        let mut client = client(&running).await;
+        let request =
+            v1::ListTrialsRequest { sweep: "last".to_owned(), states: Vec::new(), offset: 0, limit: 0 };
+        let trials = client.list_trials(request).await.unwrap().into_inner().trials;
+        let mut found = Vec::new();
+        for trial in trials {
+            let request = v1::FetchCheckpointRequest { trial: trial.trial, step: 0 };
+            if let Ok(stream) = client.fetch_checkpoint(request).await {
+                found.push(collect(stream.into_inner()).await.unwrap().1);
+            }
+        }
+        assert_eq!(found, [format!("weights {step}moments").into_bytes()]);
+        running.stop().await.unwrap();
+    }
+    assert_eq!(files(shared.path()).len(), 6);
 }
