@@ -161,7 +161,7 @@ pub(super) fn give_back(state: &mut State, id: TrialId, reason: &str, effects: &
     state.update(id, Some(effects), |trial| {
         trial.lease = None;
         trial.state = TrialState::Pending;
-        trial.step = trial.resume_step();
+        trial.step = trial.newest_step();
         trial.reason = reason.to_owned();
     });
     effects.push(Effect::Write(Write::History(Subject::Trial(id), format!("waits again: {reason}"))));
@@ -188,7 +188,7 @@ pub(super) fn charge(state: &mut State, id: TrialId, reason: &str, suspect: bool
         }
         trial.crashes = trial.crashes.saturating_add(1);
         trial.alone |= suspect || trial.crashes > 1;
-        trial.step = trial.resume_step();
+        trial.step = trial.newest_step();
         trial.reason = reason.to_owned();
         let proven = connected <= 1 || trial.crashed_on.len() >= 2;
         quarantined = trial.crashes >= limits::MAX_CRASHES_PER_TRIAL && proven;

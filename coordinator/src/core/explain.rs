@@ -85,7 +85,10 @@ fn waiting_reason(state: &State, trial: &Trial) -> String {
     } else if !trial.reason.is_empty() {
         parts.push(trial.reason.clone());
     }
-    match trial.resume_step() {
+    // A paused sweep's budget counts too: it will go on.
+    let asked = trial.wants.iter().map(|want| want.budget).max().unwrap_or_default();
+    let budget = state.best_want(trial).map_or(asked, |want| want.budget);
+    match trial.resume_step(budget) {
         0 => {}
         step => parts.push(format!("it will continue from step {step}")),
     }

@@ -81,15 +81,15 @@ fn grant(state: &mut State, now: Now, effects: &mut Vec<Effect>) {
             state.update(id, Some(effects), |trial| {
                 trial.attempt += 1;
                 attempt = trial.attempt;
-                resume = trial.checkpoints.last().cloned();
+                resume = trial.resume(want.budget).cloned();
                 trial.state = plateau_common::trial::TrialState::Leased;
-                trial.step = trial.resume_step();
+                trial.step = trial.resume_step(want.budget);
                 trial.reason.clear();
                 trial.lease = Some(Lease {
                     agent: placement.agent.clone(),
                     incarnation: incarnation.clone(),
                     budget: want.budget,
-                    from_step: trial.resume_step(),
+                    from_step: trial.resume_step(want.budget),
                     revoked: false,
                     deadline: now.monotonic + state::lease_term(),
                     progress_at: now.monotonic,

@@ -318,8 +318,8 @@ pub(super) fn checkpoint(
         effects.push(refuse(format!("step {} is recorded with other content", checkpoint.step)));
         return;
     }
-    let resume = current.from_step;
-    let advances = checkpoint.step > trial.resume_step();
+    let (resume, budget) = (current.from_step, current.budget);
+    let advances = checkpoint.step > trial.resume_step(budget);
     let mut surplus = Vec::new();
     state.update(lease.trial, Some(effects), |trial| {
         trial.checkpoints.push(checkpoint.clone());
@@ -329,7 +329,9 @@ pub(super) fn checkpoint(
             trial.crashes = 0;
             trial.crashed_on.clear();
         }
-        let excess = trial.checkpoints.len().saturating_sub(trial.keep as usize + 1);
+        // Those beyond the budget are a longer sweep's, which may go on.
+        let own = trial.checkpoints.iter().filter(|known| known.step <= budget).count();
+        let excess = own.saturating_sub(trial.keep as usize + 1);
         let mut place = 0;
         while surplus.len() < excess && place < trial.checkpoints.len() {
             // What the live lease continues from may be on its way to the agent.

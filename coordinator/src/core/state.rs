@@ -176,8 +176,19 @@ impl Trial {
     }
 
     /// Step of the newest checkpoint; 0 without one.
-    pub fn resume_step(&self) -> u64 {
+    pub fn newest_step(&self) -> u64 {
         self.checkpoints.last().map_or(0, |checkpoint| checkpoint.step)
+    }
+
+    /// The newest checkpoint that a training to `budget` can continue from. One beyond it holds the weights of a later
+    /// step, so they are not the result asked for.
+    pub fn resume(&self, budget: u64) -> Option<&Checkpoint> {
+        self.checkpoints.iter().rev().find(|checkpoint| checkpoint.step <= budget)
+    }
+
+    /// Step of [`Trial::resume`]; 0 without one.
+    pub fn resume_step(&self, budget: u64) -> u64 {
+        self.resume(budget).map_or(0, |checkpoint| checkpoint.step)
     }
 
     /// The live lease, if `attempt` is its number.
@@ -367,7 +378,7 @@ impl State {
         }
         let want = self.best_want(trial)?;
         let key = ReadyKey { sweep: want.sweep, cost: std::cmp::Reverse(want.cost), cohort: want.cohort };
-        Some((key, ReadyEntry { resume: trial.resume_step(), position: want.position, trial: id }))
+        Some((key, ReadyEntry { resume: trial.resume_step(want.budget), position: want.position, trial: id }))
     }
 
     fn unindex(&mut self, id: TrialId, trial: &Trial) {

@@ -1,5 +1,7 @@
 //! A sweep's results: one trial after another, its curves without doubles, cut at the sweep's budget.
 
+use std::collections::BTreeMap;
+
 use plateau_common::identity::TrialId;
 use plateau_common::limits;
 use plateau_proto::v1;
@@ -91,19 +93,55 @@ pub fn lineage(
     chunks: &[ChunkRow],
     budget: u64,
 ) -> Result<Vec<v1::MetricsChunk>, String> {
+    let mut measured: BTreeMap<u64, Vec<v1::MetricsChunk>> = BTreeMap::new();
+    for row in chunks {
+        measured.entry(row.attempt).or_default().push(wire::stored_chunk(&row.data)?);
+    }
     let mut line = Vec::new();
     let mut last: Option<u64> = None;
-    for row in chunks {
-        let later = attempts.iter().filter(|attempt| attempt.started && attempt.attempt > row.attempt);
-        let end = later.map(|attempt| attempt.from_step).min().unwrap_or(u64::MAX).min(budget);
-        let chunk = wire::stored_chunk(&row.data)?;
-        let chunk = keep(chunk, |step| step <= end && last.is_none_or(|last| step > last));
-        if let Some(step) = chunk.steps.last() {
-            last = Some(*step);
-            line.push(chunk);
+    for (attempt, end) in parts(attempts, &measured, budget) {
+        for chunk in measured.remove(&attempt).unwrap_or_default() {
+            let chunk = keep(chunk, |step| step <= end && last.is_none_or(|last| step > last));
+            if let Some(step) = chunk.steps.last() {
+                last = Some(*step);
+                line.push(chunk);
+            }
         }
     }
     Ok(line)
+}
+
+/// The attempts that a trial's line consists of, each with the last step it contributes, found from the newest backwards:
+/// the one before an attempt is that which led to the checkpoint it continued from.
+fn parts(
+    attempts: &[AttemptRecord],
+    measured: &BTreeMap<u64, Vec<v1::MetricsChunk>>,
+    budget: u64,
+) -> Vec<(u64, u64)> {
+    let steps = |attempt: u64| measured.get(&attempt).into_iter().flatten().flat_map(|chunk| &chunk.steps);
+    let mut known: Vec<(u64, u64)> = attempts
+        .iter()
+        .filter(|attempt| attempt.started || measured.contains_key(&attempt.attempt))
+        .map(|attempt| (attempt.attempt, attempt.from_step))
+        .collect();
+    known.sort_unstable();
+    let mut parts: Vec<(u64, u64)> = Vec::new();
+    let mut end = budget;
+    for (place, (attempt, from)) in known.iter().enumerate().rev() {
+        // It continued from beyond: part of the line of a larger budget.
+        let beyond = *from >= end && *from > 0;
+        // It ended, for a smaller budget, short of where the line goes on, and an earlier one got there.
+        let reached = steps(*attempt).max().copied().unwrap_or(*from);
+        let mut earlier = known[..place].iter().flat_map(|(earlier, _)| steps(*earlier));
+        let beside = !parts.is_empty() && earlier.any(|step| *step > reached && *step <= end);
+        if beyond || beside {
+            continue;
+        }
+        parts.push((*attempt, end));
+        end = *from;
+    }
+    parts.reverse();
+    parts
 }
 
 /// The evaluations of a chunk whose step passes.
@@ -132,5 +170,55 @@ fn keep(chunk: v1::MetricsChunk, passes: impl Fn(u64) -> bool) -> v1::MetricsChu
     v1::MetricsChunk {
         columns: columns.collect(),
         steps: chunk.steps.into_iter().filter(|step| passes(*step)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plateau_common::metrics::{Evaluation, MetricsChunk};
+
+    use super::*;
+
+    /// The steps of the line of attempts, each (from, first measured step, last measured step).
+    fn line(attempts: &[(u64, u64, u64)], budget: u64) -> Vec<u64> {
+        let mut records = Vec::new();
+        let mut chunks = Vec::new();
+        for (number, (from_step, first, last)) in (1..).zip(attempts) {
+            records.push(AttemptRecord {
+                attempt: number,
+                agent: String::new(),
+                from_step: *from_step,
+                started: true,
+            });
+            let evaluations: Vec<Evaluation> = (*first..=*last)
+                .step_by(10)
+                .map(|step| Evaluation { step, values: vec![("loss".to_owned(), number as f64)] })
+                .collect();
+            let chunk =
+                plateau_proto::convert::metrics_chunk_to_wire(&MetricsChunk::from_evaluations(&evaluations));
+            let data = zstd::bulk::compress(&chunk.encode_to_vec(), 3).unwrap();
+            chunks.push(ChunkRow { attempt: number, data });
+        }
+        let line = lineage(&records, &chunks, budget).unwrap();
+        line.into_iter().flat_map(|chunk| chunk.steps).collect()
+    }
+
+    fn tens(last: u64) -> Vec<u64> {
+        (0..=last).step_by(10).collect()
+    }
+
+    #[test]
+    fn a_later_attempt_replaces_what_was_measured_beyond_its_checkpoint() {
+        assert_eq!(line(&[(0, 0, 130), (95, 100, 110)], 200), tens(110));
+        assert_eq!(line(&[(0, 0, 130), (95, 100, 110), (95, 100, 200)], 200), tens(200));
+        assert_eq!(line(&[(0, 0, 200), (200, 210, 300)], 150), tens(150));
+    }
+
+    #[test]
+    fn an_attempt_for_a_smaller_budget_leaves_no_gap_in_the_longer_line() {
+        // Trained to 500, then anew to 300 for a shorter sweep, then on from 500.
+        let attempts = [(0, 0, 500), (0, 0, 300), (500, 510, 700)];
+        assert_eq!(line(&attempts, 700), tens(700));
+        assert_eq!(line(&attempts, 300), tens(300));
     }
 }

@@ -94,18 +94,19 @@ async fn a_stop_tells_the_agents_and_the_next_start_goes_on() {
     let cohort = agent.ask().await;
     let stopping = tokio::spawn(running.stop());
     agent.shutdown().await;
+    drop((agent, client_before));
+    stopping.await.unwrap().unwrap();
+
+    // What the agent trained meanwhile counts: it comes back with its leases.
+    let running = coordinator(data.path()).await;
+    let mut client = client(&running).await;
+    let held = cohort.iter().filter_map(|lease| lease.key.clone()).collect();
+    let mut agent = Agent::connect_as(&running, "a", "first start", held).await;
     for lease in &cohort {
         agent.upload(lease, 3, b"three").await.unwrap();
         agent.released(lease).await.unwrap();
     }
-    agent.goodbye().await;
-    drop((agent, client_before));
-    stopping.await.unwrap().unwrap();
-
-    let running = coordinator(data.path()).await;
-    let mut client = client(&running).await;
     assert_eq!(counts(&mut client, &sweep).await.pending, 8);
-    let mut agent = Agent::connect(&running, "a").await;
     let mut resumed = 0;
     for _ in 0..8 {
         if counts(&mut client, &sweep).await.pending == 0 {
@@ -119,4 +120,5 @@ async fn a_stop_tells_the_agents_and_the_next_start_goes_on() {
         agent.train(&leases).await;
     }
     assert_eq!(resumed, cohort.len());
+    agent.goodbye().await;
 }

@@ -129,7 +129,7 @@ fn a_new_checkpoint_acquits_a_trial_of_earlier_crashes() {
         world.crash("a", vec![lease]);
         assert_eq!(world.state_of(1), TrialState::Pending);
     }
-    assert_eq!(world.state.trials[&trial(1)].resume_step(), 50);
+    assert_eq!(world.state.trials[&trial(1)].newest_step(), 50);
 }
 
 #[test]
@@ -200,4 +200,45 @@ fn completed_below_the_granted_budget_is_a_broken_agent() {
     world.complete("a", lease, 9);
     assert_eq!(world.state_of(1), TrialState::Pending);
     assert!(world.state.trials[&trial(1)].ending.is_none());
+}
+
+#[test]
+fn a_shorter_sweep_never_continues_from_beyond_its_budget() {
+    let mut world = World::new();
+    let stored =
+        |lease, step| Input::CheckpointStored { lease, step, weights_hash: "w".to_owned(), bytes: 1 };
+    let steps = |world: &World| -> Vec<u64> {
+        world.state.trials[&trial(1)].checkpoints.iter().map(|checkpoint| checkpoint.step).collect()
+    };
+    let from = |world: &World| world.state.trials[&trial(1)].lease.as_ref().unwrap().from_step;
+    world.submit("long", vec![specification(1, 100, 0)]);
+    world.connect("a", "1", vec![]);
+    let (_, lease, _) = world.idle("a").remove(0);
+    for step in [40, 60] {
+        world.apply(stored(lease, step));
+    }
+    world.apply(Input::Pause { sweep: 1 });
+    world.say("a", Report::Released { lease, reason: String::new(), train_seconds: 1.0 });
+
+    world.submit("short", vec![specification(1, 30, 0)]);
+    let (_, lease, budget) = world.idle("a").remove(0);
+    assert_eq!((budget, from(&world)), (30, 0), "both checkpoints are of later steps");
+    for step in [10, 20, 30] {
+        world.apply(stored(lease, step));
+    }
+    assert_eq!(steps(&world), [20, 30, 40, 60], "the longer sweep's are kept beside");
+    world.restart();
+    world.connect("a", "1", vec![lease]);
+    world.complete("a", lease, 30);
+    assert_eq!(world.state.sweeps[&2].count(TrialState::Completed), 1);
+
+    world.submit("middle", vec![specification(1, 50, 0)]);
+    let (_, lease, budget) = world.idle("a").remove(0);
+    assert_eq!((budget, from(&world)), (50, 40));
+    world.complete("a", lease, 50);
+    world.apply(Input::Resume { sweep: 1 });
+    let (_, lease, budget) = world.idle("a").remove(0);
+    assert_eq!((budget, from(&world)), (100, 60));
+    world.complete("a", lease, 100);
+    assert!(world.state.sweeps.values().all(Sweep::is_finished));
 }
