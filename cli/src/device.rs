@@ -79,6 +79,24 @@ pub fn present() -> Vec<(Device, String)> {
     devices
 }
 
+/// What a build without CUDA says of cards.
+pub const PROCESSORS_ONLY: &str =
+    "This build trains on processors only; building with `--features cuda` adds NVIDIA cards.";
+
+/// Refuses a device that this machine does not have or this build cannot train on, before anything is started on it:
+/// an agent there would fail every trial it is given.
+pub fn require(device: Device) -> anyhow::Result<()> {
+    let present = present();
+    if present.iter().any(|(other, _)| *other == device) {
+        return Ok(());
+    }
+    if !cfg!(feature = "cuda") {
+        anyhow::bail!("training on {device}: {PROCESSORS_ONLY}");
+    }
+    let names: Vec<String> = present.iter().map(|(device, _)| device.to_string()).collect();
+    anyhow::bail!("training on {device}: no such card; this machine has {}", names.join(", "))
+}
+
 /// A device in words; its name where it is not present here.
 pub fn describe(device: Device) -> String {
     present()
@@ -120,5 +138,13 @@ mod tests {
             assert!(wrong.parse::<Device>().is_err(), "{wrong}");
         }
         assert_eq!(Device::Cuda(3).word(), "cuda3");
+    }
+
+    #[test]
+    fn only_devices_that_are_there_can_be_trained_on() {
+        assert!(require(Device::Cpu).is_ok());
+        let refused = require(Device::Cuda(4096)).unwrap_err().to_string();
+        let why = if cfg!(feature = "cuda") { "no such card" } else { "`--features cuda`" };
+        assert!(refused.starts_with("training on cuda:4096: ") && refused.contains(why), "{refused}");
     }
 }

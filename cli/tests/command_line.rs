@@ -134,6 +134,20 @@ fn a_bad_study_is_code_4_with_file_and_line() {
 }
 
 #[test]
+fn a_device_that_is_not_there_is_refused_before_anything_starts() {
+    for command in
+        [&["agent", "--device", "cuda:4096"] as &[&str], &["run", "small.toml", "--device", "cuda:4096"]]
+    {
+        let output = plateau(command);
+        assert_eq!(output.status.code(), Some(1), "{command:?}");
+        let why = if cfg!(feature = "cuda") { "no such card" } else { "building with `--features cuda`" };
+        let text = stderr(&output);
+        assert!(text.starts_with("error: training on cuda:4096: ") && text.contains(why), "{text}");
+    }
+    assert!(!studies().join("plateau-data").exists(), "nothing was started");
+}
+
+#[test]
 fn a_missing_or_nameless_study_file_is_explained() {
     let output = plateau(&["check", "absent.toml"]);
     assert_eq!(output.status.code(), Some(1));

@@ -73,6 +73,7 @@ fn default_name(device: Device) -> String {
 
 /// Runs the agent.
 pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
+    device::require(arguments.device)?;
     let interrupts = Interrupts::new()?;
     // Kept until the end: dropped, a temporary folder is deleted.
     let temporary = match arguments.work_dir {

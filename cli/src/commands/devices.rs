@@ -29,7 +29,8 @@ pub fn run(_arguments: &Arguments, context: &Context) -> Outcome {
             }
             let mut table = columns.render();
             if !cfg!(feature = "cuda") {
-                table.push_str("\nThis build trains on processors only; `--features cuda` adds NVIDIA cards.");
+                table.push('\n');
+                table.push_str(device::PROCESSORS_ONLY);
             }
             table
         },

@@ -71,6 +71,7 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
         ));
     }
     let read = arguments.study.read()?;
+    arguments.device.iter().try_for_each(|device| device::require(*device))?;
     let mut interrupts = Interrupts::new()?;
     let (mut household, mut connection) = Household::start(&arguments.data_dir, &context.output).await?;
     let ended = tokio::select! {
