@@ -24,7 +24,7 @@ use crate::transfer;
 /// Seconds between heartbeats; far below the renewal the coordinator asks for, so that progress displays move.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long an agent that was told to leave waits for its last reports to be answered.
-const LAST_REPORTS: Duration = Duration::from_secs(20);
+const LAST_REPORTS: Duration = Duration::from_secs(10);
 /// How often, and how far apart, the checkpoint to continue from is asked for while the coordinator is away.
 const DOWNLOAD_TRIES: u32 = 30;
 const DOWNLOAD_PAUSE: Duration = Duration::from_secs(1);
@@ -220,7 +220,12 @@ impl Agent {
     }
 
     async fn leave(&mut self) {
-        tracing::info!("leaving: the cohort in training is checkpointed and given back");
+        match &self.cohort {
+            Some(cohort) => {
+                tracing::info!(trials = cohort.len(), "leaving: trials are checkpointed and given back")
+            }
+            None => tracing::info!("leaving"),
+        }
         self.leaving = true;
         self.stop_cohort("the agent leaves").await;
     }

@@ -102,6 +102,7 @@ impl Link {
             events,
             unanswered: BTreeMap::new(),
             next: 1,
+            leaving: false,
         };
         tokio::spawn(session.run());
         Ok((Link { outgoing, news, held, channel }, receiver))
@@ -148,6 +149,8 @@ struct Session {
     /// Messages sent and not yet answered, by sequence number, in order.
     unanswered: BTreeMap<u64, (Body, oneshot::Sender<Delivery>)>,
     next: u64,
+    /// Whether we have said goodbye, so that the end of the connection is no news.
+    leaving: bool,
 }
 
 enum Over {
@@ -178,6 +181,7 @@ impl Session {
             let opened = self.next;
             match self.connection().await {
                 Over::Closed => return,
+                Over::Lost(_) if self.leaving => return,
                 Over::Superseded(reason) => {
                     // The agent may be gone already.
                     let _ = self.events.send(LinkEvent::Superseded(reason)).await;
@@ -240,6 +244,7 @@ impl Session {
                     }
                 }
                 Some(body) = self.news.recv() => {
+                    self.leaving |= matches!(body, Body::Goodbye(_));
                     let message = self.number(body);
                     if sender.send(message).await.is_err() {
                         return Over::Lost("the connection closed".to_owned());

@@ -192,8 +192,14 @@ impl Observer for PipeObserver<'_> {
             Ending::Diverged { step } => *step,
             Ending::Completed | Ending::Failed { .. } => self.last_steps[replica],
         };
-        let level = if ending == Ending::Completed { "info" } else { "warn" };
-        self.log(replica, level, format!("ended at step {step}: {ending:?}"));
+        let (level, words) = match &ending {
+            Ending::Completed => ("info", format!("completed all {step} steps")),
+            Ending::Diverged { .. } => {
+                ("warn", format!("diverged at step {step}: loss or gradient was not finite"))
+            }
+            Ending::Failed { reason } => ("warn", format!("failed at step {step}: {reason}")),
+        };
+        self.log(replica, level, words);
         self.send(Body::Ended(Ended {
             replica: replica as u32,
             ending: Some(convert::ending_to_wire(&ending)),

@@ -14,7 +14,7 @@ use plateau_common::checkpoint::{
 };
 use plateau_common::config::TrialConfig;
 use plateau_common::identity::TrialId;
-use plateau_common::limits::MAX_CHECKPOINT_BYTES;
+use plateau_common::limits::{MAX_CHECKPOINT_BYTES, MAX_MANIFEST_BYTES};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::error::{Doing, DoingTo, LabError};
@@ -149,7 +149,7 @@ fn sync_folder(folder: &Path) -> Result<(), LabError> {
 
 /// Reads and verifies a checkpoint.
 pub fn load(folder: &Path) -> Result<Checkpoint, LabError> {
-    let bytes = read_bounded(&folder.join(MANIFEST_FILE), 16 << 20)?;
+    let bytes = read_bounded(&folder.join(MANIFEST_FILE), MAX_MANIFEST_BYTES as u64)?;
     let manifest = Manifest::parse(&bytes).map_err(|problem| LabError::checkpoint(folder, problem))?;
     let read = |name: &str| -> Result<Named, LabError> {
         let Some(file) = manifest.files.iter().find(|file| file.name == name) else {
