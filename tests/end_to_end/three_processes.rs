@@ -79,3 +79,24 @@ fn pause_holds_and_resume_finishes_and_cancel_ends() -> anyhow::Result<()> {
     ensure!(list.contains("cancelled"), "{list}");
     Ok(())
 }
+
+#[test]
+fn cancelling_a_long_sweep_leaves_a_short_one_of_the_same_trials_to_finish() -> anyhow::Result<()> {
+    let bench = bench()?;
+    bench.write("long.toml", &small_study("long", "[0, 1]", 10_000_000))?;
+    bench.write("short.toml", &small_study("short", "[0, 1]", 800))?;
+    let coordinator = bench.coordinator("data")?;
+    let target = ["--coordinator", coordinator.url.as_str()];
+    let _agent = bench.agent("one", &coordinator.url)?;
+    bench.succeed(["submit", "long.toml", target[0], target[1]])?;
+    plateau_tests::wait_for("the long sweep to train", || {
+        Ok(trials(&bench, target, "long")?.iter().any(|trial| trial["state"] == "running").then_some(()))
+    })?;
+    bench.succeed(["submit", "short.toml", target[0], target[1]])?;
+    bench.succeed(["cancel", "long", target[0], target[1]])?;
+    bench.succeed(["watch", "short", target[0], target[1]])?;
+    let shared = results(&bench, target, "short")?;
+    bench.succeed(["run", "short.toml", "--agents", "1"])?;
+    ensure!(shared == results(&bench, ["--data-dir", "plateau-data"], "last")?, "not the bits of a run of its own");
+    Ok(())
+}

@@ -273,13 +273,15 @@ pub(super) fn set_mode(
     effects.push(Effect::Answer(Answer::Done));
 }
 
-/// Asks agents to give back those of `ids` that no active sweep wants.
+/// Asks agents to give back those of `ids` that no active sweep wants trained as far as they were granted for. (One that
+/// is still wanted, with fewer steps, comes again with that budget.)
 fn revoke_unwanted(state: &mut State, ids: &BTreeSet<TrialId>, reason: &str, effects: &mut Vec<Effect>) {
     let unwanted: Vec<TrialId> = ids
         .iter()
         .filter(|id| {
             state.trials.get(id).is_some_and(|trial| {
-                trial.lease.as_ref().is_some_and(|lease| !lease.revoked) && state.best_want(trial).is_none()
+                let wanted = state.best_want(trial).map_or(0, |want| want.budget);
+                trial.lease.as_ref().is_some_and(|lease| !lease.revoked && wanted < lease.budget)
             })
         })
         .copied()
