@@ -11,6 +11,10 @@ pub const MAX_NAME_BYTES: usize = 128;
 /// Nesting of tables and arrays in a study file.
 pub const MAX_NESTING: usize = 32;
 
+/// Values set over a study file (`--set`).
+pub const MAX_OVERRIDES: usize = 1000;
+/// Seeds named on a command line.
+pub const MAX_NAMED_SEEDS: u64 = 100_000;
 /// Values in a study file after its aliases are expanded.
 pub const MAX_STUDY_VALUES: usize = 1 << 20;
 /// Combinations that are looked at one by one to count the trials of a study with `when` or `exclude`.
@@ -24,6 +28,8 @@ pub const MAX_BATCH: usize = 1 << 24;
 pub const MAX_LAYERS: usize = 1024;
 /// Width of a model, its MLP or its heads.
 pub const MAX_WIDTH: usize = 1 << 20;
+/// Modulus of a modular task.
+pub const MAX_MODULUS: u32 = 2048;
 /// Tokens in a vocabulary.
 pub const MAX_VOCABULARY: usize = 1 << 20;
 /// Tokens in a sequence.
@@ -39,6 +45,8 @@ pub const MAX_COHORT: usize = 1024;
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 /// Bytes of one chunk of a checkpoint on the wire.
 pub const CHECKPOINT_CHUNK_BYTES: usize = 512 << 10;
+/// Bytes of a checkpoint's manifest.
+pub const MAX_MANIFEST_BYTES: usize = 1 << 20;
 /// Bytes of one checkpoint file.
 pub const MAX_CHECKPOINT_BYTES: u64 = 64 << 30;
 /// Evaluations in one metrics chunk.
@@ -49,6 +57,12 @@ pub const MAX_METRICS: usize = 4096;
 pub const MAX_LOG_LINE_BYTES: usize = 4096;
 /// Log lines kept per trial.
 pub const MAX_LOG_LINES_PER_TRIAL: u64 = 10_000;
+/// Bytes kept of a reason that an agent reports; longer ones are cut.
+pub const MAX_REPORTED_REASON_BYTES: usize = 2048;
+/// Bytes of the reason given for a cancellation.
+pub const MAX_CANCEL_REASON_BYTES: usize = 1024;
+/// Events kept of the history of one trial, sweep or agent; older ones are dropped.
+pub const MAX_HISTORY_EVENTS: u64 = 1000;
 
 /// Seconds a lease lasts without renewal.
 pub const LEASE_SECONDS: u64 = 60;
@@ -56,5 +70,7 @@ pub const LEASE_SECONDS: u64 = 60;
 pub const RENEWAL_SECONDS: u64 = 15;
 /// Seconds without progress after which a trial counts as stalled.
 pub const STALL_SECONDS: u64 = 900;
+/// Seconds of silence after which an agent that is not connected and holds no lease is forgotten.
+pub const FORGET_AGENT_SECONDS: u64 = 86_400;
 /// Attempts of one trial that may end in a crash before it is quarantined.
 pub const MAX_CRASHES_PER_TRIAL: u32 = 3;

@@ -112,7 +112,7 @@ fn mark_changed(state: &mut State, name: &str) {
     state.changed.extend(sweeps);
 }
 
-/// Time passed: leases that were not renewed end.
+/// Time passed: leases that were not renewed end, agents that are long gone are forgotten.
 pub(super) fn tick(state: &mut State, now: Now, effects: &mut Vec<Effect>) {
     let gap = now.monotonic.saturating_sub(state.last_tick);
     state.last_tick = now.monotonic;
@@ -128,6 +128,7 @@ pub(super) fn tick(state: &mut State, now: Now, effects: &mut Vec<Effect>) {
         }
         return;
     }
+    forget(state, now, effects);
     for id in leased {
         let Some((trial, lease)) =
             state.trials.get(&id).and_then(|trial| Some((trial, trial.lease.as_ref()?)))
@@ -154,6 +155,19 @@ pub(super) fn tick(state: &mut State, now: Now, effects: &mut Vec<Effect>) {
             });
         }
     }
+}
+
+/// Forgets agents that are gone and hold nothing: names of preempted machines would pile up for ever.
+fn forget(state: &mut State, now: Now, effects: &mut Vec<Effect>) {
+    let term = Duration::from_secs(limits::FORGET_AGENT_SECONDS);
+    state.agents.retain(|name, agent| {
+        let silence = now.monotonic.saturating_sub(agent.last_heard);
+        let kept = agent.session.is_some() || !agent.leases.is_empty() || silence <= term;
+        if !kept {
+            effects.push(Effect::Write(Write::AgentForgotten(name.clone())));
+        }
+        kept
+    });
 }
 
 /// A lease ends without fault of the trial.

@@ -33,6 +33,8 @@ pub enum Write {
     },
     /// An agent's record.
     Agent(String, Box<Agent>),
+    /// An agent's record and history are dropped.
+    AgentForgotten(String),
     /// A new attempt.
     Attempt {
         /// Which.

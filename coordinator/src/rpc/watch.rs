@@ -25,10 +25,12 @@ fn picture(state: &State, now: Now, number: SweepNumber) -> Option<v1::WatchResp
     let recent = state.agents.values().filter(|agent| {
         agent.session.is_some() && now.monotonic.saturating_sub(agent.last_heard) <= RATE_WINDOW
     });
+    let mut agents = select::agents(state, now);
+    agents.retain(|agent| agent.connected || agent.running_trials > 0);
     Some(v1::WatchResponse {
         summary: Some(select::summary(sweep)),
         last_failure: select::failure(sweep),
-        agents: select::agents(state, now),
+        agents,
         steps_per_second: recent.filter(|agent| !agent.leases.is_empty()).map(|agent| agent.speed).sum(),
     })
 }

@@ -8,9 +8,6 @@ use rusqlite::{OptionalExtension, Transaction, params};
 use super::{Store, StoreError};
 use crate::core::{Agent, LeaseKey, State, Subject, SweepMode, Trial, Write};
 
-/// Events kept of one subject's history; older ones are dropped.
-pub const MAX_HISTORY: i64 = 1000;
-
 impl Subject {
     /// The subject as a key of the history.
     pub fn key(&self) -> String {
@@ -90,6 +87,14 @@ impl Batch<'_> {
             Write::Sweep(sweep) => self.sweep(*sweep, state),
             Write::SweepStudy { sweep, source, shapes } => self.study(*sweep, source, shapes, state),
             Write::Agent(name, agent) => self.agent(name, agent),
+            Write::AgentForgotten(name) => {
+                self.transaction.prepare_cached("DELETE FROM agents WHERE name = ?1")?.execute([name])?;
+                let subject = Subject::Agent(name.clone()).key();
+                self.transaction
+                    .prepare_cached("DELETE FROM history WHERE subject = ?1")?
+                    .execute([subject])?;
+                Ok(())
+            }
             Write::Attempt { lease, agent, from_step } => {
                 let mut statement = self.transaction.prepare_cached(
                     "INSERT INTO attempts (trial, attempt, agent, granted, from_step) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -283,7 +288,7 @@ impl Batch<'_> {
             .execute(params![subject, next, self.now, event])?;
         self.transaction
             .prepare_cached("DELETE FROM history WHERE subject = ?1 AND number <= ?2")?
-            .execute(params![subject, next - MAX_HISTORY])?;
+            .execute(params![subject, next - number(limits::MAX_HISTORY_EVENTS)])?;
         Ok(())
     }
 }

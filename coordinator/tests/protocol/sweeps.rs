@@ -306,3 +306,22 @@ async fn results_that_cannot_be_read_end_in_an_error() {
     assert_eq!(status.code(), tonic::Code::Internal);
     assert!(status.message().contains(&last), "{status}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watching_shows_the_agents_that_are_there() {
+    let data = tempfile::tempdir().unwrap();
+    let running = coordinator(data.path()).await;
+    let mut client = client(&running).await;
+    let sweep = submit(&mut client, STUDY).await.sweep;
+    let mut gone = Agent::connect(&running, "gone").await;
+    gone.goodbye().await;
+    let _here = Agent::connect(&running, "here").await;
+    let names = |agents: Vec<v1::AgentSummary>| -> Vec<String> {
+        agents.into_iter().map(|agent| agent.name).collect()
+    };
+    let all = client.list_agents(v1::ListAgentsRequest {}).await.unwrap().into_inner().agents;
+    assert_eq!(names(all), ["gone", "here"]);
+    let mut pictures = client.watch(v1::WatchRequest { sweep }).await.unwrap().into_inner();
+    let picture = pictures.message().await.unwrap().unwrap();
+    assert_eq!(names(picture.agents), ["here"]);
+}

@@ -242,3 +242,33 @@ fn a_shorter_sweep_never_continues_from_beyond_its_budget() {
     world.complete("a", lease, 100);
     assert!(world.state.sweeps.values().all(Sweep::is_finished));
 }
+
+#[test]
+fn an_agent_that_is_gone_for_long_is_forgotten_unless_it_holds_a_lease() {
+    let mut world = World::new();
+    world.submit("s", vec![specification(1, 10, 0)]);
+    let gone = world.connect("gone", "1", vec![]);
+    world.connect("here", "1", vec![]);
+    world.apply(Input::Disconnected { session: gone, agent: "gone".to_owned() });
+    let names = |world: &World| world.state.agents.keys().cloned().collect::<Vec<_>>();
+    let advance = |world: &mut World, seconds| {
+        world.now.monotonic += Duration::from_secs(seconds);
+        // The first tick sees that the coordinator stood still, the second counts.
+        world.apply(Input::Tick);
+        world.apply(Input::Tick);
+    };
+    advance(&mut world, limits::FORGET_AGENT_SECONDS);
+    assert_eq!(names(&world), ["gone", "here"]);
+    advance(&mut world, 1);
+    assert_eq!(names(&world), ["here"]);
+    world.restart();
+    assert_eq!(names(&world), ["here"], "not on disk either");
+
+    let session = world.connect("holder", "1", vec![]);
+    assert_eq!(world.idle("holder").len(), 1);
+    world.apply(Input::Disconnected { session, agent: "holder".to_owned() });
+    advance(&mut world, limits::FORGET_AGENT_SECONDS + 1);
+    assert_eq!(names(&world), ["holder"]);
+    world.pass(limits::LEASE_SECONDS + 20);
+    assert_eq!((names(&world).len(), world.state_of(1)), (0, TrialState::Pending));
+}
