@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use plateau_common::limits::MAX_NAMED_SEEDS;
 use plateau_common::results::Parameter;
-
-/// Most seeds named by one `--seeds`.
-const MAX_SEEDS: u64 = 100_000;
 
 /// Seeds written as `5,6`, `5-8` or `1,3,5-8`; in order, each once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +28,8 @@ impl std::str::FromStr for Seeds {
             if first > last {
                 return Err(format!("the range `{part}` is empty; did you mean {last}-{first}?"));
             }
-            if last - first >= MAX_SEEDS || seeds.len() as u64 + (last - first) >= MAX_SEEDS {
-                return Err(format!("`{text}` names more than {MAX_SEEDS} seeds"));
+            if last - first >= MAX_NAMED_SEEDS || seeds.len() as u64 + (last - first) >= MAX_NAMED_SEEDS {
+                return Err(format!("`{text}` names more than {MAX_NAMED_SEEDS} seeds"));
             }
             seeds.extend(first..=last);
         }

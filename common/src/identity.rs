@@ -56,8 +56,8 @@ impl fmt::Debug for TrialId {
     }
 }
 
-/// The key under which trials may be trained together: everything but the seed and the per-replica scalars (learning
-/// rate, weight decay, clipping), and the budget. Equal keys imply equal tensor shapes and equal code paths.
+/// The key under which trials may be trained together: everything, the budget included, but the seed, the checkpoint
+/// policy and the per-replica scalars (learning rate, weight decay, clipping). Equal keys imply equal tensor shapes and equal code paths.
 pub fn cohort_key(config: &TrialConfig) -> String {
     let mut json = config.to_json();
     if let Some(root) = json.as_object_mut() {

@@ -19,8 +19,6 @@ use plateau_common::limits;
 
 use crate::core::LeaseKey;
 
-/// Bytes of a manifest at most.
-const MAX_MANIFEST_BYTES: usize = 1 << 20;
 /// Parts of an upload on their way to the store at once.
 const PARTS_IN_FLIGHT: usize = 4;
 
@@ -153,8 +151,9 @@ impl Checkpoints {
         pieces: impl Stream<Item = Result<Piece, E>> + Unpin,
     ) -> Result<Result<Staged, E>, CheckpointError> {
         let invalid = |problem: String| CheckpointError::Invalid(problem);
-        if manifest_bytes.len() > MAX_MANIFEST_BYTES {
-            return Err(invalid(format!("the manifest is longer than {MAX_MANIFEST_BYTES} bytes")));
+        if manifest_bytes.len() > limits::MAX_MANIFEST_BYTES {
+            let problem = format!("the manifest is longer than {} bytes", limits::MAX_MANIFEST_BYTES);
+            return Err(invalid(problem));
         }
         let manifest = Manifest::parse(&manifest_bytes).map_err(invalid)?;
         if manifest.trial != lease.trial.to_string() || manifest.step != step {

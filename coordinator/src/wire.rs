@@ -186,13 +186,10 @@ pub fn to_agent(message: ToAgent) -> v1::coordinator_message::Body {
     }
 }
 
-/// Overrides of a study at most.
-const MAX_OVERRIDES: usize = 1000;
-
 /// A study as submitted.
 pub fn study_source(field: &'static str, source: Option<v1::StudySource>) -> Result<StudySource, WireError> {
     let source = convert::required(field, source)?;
-    bounded("overrides", source.overrides.len(), MAX_OVERRIDES)?;
+    bounded("overrides", source.overrides.len(), limits::MAX_OVERRIDES)?;
     if source.text.len() > limits::MAX_STUDY_BYTES {
         return Err(WireError::new("text", format!("is longer than {} bytes", limits::MAX_STUDY_BYTES)));
     }

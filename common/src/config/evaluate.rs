@@ -19,7 +19,8 @@ pub enum ProbeKind {
     AttentionEntropy,
     /// `logit_scale`: standard deviation of the outputs over classes (mean over examples).
     LogitScale,
-    /// `restricted_loss`, `excluded_loss`, `key_frequencies` (Nanda et al. 2023), for modular addition only.
+    /// `restricted_loss`, `excluded_loss`, `key_frequencies` and `embedding_gini` (Nanda et al. 2023), for modular
+    /// addition only.
     Fourier,
 }
 

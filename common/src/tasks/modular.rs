@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{Batch, Examples, Form, Input, Output, ReadOut, Split, Targets, Task, TaskShape};
 use crate::fields::{ConfigResult, Fields};
+use crate::limits;
 use crate::random::{Stream, StreamFamily};
 
 /// The twelve operations of Power et al. 2022 (appendix A.1.1), and multiplication.
@@ -106,7 +107,6 @@ pub struct Modular {
 }
 
 const S5_ELEMENTS: u32 = 120;
-const MAX_MODULUS: u32 = 2048;
 
 impl Modular {
     /// Elements of the group or field.
@@ -227,7 +227,7 @@ impl S5 {
 impl Task for Modular {
     fn read(mut fields: Fields<'_>) -> ConfigResult<Self> {
         let operation = fields.choice("operation", &Operation::ALL)?.unwrap_or(Operation::Add);
-        let modulus = fields.integer("modulus", 2..=MAX_MODULUS)?;
+        let modulus = fields.integer("modulus", 2..=limits::MAX_MODULUS)?;
         let modulus = match (operation.is_s5(), modulus) {
             (true, None | Some(S5_ELEMENTS)) => S5_ELEMENTS,
             (true, Some(_)) => {

@@ -2,15 +2,13 @@
 //! refused by value and changes nothing; a repeated report of something already recorded is acknowledged again.
 
 use plateau_common::identity::TrialId;
+use plateau_common::limits;
 use plateau_common::trial::{Ending, TrialState};
 
 use super::agents::{charge, give_back};
 use super::effect::{Answer, Effect, Refusal, Subject, ToAgent, Write};
 use super::input::Report;
 use super::state::{Checkpoint, LeaseKey, Now, RecordedEnding, State, lease_term};
-
-/// Longest reason kept, in bytes.
-const MAX_REASON_BYTES: usize = 2048;
 
 /// Why a report about `lease` by `agent` must be refused, if it must.
 fn objection(state: &State, lease: LeaseKey, agent: &str) -> Option<String> {
@@ -268,9 +266,9 @@ fn describe(recorded: &RecordedEnding) -> String {
     }
 }
 
-/// At most [`MAX_REASON_BYTES`] of a text, cut between characters.
+/// At most [`limits::MAX_REPORTED_REASON_BYTES`] of a text, cut between characters.
 fn cut(text: &str) -> String {
-    let mut end = text.len().min(MAX_REASON_BYTES);
+    let mut end = text.len().min(limits::MAX_REPORTED_REASON_BYTES);
     while !text.is_char_boundary(end) {
         end -= 1;
     }

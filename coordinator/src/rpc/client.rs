@@ -3,6 +3,7 @@
 use std::pin::Pin;
 
 use futures::Stream;
+use plateau_common::limits;
 use plateau_common::trace::TraceContext;
 use plateau_proto::convert::{self, WireError};
 use plateau_proto::v1;
@@ -25,8 +26,6 @@ const PAGE: usize = 500;
 const RESULTS_IN_FLIGHT: usize = 8;
 /// Pictures of a watched sweep on their way to a client at once.
 const PICTURES_IN_FLIGHT: usize = 4;
-/// Bytes of a reason kept.
-const MAX_REASON_BYTES: usize = 1024;
 
 /// The service for people and scripts.
 pub struct Clients {
@@ -143,8 +142,9 @@ impl PlateauService for Clients {
         request: Request<v1::CancelRequest>,
     ) -> Result<Response<v1::CancelResponse>, Status> {
         let request = request.into_inner();
-        if request.reason.len() > MAX_REASON_BYTES {
-            return Err(WireError::new("reason", format!("is longer than {MAX_REASON_BYTES} bytes")).into());
+        if request.reason.len() > limits::MAX_CANCEL_REASON_BYTES {
+            let problem = format!("is longer than {} bytes", limits::MAX_CANCEL_REASON_BYTES);
+            return Err(WireError::new("reason", problem).into());
         }
         let sweep = self.find(request.sweep).await?;
         let summary = self.change(sweep, Input::Cancel { sweep, reason: request.reason }).await?;
