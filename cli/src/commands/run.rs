@@ -117,6 +117,12 @@ fn again(arguments: &Arguments) -> String {
     if arguments.threads != 1 {
         command.push_str(&format!(" --threads {}", arguments.threads));
     }
+    if let Some(max_cohort) = arguments.max_cohort {
+        command.push_str(&format!(" --max-cohort {max_cohort}"));
+    }
+    if let Some(report) = &arguments.report {
+        command.push_str(&format!(" --report {}", shell_word(&report.to_string_lossy())));
+    }
     command
 }
 
@@ -274,6 +280,10 @@ mod tests {
         assert_eq!(
             again(&parse("--set a.b=[1,2] --data-dir d --device cpu --agents 2")),
             "plateau run s.toml --set 'a.b=[1,2]' --data-dir d --device cpu --agents 2"
+        );
+        assert_eq!(
+            again(&parse("--report out --max-cohort 4 --threads 2")),
+            "plateau run s.toml --threads 2 --max-cohort 4 --report out"
         );
     }
 }
