@@ -12,6 +12,7 @@ use crate::child::ChildProcess;
 use crate::client::{self, Connection, refusal};
 use crate::device::Device;
 use crate::output::Output;
+use crate::run_lock::RunLock;
 
 /// Longest wait for a coordinator to open its data directory.
 const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -49,22 +50,26 @@ pub struct Household {
     coordinator: Option<ChildProcess>,
     agents: Vec<Agent>,
     address: String,
+    /// Given back last, when the children are gone.
+    _lock: RunLock,
 }
 
 impl Household {
-    /// Starts a coordinator on `data_dir`, or joins the one that serves it.
+    /// Starts a coordinator on `data_dir`, or joins the one that was started on it by hand; refuses a directory that
+    /// another `plateau run` uses.
     pub async fn start(data_dir: &Path, output: &Output) -> anyhow::Result<(Household, Connection)> {
         let program =
             std::env::current_exe().context("finding the program's own file, to start its other roles")?;
+        std::fs::create_dir_all(data_dir)
+            .with_context(|| format!("making the data directory {}", data_dir.display()))?;
         let mut household = Household {
             program,
             data_dir: data_dir.to_owned(),
             coordinator: None,
             agents: Vec::new(),
             address: String::new(),
+            _lock: RunLock::take(data_dir)?,
         };
-        std::fs::create_dir_all(data_dir)
-            .with_context(|| format!("making the data directory {}", data_dir.display()))?;
         if let Some(connection) = client::running_on(data_dir).await {
             output.note(&format!(
                 "using the coordinator that serves {} at {}",

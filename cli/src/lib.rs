@@ -21,6 +21,7 @@ pub mod output;
 pub mod progress;
 pub mod reporting;
 pub mod results;
+pub mod run_lock;
 pub mod study_file;
 pub mod sweeps;
 pub mod table;
