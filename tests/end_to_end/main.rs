@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, ensure};
 use plateau_tests::Bench;
 
-/// What a finished sweep left: trial -> (steps made, weights hash of the last checkpoint).
+/// What a finished sweep left: trial -> (steps made, weights hash at the last step).
 pub type Results = BTreeMap<String, (u64, String)>;
 
 /// The binary under test in a fresh folder.
@@ -32,15 +32,10 @@ pub fn results(bench: &Bench, target: [&str; 2], sweep: &str) -> anyhow::Result<
         let id = trial["trial"].as_str().context("a trial has an id")?;
         let list = bench.json(["checkpoint", "list", id, target[0], target[1]])?;
         let checkpoints = list["checkpoints"].as_array().context("a list of checkpoints")?;
-        let last = checkpoints
-            .iter()
-            .max_by_key(|checkpoint| checkpoint["step"].as_u64())
-            .context("a checkpoint")?;
-        let step = last["step"].as_u64().context("a step")?;
-        ensure!(
-            Some(step) == trial["step"].as_u64(),
-            "the last checkpoint is not of the last step: {trial} {last}"
-        );
+        let step = trial["step"].as_u64().context("a step")?;
+        let at_end = checkpoints.iter().filter(|checkpoint| checkpoint["step"].as_u64() == Some(step));
+        let last = at_end.max_by_key(|checkpoint| checkpoint["attempt"].as_u64());
+        let last = last.with_context(|| format!("no checkpoint of the last step: {trial} {list}"))?;
         let hash = last["weights_hash"].as_str().context("a weights hash")?;
         ensure!(hash.len() == 64, "no weights hash: {last}");
         results.insert(id.to_owned(), (step, hash.to_owned()));
