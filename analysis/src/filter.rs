@@ -167,7 +167,7 @@ mod tests {
             {"kind": "heatmap", "x": "task.vocab", "y": "model.dim", "where": {"model.dim": 8}},
             {"kind": "estimate", "analysis": 1},
         ]);
-        let plan = Plan::read(&nodes(analyses), &nodes(figures), None).unwrap();
+        let plan = Plan::read(&nodes(analyses), &nodes(figures), Known::default()).unwrap();
         let results = analyse(&plan, &records);
         let points = |index: usize| {
             let outcome: &ThresholdOutcome = results[index].outcome().unwrap();
@@ -191,7 +191,8 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         let known = ["model.dim".to_owned()];
-        let error = |json| match Plan::read(&nodes(json), &[], Some(&known)) {
+        let known = Known { parameters: Some(&known), metrics: None };
+        let error = |json| match Plan::read(&nodes(json), &[], known) {
             Ok(_) => panic!("accepted"),
             Err(error) => error.to_string(),
         };

@@ -22,11 +22,10 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Reads the items of the study's `analysis` and `figure` arrays. `parameters`, when given, are all dotted paths
-    /// that trials of the study have: another name is an error with the nearest one. A study without any analyses gets
-    /// a summary, one without any figures the curves of training and test accuracy.
-    pub fn read(analyses: &[Node], figures: &[Node], parameters: Option<&[String]>) -> ConfigResult<Plan> {
-        let known = Known(parameters);
+    /// Reads the items of the study's `analysis` and `figure` arrays. `known`, as far as given, are all dotted paths
+    /// that trials of the study have and all metrics that they measure: another name is an error with the nearest one.
+    /// A study without any analyses gets a summary, one without any figures the curves of training and test accuracy.
+    pub fn read(analyses: &[Node], figures: &[Node], known: Known) -> ConfigResult<Plan> {
         let mut plan = Plan { analyses: Vec::new(), figures: Vec::new(), axes: Vec::new() };
         let default = [table("summary")];
         for (index, node) in if analyses.is_empty() { &default } else { analyses }.iter().enumerate() {
@@ -118,8 +117,7 @@ fn read_name(fields: &mut Fields, kind: &str, taken: &dyn Fn(&str) -> bool) -> C
             .find(|name| !taken(name))
             .unwrap_or_default());
     };
-    let fits = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
-    if name.is_empty() || name.len() > 64 || !name.chars().all(fits) {
+    if !is_file_name(name) {
         let error: ConfigError = fields.error("name", format!("`{name}` cannot be a file name"));
         return Err(error.suggest("use up to 64 letters, digits, `-` and `_`"));
     }
@@ -129,6 +127,12 @@ fn read_name(fields: &mut Fields, kind: &str, taken: &dyn Fn(&str) -> bool) -> C
             .suggest("give each its own name"));
     }
     Ok(name.to_owned())
+}
+
+/// Whether a name is fit for a file: letters, digits, `-` and `_`, at most 64.
+pub(crate) fn is_file_name(name: &str) -> bool {
+    let fits = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
+    (1..=64).contains(&name.len()) && name.chars().all(fits)
 }
 
 fn read_confidence(fields: &mut Fields) -> ConfigResult<f64> {
@@ -145,7 +149,9 @@ mod tests {
 
     fn error(analyses: serde_json::Value, figures: serde_json::Value) -> String {
         let known = ["model.dim", "task.vocab", "train.optimizer.weight-decay"].map(str::to_owned);
-        match Plan::read(&nodes(analyses), &nodes(figures), Some(&known)) {
+        let metrics = ["train_accuracy", "test_accuracy", "weight_norm"].map(str::to_owned);
+        let known = Known { parameters: Some(&known), metrics: Some(&metrics) };
+        match Plan::read(&nodes(analyses), &nodes(figures), known) {
             Ok(_) => panic!("the plan was accepted"),
             Err(error) => error.to_string(),
         }
@@ -153,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_study_without_tables_gets_a_summary_and_curves() {
-        let plan = Plan::read(&[], &[], None).unwrap();
+        let plan = Plan::read(&[], &[], Known::default()).unwrap();
         assert_eq!(plan.analyses.iter().map(|analysis| analysis.kind()).collect::<Vec<_>>(), ["summary"]);
         assert_eq!(plan.figures.iter().map(|figure| figure.name()).collect::<Vec<_>>(), ["curves"]);
     }
@@ -163,7 +169,7 @@ mod tests {
         let plan = Plan::read(
             &nodes(serde_json::json!([{"kind": "success"}, {"kind": "success", "level": 0.5}])),
             &[],
-            None,
+            Known::default(),
         )
         .unwrap();
         assert_eq!(
@@ -199,6 +205,22 @@ mod tests {
             (
                 error(serde_json::json!([{"kind": "success", "confidence": 95}]), none()),
                 "`analysis[0].confidence`: 95 is out of range (allowed: 0.5 to 0.999)",
+            ),
+            (
+                error(serde_json::json!([{"kind": "success", "metric": "test_acuracy"}]), none()),
+                "`analysis[0].metric`: `test_acuracy` is not measured by this study (did you mean `test_accuracy`?)",
+            ),
+            (
+                error(serde_json::json!([{"kind": "grokking", "test-metric": "margin"}]), none()),
+                "`analysis[0].test-metric`: `margin` is not measured by this study (measured: train_accuracy, \
+                 test_accuracy, weight_norm; `evaluate.probes` adds more)",
+            ),
+            (
+                error(
+                    none(),
+                    serde_json::json!([{"kind": "curves", "metrics": ["weight_norm", "weigth_norm"]}]),
+                ),
+                "`figure[0].metrics[1]`: `weigth_norm` is not measured by this study (did you mean `weight_norm`?)",
             ),
             (
                 error(serde_json::json!([{"kind": "success", "name": "../x"}]), none()),

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use plateau_analysis::analyses::Known;
+use plateau_analysis::metric::measured;
 use plateau_analysis::plan::Plan;
 use plateau_analysis::report::{Provenance, Report};
 use plateau_common::study::{Format, Study};
@@ -31,7 +33,10 @@ fn every_study_has_a_plan_and_an_empty_report() {
             Study::parse(&text, &name, Format::Toml, &[]).unwrap_or_else(|error| panic!("{name}: {error}"));
         let mut parameters = study.base_paths();
         parameters.extend(study.varying_paths());
-        let plan = Plan::read(&study.analysis, &study.figures, Some(&parameters))
+        let trials = study.trials().map(|config| config.unwrap_or_else(|error| panic!("{name}: {error}")));
+        let metrics: Vec<String> = trials.flat_map(|config| measured(&config)).collect();
+        let known = Known { parameters: Some(&parameters), metrics: Some(&metrics) };
+        let plan = Plan::read(&study.analysis, &study.figures, known)
             .unwrap_or_else(|error| panic!("{name}: {}", study.error(error)))
             .with_axes(study.varying_paths());
         assert_eq!(plan.figures.len(), study.figures.len(), "{name}");

@@ -3,19 +3,21 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
+use plateau_analysis::analyses::population::last_evaluation;
 use plateau_common::results::TrialRecord;
 
-/// One row per trial: `id`, `seed`, `state`, `last_step`, `budget`, `diverged_at`, `train_seconds`, every parameter under
-/// its dotted path, and `final.<metric>`. Absent values are empty.
+/// One row per trial: `trial`, `seed`, `state`, `last_step`, `budget`, `diverged_at`, `train_seconds`, every parameter under
+/// its dotted path, `final.step` (of the last evaluation), and `final.<metric>`. Absent values are empty.
 pub fn trials(records: &[TrialRecord], out: &mut impl Write) -> io::Result<()> {
     // The seed has a column already.
     let parameters: BTreeSet<&String> =
         records.iter().flat_map(|record| record.parameters.keys()).filter(|path| *path != "seed").collect();
     let metrics: BTreeSet<&String> = records.iter().flat_map(|record| record.series.keys()).collect();
     let fixed =
-        ["id", "seed", "state", "last_step", "budget", "diverged_at", "train_seconds"].map(str::to_owned);
+        ["trial", "seed", "state", "last_step", "budget", "diverged_at", "train_seconds"].map(str::to_owned);
     let mut heading = fixed.to_vec();
     heading.extend(parameters.iter().map(|path| path.to_string()));
+    heading.push("final.step".to_owned());
     heading.extend(metrics.iter().map(|metric| format!("final.{metric}")));
     row(out, &heading)?;
     for record in records {
@@ -33,6 +35,7 @@ pub fn trials(records: &[TrialRecord], out: &mut impl Write) -> io::Result<()> {
                 .iter()
                 .map(|path| record.parameters.get(*path).map(ToString::to_string).unwrap_or_default()),
         );
+        fields.push(last_evaluation(record).map(|step| step.to_string()).unwrap_or_default());
         fields.extend(metrics.iter().map(|metric| {
             let last = record.series.get(*metric).and_then(|series| series.last());
             last.map(|(_, value)| value.to_string()).unwrap_or_default()
@@ -125,9 +128,9 @@ mod tests {
         trials(&records(), &mut out).unwrap();
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            "id,seed,state,last_step,budget,diverged_at,train_seconds,p,q,final.loss\n\
-             a,0,completed,2,2,,0.5,\"x,y\",,0.25\n\
-             b,1,diverged,2,2,1,0.5,,3,NaN\n"
+            "trial,seed,state,last_step,budget,diverged_at,train_seconds,p,q,final.step,final.loss\n\
+             a,0,completed,2,2,,0.5,\"x,y\",,2,0.25\n\
+             b,1,diverged,2,2,1,0.5,,3,0,NaN\n"
         );
     }
 

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, ValueHint};
+use plateau_analysis::analyses::Known;
+use plateau_analysis::metric::measured;
 use plateau_analysis::plan::Plan;
 use plateau_common::limits;
 use plateau_common::study::{Format, Study, StudyError, StudySource};
@@ -99,22 +101,32 @@ pub fn read_study(source: &StudySource) -> Result<ReadStudy, Failure> {
 const MAX_WALKED_TRIALS: u64 = 10_000;
 
 fn read_plan(study: &Study) -> Result<Plan, StudyError> {
-    let parameters = parameters_of(study)?;
-    let plan = Plan::read(&study.analysis, &study.figures, parameters.as_deref());
+    let names = names_of(study)?;
+    let known = names.as_ref().map_or_else(Known::default, |(parameters, metrics)| Known {
+        parameters: Some(parameters),
+        metrics: Some(metrics),
+    });
+    let plan = Plan::read(&study.analysis, &study.figures, known);
     Ok(plan.map_err(|error| study.error(error))?.with_axes(study.varying_paths()))
 }
 
-/// All dotted paths that trials of the study have, so that a slip in an analysis is noticed before anything runs; `None`
-/// for studies too large to look at every trial.
-fn parameters_of(study: &Study) -> Result<Option<Vec<String>>, StudyError> {
+/// Dotted paths, and metrics.
+type Names = (Vec<String>, Vec<String>);
+
+/// All dotted paths that trials of the study have and all metrics that they measure, so that a slip in an analysis is
+/// noticed before anything runs; `None` for studies too large to look at every trial.
+fn names_of(study: &Study) -> Result<Option<Names>, StudyError> {
     if study.count() > MAX_WALKED_TRIALS {
         return Ok(None);
     }
     let mut paths: BTreeSet<String> = study.varying_paths().into_iter().collect();
+    let mut metrics: BTreeSet<String> = BTreeSet::new();
     for config in study.trials() {
-        paths.extend(results::flatten(&config?.to_json()).into_keys());
+        let config = config?;
+        paths.extend(results::flatten(&config.to_json()).into_keys());
+        metrics.extend(measured(&config));
     }
-    Ok(Some(paths.into_iter().collect()))
+    Ok(Some((paths.into_iter().collect(), metrics.into_iter().collect())))
 }
 
 /// The wire form of a study.

@@ -37,6 +37,7 @@ struct Grokking {
 /// Options: `train-metric` (default `train_accuracy`), `test-metric` (default `test_accuracy`), `level` (generalisation,
 /// default 0.99), `train-level` (saturation, default 0.99), `persistence` (default 3), `chance` (default 0), `by`.
 pub fn read(fields: &mut Fields, common: Common) -> ConfigResult<Box<dyn Analysis>> {
+    let known = common.known;
     let defaults = Levels::default();
     let levels = Levels {
         train: fields.number("train-level", 0.0..=1.0)?.unwrap_or(defaults.train),
@@ -47,10 +48,10 @@ pub fn read(fields: &mut Fields, common: Common) -> ConfigResult<Box<dyn Analysi
     Ok(Box::new(Grokking {
         name: common.name,
         confidence: common.confidence,
-        train_metric: fields.text("train-metric")?.unwrap_or("train_accuracy").to_owned(),
-        test_metric: fields.text("test-metric")?.unwrap_or("test_accuracy").to_owned(),
+        train_metric: known.metric(fields, "train-metric")?.unwrap_or_else(|| "train_accuracy".to_owned()),
+        test_metric: known.metric(fields, "test-metric")?.unwrap_or_else(|| "test_accuracy".to_owned()),
         levels,
-        by: common.known.parameter(fields, "by")?,
+        by: known.parameter(fields, "by")?,
     }))
 }
 

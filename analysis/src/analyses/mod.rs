@@ -82,12 +82,14 @@ pub struct Common<'k> {
     pub known: Known<'k>,
 }
 
-/// The parameter names a plan may use; `None` accepts any.
+/// The names a plan may use; `None` accepts any.
 #[derive(Clone, Copy, Default)]
-pub struct Known<'k>(
-    /// The names.
-    pub Option<&'k [String]>,
-);
+pub struct Known<'k> {
+    /// Dotted paths of parameters.
+    pub parameters: Option<&'k [String]>,
+    /// Metrics; see [`crate::metric::measured`].
+    pub metrics: Option<&'k [String]>,
+}
 
 impl Known<'_> {
     /// Reads an optional parameter name.
@@ -100,12 +102,33 @@ impl Known<'_> {
 
     /// Refuses a name that is not a parameter; the error is placed at `path`.
     pub fn check(&self, found: &str, path: &str, location: Option<Location>) -> ConfigResult<()> {
-        let Some(names) = self.0 else { return Ok(()) };
+        let Some(names) = self.parameters else { return Ok(()) };
         if names.iter().any(|name| name == found) {
             return Ok(());
         }
         let error = ConfigError::new(path, location, format!("`{found}` is not a parameter of this study"));
         Err(suggest_parameter(error, found, names))
+    }
+
+    /// Reads an optional metric name.
+    pub fn metric(&self, fields: &mut Fields, key: &'static str) -> ConfigResult<Option<String>> {
+        let Some(found) = fields.text(key)? else { return Ok(None) };
+        let path = fields.path_of(key);
+        self.check_metric(found, &path, fields.location_of(key))?;
+        Ok(Some(found.to_owned()))
+    }
+
+    /// Refuses a name that no trial measures; the error is placed at `path`.
+    pub fn check_metric(&self, found: &str, path: &str, location: Option<Location>) -> ConfigResult<()> {
+        let Some(names) = self.metrics else { return Ok(()) };
+        if names.iter().any(|name| name == found) {
+            return Ok(());
+        }
+        let error = ConfigError::new(path, location, format!("`{found}` is not measured by this study"));
+        Err(match nearest(found, names.iter().map(String::as_str)) {
+            Some(known) => error.suggest(format!("did you mean `{known}`?")),
+            None => error.suggest(format!("measured: {}; `evaluate.probes` adds more", names.join(", "))),
+        })
     }
 }
 
@@ -183,8 +206,8 @@ impl AnalysisResult {
 }
 
 /// Reads `metrics = [..]` or `metric = ".."`, else `default`.
-pub fn read_metrics(fields: &mut Fields, default: &[&str]) -> ConfigResult<Vec<String>> {
-    let single = fields.text("metric")?.map(str::to_owned);
+pub fn read_metrics(fields: &mut Fields, known: Known, default: &[&str]) -> ConfigResult<Vec<String>> {
+    let single = known.metric(fields, "metric")?;
     let Some(items) = fields.array("metrics")? else {
         return Ok(
             single.map_or_else(|| default.iter().map(|name| (*name).to_owned()).collect(), |name| vec![name])
@@ -197,10 +220,13 @@ pub fn read_metrics(fields: &mut Fields, default: &[&str]) -> ConfigResult<Vec<S
     }
     let mut metrics = Vec::new();
     for (index, item) in items.iter().enumerate() {
+        let path = format!("{}[{index}]", fields.path_of("metrics"));
         match &item.value {
-            plateau_common::node::Value::Text(name) => metrics.push(name.clone()),
+            plateau_common::node::Value::Text(name) => {
+                known.check_metric(name, &path, item.location)?;
+                metrics.push(name.clone());
+            }
             other => {
-                let path = format!("{}[{index}]", fields.path_of("metrics"));
                 let problem = format!("expected a metric name, found {}", other.type_name());
                 return Err(ConfigError::new(path, item.location, problem));
             }
@@ -234,7 +260,7 @@ mod tests {
                 let node = Node::from_json(if kind.name == "threshold" { &along } else { &Value::Null });
                 let node = if kind.name == "threshold" { node } else { Node::empty_table() };
                 let mut fields = Fields::new("analysis", &node).unwrap();
-                let common = Common { name: kind.name.to_owned(), confidence: 0.95, known: Known(None) };
+                let common = Common { name: kind.name.to_owned(), confidence: 0.95, known: Known::default() };
                 (kind.read)(&mut fields, common).unwrap_or_else(|error| panic!("{}: {error}", kind.name))
             })
             .collect()

@@ -30,16 +30,41 @@ pub fn final_value(trial: &TrialRecord, metric: &str) -> f64 {
     last
 }
 
-/// The step up to which a trial is known not to have had an event: the budget of a diverged trial, else its last step.
+/// The step of a trial's last evaluation, if it has one.
+pub fn last_evaluation(trial: &TrialRecord) -> Option<u64> {
+    trial.series.values().filter_map(|curve| curve.steps.last()).max().copied()
+}
+
+/// Completed trials whose last evaluation lies before their budget: another sweep trained them further, so their curves
+/// were measured at that sweep's steps and are cut at this one's budget.
+pub fn measured_short(data: &Dataset) -> Option<String> {
+    let short = |trial: &TrialRecord| {
+        let last = last_evaluation(trial).filter(|last| *last < trial.budget)?;
+        (trial.state == TrialState::Completed).then_some((last, trial.budget))
+    };
+    let steps: Vec<(u64, u64)> = data.trials().filter_map(short).collect();
+    let (last, budget) = steps.iter().min()?;
+    let where_ = if steps.iter().all(|other| other == &(*last, *budget)) {
+        format!("at step {last} of {budget}")
+    } else {
+        format!("before their last step, the earliest at step {last} of {budget}")
+    };
+    let (trials, they) =
+        if steps.len() == 1 { ("trial was", "it was") } else { ("trials were", "they were") };
+    Some(format!(
+        "{} {trials} last evaluated {where_}, because {they} trained further by another sweep; final values are of \
+         that evaluation.",
+        steps.len()
+    ))
+}
+
+/// The step up to which a trial is known not to have had an event: the budget of a diverged trial, else its last
+/// evaluation.
 /// `None` for a trial that never measured anything.
 pub fn horizon(trial: &TrialRecord) -> Option<u64> {
-    let last_evaluation = trial.series.values().filter_map(|curve| curve.steps.last()).max()?;
-    Some(match trial.state {
-        TrialState::Diverged => trial.budget,
-        TrialState::Completed => trial.last_step.max(*last_evaluation),
-        // What happened after the last evaluation was not seen.
-        _ => *last_evaluation,
-    })
+    let last_evaluation = last_evaluation(trial)?;
+    // What happened after the last evaluation was not seen.
+    Some(if trial.state == TrialState::Diverged { trial.budget } else { last_evaluation })
 }
 
 /// What survival analysis sees of a trial whose event happened at `event`, if it did.
@@ -81,6 +106,7 @@ pub fn caveats(data: &Dataset, metrics: &[&str], survival: bool) -> Vec<String> 
             format!("{diverged} of {total} trials diverged and enter with their last finite evaluation.")
         });
     }
+    caveats.extend(measured_short(data));
     for metric in metrics {
         if !data.trials().any(|trial| trial.series.contains_key(*metric)) {
             let measured: BTreeSet<&str> =
@@ -120,5 +146,30 @@ mod tests {
         record.state = TrialState::Failed;
         assert_eq!(observation(&record, None), Some(Observation { time: 200.0, event: false }));
         assert_eq!(observation(&trial(0, &[]), None), None);
+    }
+
+    #[test]
+    fn completed_trials_whose_curve_ends_before_their_budget_are_told() {
+        let measured = |seed, last| with_curve(trial(seed, &[]), "loss", &[(0, 2.0), (last, 1.5)]);
+        let caveats_of = |records: &[TrialRecord]| caveats(&Dataset::new(records, &[]), &["loss"], false);
+        let told = |records: &[TrialRecord]| -> Vec<String> {
+            let caveats = caveats_of(records).into_iter();
+            caveats.filter(|caveat| caveat.contains("last evaluated")).collect()
+        };
+        let mut records = vec![measured(0, 1000), measured(1, 794), measured(2, 794)];
+        assert_eq!(
+            told(&records),
+            [
+                "2 trials were last evaluated at step 794 of 1000, because they were trained further by another sweep; \
+              final values are of that evaluation."
+            ]
+        );
+        assert_eq!(horizon(&records[1]), Some(794), "what came after was not seen");
+        records[2].state = TrialState::Diverged;
+        records.push(measured(3, 631));
+        assert!(told(&records)[0].contains(
+            "2 trials were last evaluated before their last step, the earliest at step 631 of 1000"
+        ));
+        assert!(told(&records[..1]).is_empty());
     }
 }

@@ -23,7 +23,7 @@ struct Success {
 /// Options: `metric` (default `test_accuracy`), `level` (default 0.99), `persistence` (default 1), `direction` (`above`
 /// or `below`).
 pub fn read(fields: &mut Fields, common: Common) -> ConfigResult<Box<dyn Analysis>> {
-    let event = read_event(fields)?;
+    let event = read_event(fields, common.known)?;
     Ok(Box::new(Success { name: common.name, confidence: common.confidence, event }))
 }
 

@@ -21,7 +21,7 @@ struct Summary {
 
 /// Options: `metrics` or `metric` (default `test_accuracy`).
 pub fn read(fields: &mut Fields, common: Common) -> ConfigResult<Box<dyn Analysis>> {
-    let metrics = read_metrics(fields, &["test_accuracy"])?;
+    let metrics = read_metrics(fields, common.known, &["test_accuracy"])?;
     Ok(Box::new(Summary { name: common.name, confidence: common.confidence, metrics }))
 }
 

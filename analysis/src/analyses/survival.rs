@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::population::{caveats, observation};
 use super::summary::drop_empty_column;
-use super::{Analysis, AnalysisResult, Common};
+use super::{Analysis, AnalysisResult, Common, Known};
 use crate::cells::{Dataset, Group, describe, json};
 use crate::number;
 use crate::statistics::Estimate;
@@ -49,9 +49,9 @@ impl fmt::Display for Event {
 }
 
 /// Reads `metric`, `level`, `persistence`, `direction`.
-pub fn read_event(fields: &mut Fields) -> ConfigResult<Event> {
+pub fn read_event(fields: &mut Fields, known: Known) -> ConfigResult<Event> {
     Ok(Event {
-        metric: fields.text("metric")?.unwrap_or("test_accuracy").to_owned(),
+        metric: known.metric(fields, "metric")?.unwrap_or_else(|| "test_accuracy".to_owned()),
         level: fields.number("level", f64::MIN..=f64::MAX)?.unwrap_or(0.99),
         persistence: fields.integer("persistence", 1..=1000usize)?.unwrap_or(1),
         below: fields.choice("direction", &[("above", false), ("below", true)])?.unwrap_or(false),
@@ -68,7 +68,7 @@ struct Survival {
 /// Options: `metric` (default `test_accuracy`), `level` (default 0.99), `persistence` (default 1), `direction`, `by` (a
 /// parameter to group by instead of cells).
 pub fn read(fields: &mut Fields, common: Common) -> ConfigResult<Box<dyn Analysis>> {
-    let event = read_event(fields)?;
+    let event = read_event(fields, common.known)?;
     let by = common.known.parameter(fields, "by")?;
     Ok(Box::new(Survival { name: common.name, confidence: common.confidence, event, by }))
 }

@@ -5,12 +5,14 @@ use plateau_common::trial::TrialState;
 use super::metrics;
 use crate::analyses::AnalysisResult;
 use crate::analyses::grokking::{GrokkingGroup, GrokkingOutcome};
+use crate::analyses::population::{ended, last_evaluation};
 use crate::analyses::summary::summarise;
 use crate::cells::{Cell, Dataset, human};
 use crate::plan::CONFIDENCE;
 use crate::transition::Verdict;
 
-/// The table of cells: its labels, trials by state, statistics of every training and test metric at the last evaluation,
+/// The table of cells: its labels, trials by state, `final.step` (the earliest last evaluation among
+/// the trials that left a result), statistics of every training and test metric at the last evaluation,
 /// and per grokking analysis its summary. Numbers are written in full; `inf` and `nan` as such.
 pub fn cells_csv(data: &Dataset, results: &[AnalysisResult]) -> String {
     let mut columns: Vec<(String, Vec<String>)> = Vec::new();
@@ -32,6 +34,12 @@ pub fn cells_csv(data: &Dataset, results: &[AnalysisResult]) -> String {
     let unfinished =
         data.cells.iter().map(|cell| cell.trials.iter().filter(|trial| !trial.state.is_ending()).count());
     columns.push(("unfinished".to_owned(), unfinished.map(|count| count.to_string()).collect()));
+
+    let last_steps = data.cells.iter().map(|cell| {
+        let last = ended(&cell.trials).into_iter().filter_map(last_evaluation).min();
+        last.map_or(String::new(), |step| step.to_string())
+    });
+    columns.push(("final.step".to_owned(), last_steps.collect()));
 
     for metric in
         metrics(data).into_iter().filter(|name| name.starts_with("train_") || name.starts_with("test_"))
@@ -106,6 +114,7 @@ mod tests {
     use plateau_common::results::Parameter;
 
     use super::*;
+    use crate::analyses::Known;
     use crate::fixture::grokking;
     use crate::plan::{Plan, analyse};
     use plateau_common::node::Node;
@@ -114,7 +123,7 @@ mod tests {
     fn one_line_per_cell_with_its_numbers() {
         let records = grokking(5);
         let analyses = [Node::from_json(&serde_json::json!({"kind": "grokking"}))];
-        let plan = Plan::read(&analyses, &[], None).unwrap();
+        let plan = Plan::read(&analyses, &[], Known::default()).unwrap();
         let data = Dataset::new(&records, &[]);
         let text = cells_csv(&data, &analyse(&plan, &records));
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split(',').collect()).collect();
@@ -127,6 +136,7 @@ mod tests {
             ("0", "1")
         );
         assert_eq!((at(1, "completed"), at(1, "diverged"), at(1, "test_accuracy.mean")), ("5", "0", "0.05"));
+        assert_eq!((at(1, "final.step"), at(2, "final.step")), ("10000", "10000"));
         assert_eq!((at(1, "grokking.grokked"), at(2, "grokking.grokked")), ("0", "5"));
         assert_eq!((at(1, "grokking.median_delay"), at(2, "grokking.median_delay")), ("inf", "3400"));
     }

@@ -11,7 +11,7 @@ use parquet::schema::types::Type;
 use plateau_common::results::{Parameter, TrialRecord};
 
 use super::metrics;
-use crate::analyses::population::final_value;
+use crate::analyses::population::{final_value, last_evaluation};
 use crate::cells::Dataset;
 
 /// Rows per row group, which bounds what a reader must hold at once.
@@ -41,15 +41,16 @@ fn whole(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// One row per trial: `id`, `seed`, `state`, `last_step`, `budget`, `diverged_at`, `train_seconds`, every parameter under
-/// its dotted path (a number, a switch, or text where kinds differ), and `final.<metric>`.
+/// One row per trial: `trial` (its id), `seed`, `state`, `last_step`, `budget`, `diverged_at`, `train_seconds`, every
+/// parameter under its dotted path (a whole number where all values are whole, else a number, a switch, or text where
+/// kinds differ), `final.step` (of the last evaluation), and `final.<metric>`.
 pub fn trials_parquet(data: &Dataset) -> Result<Vec<u8>, ExportError> {
     let trials: Vec<&TrialRecord> = data.trials().collect();
     let of = |value: &dyn Fn(&TrialRecord) -> Option<i64>| {
         Column::Whole(trials.iter().map(|trial| value(trial)).collect())
     };
     let mut columns = vec![
-        ("id".to_owned(), Column::Text(trials.iter().map(|trial| Some(text(&trial.id))).collect())),
+        ("trial".to_owned(), Column::Text(trials.iter().map(|trial| Some(text(&trial.id))).collect())),
         ("seed".to_owned(), of(&|trial| Some(whole(trial.seed)))),
         (
             "state".to_owned(),
@@ -71,6 +72,7 @@ pub fn trials_parquet(data: &Dataset) -> Result<Vec<u8>, ExportError> {
     for name in names.into_iter().filter(|name| *name != "seed") {
         columns.push((name.to_owned(), parameter(&trials, name)));
     }
+    columns.push(("final.step".to_owned(), of(&|trial| last_evaluation(trial).map(whole))));
     for metric in metrics(data) {
         let values =
             trials.iter().map(|trial| trial.series.contains_key(metric).then(|| final_value(trial, metric)));
@@ -109,7 +111,15 @@ fn parameter(trials: &[&TrialRecord], name: &str) -> Column {
     let values: Vec<Option<&Parameter>> = trials.iter().map(|trial| trial.parameters.get(name)).collect();
     let present = || values.iter().flatten();
     if present().all(|value| matches!(value, Parameter::Number(_))) {
-        return Column::Real(values.iter().map(|value| value.and_then(Parameter::as_number)).collect());
+        let numbers: Vec<Option<f64>> =
+            values.iter().map(|value| value.and_then(Parameter::as_number)).collect();
+        // Beyond 2^53 a number read as a real no longer says which whole number was meant.
+        let is_whole = |number: &f64| number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0;
+        return if numbers.iter().flatten().all(is_whole) {
+            Column::Whole(numbers.iter().map(|number| number.map(|number| number as i64)).collect())
+        } else {
+            Column::Real(numbers)
+        };
     }
     if present().all(|value| matches!(value, Parameter::Bool(_))) {
         let switch = |value: &Option<&Parameter>| match value {
@@ -205,17 +215,22 @@ mod tests {
         records[0].parameters.insert("model.tied".to_owned(), Parameter::Bool(true));
         records[1].parameters.insert("task.kind".to_owned(), Parameter::Text("modular".to_owned()));
         records[1].diverged_at = Some(77);
+        records[1].parameters.insert("train.optimizer.weight-decay".to_owned(), Parameter::Number(0.5));
         let rows = rows(trials_parquet(&Dataset::new(&records, &[])).unwrap());
         assert_eq!(rows.len(), 4);
-        let first = rows.iter().find(|row| *field(row, "id") == Field::Str(records[0].id.clone())).unwrap();
+        let first =
+            rows.iter().find(|row| *field(row, "trial") == Field::Str(records[0].id.clone())).unwrap();
         assert_eq!(*field(first, "train.optimizer.weight-decay"), Field::Double(0.0));
+        assert_eq!(*field(first, "model.dim"), Field::Long(128));
+        assert_eq!(*field(first, "final.step"), Field::Long(10_000));
         assert_eq!(*field(first, "model.tied"), Field::Bool(true));
         assert_eq!(*field(first, "task.kind"), Field::Null);
         assert_eq!(*field(first, "seed"), Field::Long(0));
         assert_eq!(*field(first, "state"), Field::Str("completed".to_owned()));
         assert_eq!(*field(first, "final.test_accuracy"), Field::Double(0.05));
         assert_eq!(*field(first, "diverged_at"), Field::Null);
-        let second = rows.iter().find(|row| *field(row, "id") == Field::Str(records[1].id.clone())).unwrap();
+        let second =
+            rows.iter().find(|row| *field(row, "trial") == Field::Str(records[1].id.clone())).unwrap();
         assert_eq!(*field(second, "diverged_at"), Field::Long(77));
     }
 

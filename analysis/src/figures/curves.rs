@@ -12,7 +12,7 @@ use plateau_common::results::TrialRecord;
 use super::scale::Scale;
 use super::scene::{Ink, Scene};
 use super::style::{
-    DARK, DASHES, Entry, Frame, GREY, Key, colour, header, header_height, metric_name, quantity,
+    DARK, DASHES, Entry, Frame, GREY, Key, axis_label, colour, header, header_height, metric_name, quantity,
 };
 use super::{Drawing, Figure, FigureContext, restricted};
 use crate::analyses::AnalysisResult;
@@ -69,7 +69,7 @@ pub fn read(fields: &mut Fields, context: FigureContext) -> ConfigResult<Box<dyn
         name: context.name,
         title: context.title,
         restriction: context.restriction,
-        metrics: read_metrics(fields, &["train_accuracy", "test_accuracy"])?,
+        metrics: read_metrics(fields, context.known, &["train_accuracy", "test_accuracy"])?,
         by: context.known.parameter(fields, "by")?,
         logarithmic_x: fields.choice("x-scale", &scales)?.unwrap_or(true),
         logarithmic_y: fields.choice("y-scale", &scales)?.unwrap_or(false),
@@ -353,7 +353,7 @@ impl Figure for Curves {
             let new_row = index % columns == 0;
             let label =
                 if new_row || panels[index - 1].quantity != panel.quantity { panel.quantity } else { "" };
-            frame.draw(&mut scene, &panel.title, "Training step", label);
+            frame.draw(&mut scene, &panel.title, "Training step", axis_label(label, data));
             for level in &self.levels {
                 if let (Some(start), Some(_)) = (frame.y.place(*level), frame.x.place_within(0.0)) {
                     let y = frame.top + (1.0 - start) * frame.height;

@@ -38,7 +38,7 @@ pub fn read(fields: &mut Fields, context: FigureContext) -> ConfigResult<Box<dyn
     if x == y {
         return Err(fields.error("y", "is the same parameter as `x`").suggest("choose two parameters"));
     }
-    let value = fields.text("value")?.unwrap_or("test_accuracy").to_owned();
+    let value = context.known.metric(fields, "value")?.unwrap_or_else(|| "test_accuracy".to_owned());
     Ok(Box::new(Heatmap {
         name: context.name,
         title: context.title,

@@ -153,8 +153,9 @@ pub(crate) fn result<'r>(results: &'r [AnalysisResult], name: &str) -> Option<&'
 #[cfg(test)]
 mod tests {
     use plateau_common::node::Node;
-    use plateau_common::results::TrialRecord;
+    use plateau_common::results::{Parameter, TrialRecord};
 
+    use crate::analyses::Known;
     use crate::fixture::{counting, grokking, trial};
     use crate::plan::{Plan, analyse};
 
@@ -174,7 +175,7 @@ mod tests {
                 name => serde_json::json!({ "kind": name }),
             })
             .collect();
-        Plan::read(&nodes(analyses), &nodes(serde_json::Value::from(figures)), None).unwrap()
+        Plan::read(&nodes(analyses), &nodes(serde_json::Value::from(figures)), Known::default()).unwrap()
     }
 
     fn draw(records: &[TrialRecord]) {
@@ -190,6 +191,25 @@ mod tests {
             assert!(!svg.contains("NaN"), "{name}");
             assert!(drawing.scene.to_png().unwrap().starts_with(b"\x89PNG"), "{name}");
         }
+    }
+
+    #[test]
+    fn the_loss_of_a_model_that_answers_with_a_number_is_not_in_nats() {
+        let curves = [Node::from_json(&serde_json::json!({"kind": "curves", "metric": "test_loss"}))];
+        let plan = Plan::read(&[], &curves, Known::default()).unwrap();
+        let svg = |records: &[TrialRecord]| {
+            let data = crate::cells::Dataset::new(records, &[]);
+            plan.figures.first().unwrap().draw(&data, &[]).scene.to_svg().unwrap()
+        };
+        let mut records = grokking(2);
+        assert!(svg(&records).contains("Loss (nats)"));
+        let head = |word: &str| Parameter::Text(word.to_owned());
+        records.iter_mut().for_each(|record| {
+            record.parameters.insert("task.head".to_owned(), head("classify"));
+        });
+        assert!(svg(&records).contains("Loss (nats)"));
+        records[0].parameters.insert("task.head".to_owned(), head("regress"));
+        assert!(svg(&records).contains(">\nLoss\n") && !svg(&records).contains("nats"));
     }
 
     #[test]

@@ -2,8 +2,11 @@
 //!
 //! Colours are Okabe and Ito's (2008), which people with any colour vision tell apart; ordered values use viridis.
 
+use plateau_common::results::{Parameter, TrialRecord};
+
 use super::scale::Scale;
 use super::scene::{Anchor, Ink, Scene, TextStyleOf, text_width};
+use crate::cells::Dataset;
 use crate::number;
 
 /// Text and axes.
@@ -84,6 +87,8 @@ pub fn capitalised(title: &str) -> String {
     letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }
 
+const LOSS: &str = "Loss (nats)";
+
 /// What a metric measures, with its unit: metrics of one quantity share an axis.
 pub fn quantity(metric: &str) -> &'static str {
     let name = metric.split('/').next().unwrap_or(metric);
@@ -91,7 +96,7 @@ pub fn quantity(metric: &str) -> &'static str {
     if ends(&["accuracy"]) {
         "Accuracy"
     } else if ends(&["loss"]) {
-        "Loss (nats)"
+        LOSS
     } else if ends(&["entropy"]) {
         "Entropy (nats)"
     } else if ends(&["norm"]) {
@@ -99,6 +104,15 @@ pub fn quantity(metric: &str) -> &'static str {
     } else {
         "Value"
     }
+}
+
+/// The label of an axis that shows a quantity of these trials. The loss of a model that answers with a number is a
+/// squared error, not an entropy.
+pub fn axis_label(quantity: &'static str, data: &Dataset) -> &'static str {
+    let scalar = |trial: &TrialRecord| {
+        trial.parameters.get("task.head") == Some(&Parameter::Text("regress".to_owned()))
+    };
+    if quantity == LOSS && data.trials().any(scalar) { "Loss" } else { quantity }
 }
 
 /// Cuts a text to a width, marking the cut.

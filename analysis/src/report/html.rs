@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::{FigureFile, Provenance};
 use crate::analyses::AnalysisResult;
+use crate::analyses::population::measured_short;
 use crate::cells::{Dataset, human};
 use crate::table::TextTable;
 
@@ -47,6 +48,9 @@ pub fn page(
         push(&mut page, format_args!("<p class=\"lead\">{}</p>\n", escape(description.trim())));
     }
     push(&mut page, format_args!("<p class=\"counts\">{}</p>\n</header>\n", counts(data)));
+    if let Some(caveat) = measured_short(data) {
+        push(&mut page, format_args!("<div class=\"caveats\"><p>{}</p></div>\n", escape(&caveat)));
+    }
     if !figures.is_empty() {
         page.push_str("<section>\n<h2>Figures</h2>\n");
         for figure in figures {

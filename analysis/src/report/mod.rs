@@ -12,10 +12,11 @@ use plateau_common::results::TrialRecord;
 use serde_json::{Value, json};
 
 use crate::analyses::AnalysisResult;
+use crate::analyses::population::measured_short;
 use crate::cells::{self, Dataset};
 use crate::export::{ExportError, cells_csv, metrics_parquet, trials_parquet};
 use crate::figures::scene::DrawError;
-use crate::plan::Plan;
+use crate::plan::{Plan, is_file_name};
 
 /// Where the results come from, as lines for people and machines: version, time, machine, sweep id and so on.
 #[derive(Clone, Debug, Default)]
@@ -120,10 +121,11 @@ impl Report {
     }
 
     /// Writes `report.html`, `summary.json`, `cells.csv`, `trials.parquet`, `metrics.parquet` and `figures/*` into
-    /// `folder`, creating it. The page comes last: where it is there, everything it refers to is.
+    /// `folder`, creating it; figures of an earlier report there that this one does not have are removed. The page comes last: where it is there, everything it refers to is.
     pub fn write(&self, folder: &Path) -> Result<(), WriteError> {
         let figures = folder.join("figures");
         std::fs::create_dir_all(&figures).map_err(|cause| WriteError { path: figures.clone(), cause })?;
+        let earlier = earlier_figures(&folder.join("summary.json"));
         for figure in &self.figures {
             replace(&figures.join(format!("{}.svg", figure.stem)), figure.svg.as_bytes())?;
             replace(&figures.join(format!("{}.png", figure.stem)), &figure.png)?;
@@ -132,7 +134,33 @@ impl Report {
         replace(&folder.join("trials.parquet"), &self.trials_parquet)?;
         replace(&folder.join("metrics.parquet"), &self.metrics_parquet)?;
         replace(&folder.join("summary.json"), self.summary_json.as_bytes())?;
-        replace(&folder.join("report.html"), self.html.as_bytes())
+        replace(&folder.join("report.html"), self.html.as_bytes())?;
+        let stale = |stem: &&String| self.figures.iter().all(|figure| figure.stem != **stem);
+        for stem in earlier.iter().filter(stale) {
+            for extension in ["svg", "png"] {
+                remove(&figures.join(format!("{stem}.{extension}")))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The figures that the report in a folder lists, by its summary; none where there is no summary that can be read. Only
+/// these are a report's to remove: the folder may hold other people's pictures.
+fn earlier_figures(summary: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(summary).unwrap_or_default();
+    let summary: Value = serde_json::from_str(&text).unwrap_or_default();
+    let figures = summary["figures"].as_array().cloned().unwrap_or_default();
+    let names = figures.iter().filter_map(|figure| figure["name"].as_str());
+    names.filter(|name| is_file_name(name)).map(str::to_owned).collect()
+}
+
+fn remove(path: &Path) -> Result<(), WriteError> {
+    match std::fs::remove_file(path) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => {
+            Err(WriteError { path: path.to_owned(), cause })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -170,6 +198,7 @@ fn summary(
         "trials": data.trials().count(),
         "cells": data.cells.len(),
         "endings": endings,
+        "caveats": measured_short(data).into_iter().collect::<Vec<_>>(),
         "varied": data.labels,
         "varied_along": following,
         "fixed": fixed,
@@ -183,13 +212,14 @@ mod tests {
     use plateau_common::node::Node;
 
     use super::*;
+    use crate::analyses::Known;
     use crate::fixture::{counting, grokking};
 
     fn plan() -> Plan {
         let analyses = [serde_json::json!({"kind": "summary"}), serde_json::json!({"kind": "grokking"})];
         let figures = [serde_json::json!({"kind": "curves"}), serde_json::json!({"kind": "survival"})];
         let nodes = |items: &[Value]| items.iter().map(Node::from_json).collect::<Vec<_>>();
-        Plan::read(&nodes(&analyses), &nodes(&figures), None).unwrap()
+        Plan::read(&nodes(&analyses), &nodes(&figures), Known::default()).unwrap()
     }
 
     #[test]
@@ -218,6 +248,50 @@ mod tests {
         assert_eq!(summary["endings"]["completed"], 10);
         assert_eq!(summary["analyses"][1]["result"]["groups"][0]["delay"]["value"], "inf");
         assert!(!report.summary_json.contains("null"));
+    }
+
+    #[test]
+    fn figures_of_an_earlier_report_do_not_stay_but_other_files_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |plan: &Plan| {
+            let report = Report::build("s", "", plan, &[], &Provenance::default()).unwrap();
+            report.write(folder.path()).unwrap();
+        };
+        write(&plan());
+        let figures = folder.path().join("figures");
+        std::fs::write(figures.join("mine.svg"), "x").unwrap();
+        assert!(figures.join("survival.svg").exists());
+        let curves = [Node::from_json(&serde_json::json!({"kind": "curves"}))];
+        write(&Plan::read(&[], &curves, Known::default()).unwrap());
+        let mut names: Vec<_> =
+            std::fs::read_dir(&figures).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["curves.png", "curves.svg", "mine.svg"]);
+    }
+
+    #[test]
+    fn a_summary_cannot_name_files_outside_the_figures() {
+        let folder = tempfile::tempdir().unwrap();
+        let summary = folder.path().join("summary.json");
+        std::fs::write(&summary, r#"{"figures":[{"name":"../../x"},{"name":"kept"},{"name":3}]}"#).unwrap();
+        assert_eq!(earlier_figures(&summary), ["kept"]);
+        std::fs::write(&summary, "{").unwrap();
+        assert!(earlier_figures(&summary).is_empty());
+    }
+
+    #[test]
+    fn completed_trials_with_cut_curves_are_told_on_the_page_and_in_the_summary() {
+        let mut records = grokking(2);
+        records[0].series.values_mut().for_each(|curve| {
+            curve.steps.truncate(17);
+            curve.values.truncate(17);
+        });
+        let report = Report::build("s", "", &plan(), &records, &Provenance::default()).unwrap();
+        let told = "1 trial was last evaluated at step 8000 of 10000";
+        assert!(report.html.contains(told));
+        let summary: Value = serde_json::from_str(&report.summary_json).unwrap();
+        assert!(summary["caveats"][0].as_str().unwrap().starts_with(told));
+        assert!(report.results.iter().all(|result| result.caveats.iter().any(|text| text.starts_with(told))));
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub fn read(fields: &mut Fields, common: Common) -> ConfigResult<Box<dyn Analysi
     Ok(Box::new(Threshold {
         name: common.name,
         confidence: common.confidence,
-        metric: fields.text("metric")?.unwrap_or("test_accuracy").to_owned(),
+        metric: common.known.metric(fields, "metric")?.unwrap_or_else(|| "test_accuracy".to_owned()),
         along,
         by,
         level: fields.number("level", f64::MIN..=f64::MAX)?.unwrap_or(0.8),
