@@ -24,13 +24,13 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// A count in at most four characters and a metric prefix: `950`, `1.2k`, `37M`, `4.1e15`.
+/// A count in at most four characters and a metric prefix: `950`, `1.2k`, `37M`, `4.1P`.
 pub fn count(value: f64) -> String {
     if !value.is_finite() {
         return "unknown".to_owned();
     }
     let mut scaled = value;
-    for prefix in ["", "k", "M", "G", "T"] {
+    for prefix in ["", "k", "M", "G", "T", "P", "E"] {
         if scaled.abs() < 999.5 {
             return match prefix {
                 "" if scaled.fract() == 0.0 => format!("{scaled}"),
@@ -120,8 +120,8 @@ mod tests {
     #[test]
     fn counts_are_short() {
         let shown: Vec<String> =
-            [0.0, 0.5, 7.0, 950.0, 999.6, 1_234.0, 37_000_000.0, 4.14e15].map(count).into();
-        assert_eq!(shown, ["0", "0.5", "7", "950", "1.0k", "1.2k", "37M", "4.1e15"]);
+            [0.0, 0.5, 7.0, 950.0, 999.6, 1_234.0, 37_000_000.0, 4.14e15, 9.96e18, 4e21].map(count).into();
+        assert_eq!(shown, ["0", "0.5", "7", "950", "1.0k", "1.2k", "37M", "4.1P", "10E", "4.0e21"]);
         assert_eq!(whole(1_234_567), "1 234 567");
         assert_eq!(whole(1234), "1234");
         assert_eq!(bytes(812), "812 B");
