@@ -37,7 +37,10 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
             lines.push(format!("── attempt {} on {} ──", attempt.attempt, words::one_line(&attempt.agent)));
             lines.extend(attempt.lines.iter().map(line));
         }
-        if lines.is_empty() { "nothing logged so far".to_owned() } else { lines.join("\n") }
+        if attempts.iter().all(|attempt| attempt.lines.is_empty()) {
+            lines.push(nothing(!attempts.is_empty(), &arguments.trial));
+        }
+        lines.join("\n")
     };
     context.output.answer(
         lines,
@@ -46,6 +49,15 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
     )?;
     connection.close().await?;
     Ok(Exit::Done)
+}
+
+/// What is said of a trial without lines: an attempt that failed before its trainer spoke has its reason elsewhere.
+fn nothing(attempted: bool, trial: &str) -> String {
+    if attempted {
+        format!("no lines; `plateau explain {trial}` says why it ended")
+    } else {
+        format!("no attempt so far; `plateau explain {trial}` says what it waits for")
+    }
 }
 
 fn line(line: &v1::LogLine) -> String {
@@ -66,4 +78,15 @@ fn attempt_json(attempt: &v1::AttemptLog) -> Value {
         })
         .collect();
     json!({ "attempt": attempt.attempt, "agent": attempt.agent, "lines": lines })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trial_without_lines_points_to_its_reason() {
+        assert_eq!(nothing(true, "3f2a"), "no lines; `plateau explain 3f2a` says why it ended");
+        assert!(nothing(false, "3f2a").contains("no attempt so far"));
+    }
 }
