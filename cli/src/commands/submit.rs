@@ -80,13 +80,18 @@ pub fn sentence(name: &str, answer: &v1::SubmitResponse) -> String {
     let id = words::short(&answer.sweep);
     let trials = words::plural(answer.trials, "trial");
     match (answer.existing, answer.new_trials) {
-        (true, 0) => format!("sweep {id} `{name}` exists already ({trials}); nothing is added"),
+        (true, 0) => {
+            format!("sweep {id} `{name}` exists already ({trials}); all are done or already waiting")
+        }
         (true, new) => {
-            format!("sweep {id} `{name}` exists already ({trials}); {new} are added")
+            format!("sweep {id} `{name}` exists already ({trials}); {new} will run")
         }
         (false, new) if new == answer.trials => format!("sweep {id} `{name}` submitted: {trials}"),
         (false, new) => {
-            format!("sweep {id} `{name}` submitted: {trials}, {new} of them to run, the rest is known")
+            let others = answer.trials.saturating_sub(new);
+            let others =
+                format!("{others} {} done or already waiting", if others == 1 { "is" } else { "are" });
+            format!("sweep {id} `{name}` submitted: {trials}, {new} of them to run, {others}")
         }
     }
 }
@@ -106,11 +111,16 @@ mod tests {
         assert_eq!(sentence("s", &answer(false, 4, 4)), "sweep 5ca1ab1e `s` submitted: 4 trials");
         assert_eq!(
             sentence("s", &answer(false, 4, 1)),
-            "sweep 5ca1ab1e `s` submitted: 4 trials, 1 of them to run, the rest is known"
+            "sweep 5ca1ab1e `s` submitted: 4 trials, 1 of them to run, 3 are done or already waiting"
         );
         assert_eq!(
             sentence("s", &answer(true, 1, 0)),
-            "sweep 5ca1ab1e `s` exists already (1 trial); nothing is added"
+            "sweep 5ca1ab1e `s` exists already (1 trial); all are done or already waiting"
+        );
+        // An existing sweep gets no trials by being submitted: those that failed are tried again.
+        assert_eq!(
+            sentence("s", &answer(true, 4, 2)),
+            "sweep 5ca1ab1e `s` exists already (4 trials); 2 will run"
         );
     }
 }
