@@ -136,17 +136,49 @@ async fn fetch(service: &mut Service, arguments: &Arguments) -> anyhow::Result<V
     }
 }
 
-/// The paths in which the sweep's trials differ by the study's intention; none if the study cannot be read here.
+/// The study's axes with more than one value; none if the study cannot be read here. Values that `[[when]]` sets follow
+/// from the axes it matches and tell nothing more.
 async fn axes(service: &mut Service, sweep: &str) -> anyhow::Result<Vec<String>> {
     let answer = service.describe_sweep(v1::DescribeSweepRequest { sweep: sweep.to_owned() }).await;
     let answer =
         answer.map_err(|status| refusal(&format!("looking at the sweep `{sweep}`"), &status))?.into_inner();
     let study = study_file::from_wire(answer.study).ok().and_then(|source| Study::from_source(&source).ok());
-    let mut axes = study.map(|study| study.varying_paths()).unwrap_or_default();
-    if !axes.is_empty() && !axes.iter().any(|path| path == "seed") {
-        axes.push("seed".to_owned());
+    let Some(study) = study else { return Ok(Vec::new()) };
+    let mut axes: Vec<String> = Vec::new();
+    for axis in study.axes().filter(|axis| axis.values.len() > 1) {
+        if !axes.contains(&axis.path) {
+            axes.push(axis.path.clone());
+        }
     }
     Ok(axes)
+}
+
+/// The columns of parameters. They are chosen from the whole sweep, so that a filter does not take away the column it
+/// filters by: all axes, an axis of whole tables by what differs beneath it. Without axes, what differs among the rows.
+fn columns_of(rows: &[&Row], axes: &[String]) -> Vec<String> {
+    let varying = varying(rows);
+    if axes.is_empty() {
+        return varying;
+    }
+    let mut columns: Vec<String> = Vec::new();
+    // Seeds that were added by `plateau extend` are an axis that the study does not have.
+    let seed = "seed".to_owned();
+    let added = (!axes.contains(&seed) && varying.contains(&seed)).then_some(&seed);
+    for axis in axes.iter().chain(added) {
+        let beneath = format!("{axis}.");
+        let found: Vec<&String> = if rows.iter().any(|row| row.parameters.contains_key(axis)) {
+            vec![axis]
+        } else {
+            varying.iter().filter(|path| path.starts_with(&beneath)).collect()
+        };
+        for path in found {
+            // An axis of whole tables may be refined by another one.
+            if !columns.contains(path) {
+                columns.push(path.clone());
+            }
+        }
+    }
+    columns
 }
 
 /// The parameters that are not the same in all rows.
@@ -159,12 +191,7 @@ fn varying(rows: &[&Row]) -> Vec<String> {
 }
 
 fn render(rows: &[&Row], axes: &[String], context: &Context) -> String {
-    let mut varying = varying(rows);
-    // What varies because an axis does (an MLP's width with the model's) tells nothing more.
-    if varying.iter().any(|path| axes.contains(path)) {
-        varying.retain(|path| axes.contains(path));
-        varying.sort_by_key(|path| axes.iter().position(|axis| axis == path));
-    }
+    let varying = columns_of(rows, axes);
     let short = |path: &String| {
         let last = path.rsplit('.').next().unwrap_or(path);
         let unique = varying.iter().filter(|other| other.rsplit('.').next() == Some(last)).count() == 1;
@@ -249,6 +276,16 @@ mod tests {
         };
         let table = render(&rows.iter().collect::<Vec<_>>(), &["seed".to_owned()], &context);
         insta::assert_snapshot!(table);
+        let filtered = [&rows[0]];
+        assert_eq!(
+            columns_of(&filtered, &["seed".to_owned(), "model.dim".to_owned()]),
+            ["seed", "model.dim"]
+        );
+        assert_eq!(
+            columns_of(&rows.iter().collect::<Vec<_>>(), &["model".to_owned()]),
+            ["model.mlp-dim", "seed"]
+        );
+        assert!(columns_of(&filtered, &[]).is_empty());
         assert_eq!(to_json(&rows[1])["diverged_at"], 3);
         assert_eq!(to_json(&rows[0])["diverged_at"], Value::Null);
         assert_eq!(to_json(&rows[0])["config"]["model"]["dim"], 8);
