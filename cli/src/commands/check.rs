@@ -1,8 +1,10 @@
 //! `plateau check`: what a study holds and costs, without running anything.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use clap::Args;
-use plateau_common::config::TrialConfig;
-use plateau_common::study::{CohortOverview, Overview, Study};
+use plateau_common::results::Parameter;
+use plateau_common::study::{CohortOverview, Overview};
 use serde_json::{Value, json};
 
 use super::Context;
@@ -110,7 +112,7 @@ fn describe(read: &ReadStudy, overview: &Overview, output: &Output) -> String {
         "\n{} (trials of equal shape, trained together as one batched model):",
         words::plural(overview.cohorts.len() as u64, "cohort")
     ));
-    lines.push(cohorts(study, overview, output));
+    lines.push(cohorts(overview, output));
     lines.join("\n")
 }
 
@@ -124,8 +126,8 @@ fn named(kind: &str, name: &str) -> String {
     if kind == name { kind.to_owned() } else { format!("{kind} ({name})") }
 }
 
-fn cohorts(study: &Study, overview: &Overview, output: &Output) -> String {
-    let differing = differing_paths(study, &overview.cohorts);
+fn cohorts(overview: &Overview, output: &Output) -> String {
+    let differing = differing_paths(overview);
     let mut headings: Vec<&str> = differing.iter().map(String::as_str).collect();
     headings.extend(["trials", "steps", "parameters", "FLOP/step", "memory"]);
     let mut columns = Columns::new(output, &headings);
@@ -151,16 +153,40 @@ fn cohorts(study: &Study, overview: &Overview, output: &Output) -> String {
     table
 }
 
-/// The varying paths whose values tell the cohorts apart.
-fn differing_paths(study: &Study, cohorts: &[CohortOverview]) -> Vec<String> {
-    let value = |config: &TrialConfig, path: &String| results::flatten(&config.to_json()).get(path).cloned();
-    let Some(first) = cohorts.first() else { return Vec::new() };
-    let shown = cohorts.get(..SHOWN_COHORTS).unwrap_or(cohorts);
-    let mut paths = study.varying_paths();
-    paths.retain(|path| {
-        shown.iter().any(|cohort| value(&cohort.example, path) != value(&first.example, path))
-    });
+/// The axes whose values tell the cohorts apart (an axis of whole tables by what differs beneath it). Values that
+/// `[[when]]` sets follow from the axes it matches, and of axes that change together the first is enough.
+fn differing_paths(overview: &Overview) -> Vec<String> {
+    let examples: Vec<BTreeMap<String, Parameter>> =
+        overview.cohorts.iter().map(|cohort| results::flatten(&cohort.example.to_json())).collect();
+    let all: BTreeSet<&String> = examples.iter().flat_map(BTreeMap::keys).collect();
+    let mut paths: Vec<String> = Vec::new();
+    let mut partitions: Vec<Vec<usize>> = Vec::new();
+    for (axis, _) in &overview.varying {
+        let beneath = format!("{axis}.");
+        for path in all.iter().filter(|path| **path == axis || path.starts_with(&beneath)) {
+            let partition = partition(&examples, path);
+            if partition.iter().any(|value| *value > 0) && !partitions.contains(&partition) {
+                partitions.push(partition);
+                paths.push((*path).clone());
+            }
+        }
+    }
     paths
+}
+
+/// For each example the number of its value at `path`, in order of first appearance.
+fn partition(examples: &[BTreeMap<String, Parameter>], path: &str) -> Vec<usize> {
+    let mut values: Vec<Option<&Parameter>> = Vec::new();
+    examples
+        .iter()
+        .map(|example| {
+            let value = example.get(path);
+            values.iter().position(|known| *known == value).unwrap_or_else(|| {
+                values.push(value);
+                values.len() - 1
+            })
+        })
+        .collect()
 }
 
 fn to_json(read: &ReadStudy, overview: &Overview) -> Value {
@@ -198,6 +224,24 @@ fn to_json(read: &ReadStudy, overview: &Overview) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cohorts_are_told_apart_by_axes_that_do_not_follow_one_another() {
+        let text = r#"
+            name = "s"
+            task = { kind = "modular", modulus = 7, train-share = 0.5 }
+            model = { layers = 1, heads = 1, dim = 8 }
+            train = { steps = 10, optimizer = { kind = "adam", lr = 1e-3 } }
+            zip = [["model.dim", "model.mlp-dim"]]
+            axes = { "model.dim" = [8, 16], "model.mlp-dim" = [24, 48], "model.layers" = [1, 2], seed = [0, 1] }
+            when = [{ match = { "model.layers" = 2 }, set = { "model.norm" = "none", "train.batch" = 5 } }]
+        "#;
+        let study =
+            plateau_common::study::Study::parse(text, "s.toml", plateau_common::study::Format::Toml, &[]);
+        let overview = study.unwrap_or_else(|error| panic!("{error}")).overview().unwrap();
+        assert_eq!(overview.cohorts.len(), 4);
+        assert_eq!(differing_paths(&overview), ["model.dim", "model.layers"]);
+    }
 
     #[test]
     fn long_axes_are_shortened() {
