@@ -2,11 +2,9 @@
 
 use std::io::{self, Read, Write};
 
+use plateau_common::limits::MAX_PIPE_MESSAGE_BYTES;
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-
-/// Bytes of one message on the pipe.
-const MAX_PIPE_MESSAGE_BYTES: u32 = 64 << 20;
 
 fn oversized(length: u32) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("a pipe message announces {length} bytes"))

@@ -43,6 +43,8 @@ pub const MAX_EVALUATION_EXAMPLES: usize = 1 << 20;
 pub const MAX_COHORT: usize = 1024;
 /// Bytes of one gRPC message (the receive limit set on every server and client).
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+/// Bytes of one message between an agent and its trainer child.
+pub const MAX_PIPE_MESSAGE_BYTES: u32 = 64 << 20;
 /// Bytes of one chunk of a checkpoint on the wire.
 pub const CHECKPOINT_CHUNK_BYTES: usize = 512 << 10;
 /// Bytes of a checkpoint's manifest.
