@@ -12,7 +12,7 @@ use plateau_common::limits::MAX_CHUNK_EVALUATIONS;
 use plateau_common::metrics::{Evaluation, MetricsChunk};
 use plateau_proto::convert;
 use plateau_proto::v1::LeaseKey;
-use plateau_proto::v1::agent_message::{Body, MetricsReport};
+use plateau_proto::v1::agent_message::{Body, MetricsReport, Released};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::link::{Delivery, Link};
@@ -181,7 +181,11 @@ impl Reporter {
                     pause = (pause * 2).min(LAST_RETRY);
                 }
                 Err(status) => {
-                    self.drop_lease(lease.clone(), format!("checkpoint refused: {}", status.message()));
+                    let reason = format!("checkpoint not stored: {}", status.message());
+                    self.drop_lease(lease.clone(), reason.clone());
+                    // Where the lease is still ours it is given back; where it is not, the refusal changes nothing.
+                    let released = Released { lease: Some(lease.clone()), reason, train_seconds: 0.0 };
+                    let _ = self.link.deliver(Body::Released(released)).await.await;
                 }
             }
         }

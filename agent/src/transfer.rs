@@ -37,6 +37,9 @@ pub async fn upload(
     let read = reading.await.map_err(|error| tonic::Status::internal(error.to_string()))?;
     match (answer, read) {
         (Ok(_), Ok(())) => Ok(()),
+        (_, Err(error)) if error.downcast_ref::<std::io::Error>().is_some() => {
+            Err(tonic::Status::internal(format!("{error:#}")))
+        }
         // The coordinator's word goes first: a refused stream also looks like a failed send.
         (Err(status), _) => Err(status),
         (Ok(_), Err(error)) => Err(tonic::Status::internal(format!("{error:#}"))),

@@ -108,8 +108,17 @@ fn a_second_agent_of_the_same_name_takes_over_and_the_first_leaves() -> anyhow::
     let sweep = submitted["sweep"].as_str().context("a sweep id")?.to_owned();
     wait_for_steps(&bench, target, &sweep, 300)?;
     // In a folder of its own, as on another host.
-    let arguments =
-        ["agent", "--coordinator", &coordinator.url, "--name", "same", "--device", "cpu", "--work-dir", "elsewhere"];
+    let arguments = [
+        "agent",
+        "--coordinator",
+        &coordinator.url,
+        "--name",
+        "same",
+        "--device",
+        "cpu",
+        "--work-dir",
+        "elsewhere",
+    ];
     let _second = bench.spawn("second", &arguments)?;
     ensure!(first.wait()? == Some(1), "{}", first.log_text());
     ensure!(first.log_text().contains("took over the name"), "{}", first.log_text());

@@ -17,7 +17,10 @@ fn python() -> anyhow::Result<Option<String>> {
     let python = named.clone().unwrap_or_else(|| "python3".to_owned());
     let probe = Command::new(&python).args(["-c", "import numpy, safetensors"]).output();
     let usable = probe.as_ref().is_ok_and(|output| output.status.success());
-    ensure!(usable || named.is_none(), "PLATEAU_PYTHON={python} cannot import numpy and safetensors: {probe:?}");
+    ensure!(
+        usable || named.is_none(),
+        "PLATEAU_PYTHON={python} cannot import numpy and safetensors: {probe:?}"
+    );
     Ok(usable.then_some(python))
 }
 

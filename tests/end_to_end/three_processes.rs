@@ -97,6 +97,9 @@ fn cancelling_a_long_sweep_leaves_a_short_one_of_the_same_trials_to_finish() -> 
     bench.succeed(["watch", "short", target[0], target[1]])?;
     let shared = results(&bench, target, "short")?;
     bench.succeed(["run", "short.toml", "--agents", "1"])?;
-    ensure!(shared == results(&bench, ["--data-dir", "plateau-data"], "last")?, "not the bits of a run of its own");
+    ensure!(
+        shared == results(&bench, ["--data-dir", "plateau-data"], "last")?,
+        "not the bits of a run of its own"
+    );
     Ok(())
 }

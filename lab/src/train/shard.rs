@@ -95,6 +95,8 @@ pub(super) struct Shard<'a> {
     replica_steps: u64,
     /// The device for people, as checkpoints record it.
     device_words: String,
+    /// Step of the last checkpoint of all replicas; what a shard starts from needs no saving.
+    saved: u64,
     /// The span of the updates since the last evaluation.
     stretch: Option<tracing::Span>,
 }
@@ -139,6 +141,7 @@ impl<'a> Shard<'a> {
         Ok(Shard {
             device_words,
             stretch: None,
+            saved: starts[0].step(),
             index,
             reported: Instant::now(),
             replica_steps: 0,
@@ -171,9 +174,7 @@ impl<'a> Shard<'a> {
         let turn = Instant::now();
         while !self.replicas.is_empty() {
             if stop.load(Ordering::Relaxed) {
-                for place in 0..self.replicas.len() {
-                    self.save(place, send)?;
-                }
+                self.save_all(send)?;
                 break;
             }
             if turn.elapsed().as_secs_f64() >= TURN_SECONDS {
@@ -204,9 +205,7 @@ impl<'a> Shard<'a> {
             self.end_finished(send)?;
             let by_step = every.is_some_and(|every| step.is_multiple_of(every));
             if by_step || seconds > 0.0 && self.last_save.elapsed().as_secs_f64() >= seconds {
-                for place in 0..self.replicas.len() {
-                    self.save(place, send)?;
-                }
+                self.save_all(send)?;
                 self.last_save = Instant::now();
             }
         }
@@ -319,6 +318,17 @@ impl<'a> Shard<'a> {
             let values = columns.iter().map(|(name, column)| (name.clone(), column[place])).collect();
             let evaluation = Evaluation { step: self.step, values };
             send(Event::Evaluated { replica: replica.start.replica, evaluation });
+        }
+        Ok(())
+    }
+
+    /// Saves every replica, unless that has been done at this step.
+    fn save_all(&mut self, send: Send<'_>) -> Result<(), LabError> {
+        if self.saved != self.step {
+            for place in 0..self.replicas.len() {
+                self.save(place, send)?;
+            }
+            self.saved = self.step;
         }
         Ok(())
     }
