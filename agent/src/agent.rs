@@ -1,33 +1,29 @@
 //! The agent's main loop: grants in, reports out, one cohort at a time.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use plateau_common::trace::TraceContext;
-use plateau_proto::convert::{self, WireError};
+use plateau_proto::convert;
 use plateau_proto::v1::agent_message::{
     Body, Crashed, EndedReport, Goodbye, Heartbeat, Hello, LeaseProgress, LogReport, Released, Started,
 };
 use plateau_proto::v1::coordinator_message::Body as Order;
-use plateau_proto::v1::{CheckpointReference, Lease, LeaseKey, TrainerEvent, trainer_command, trainer_event};
+use plateau_proto::v1::{Lease, LeaseKey, TrainerEvent, trainer_command, trainer_event};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tracing::Instrument as _;
 
 use crate::AgentOptions;
 use crate::child::TrainerChild;
 use crate::link::{Link, LinkEvent};
+use crate::prepare::{Prepared, Unprepared, prepare, resume_folder_of};
 use crate::reporter::{self, Outcome, Report, Reports};
-use crate::transfer;
 
 /// Seconds between heartbeats; far below the renewal the coordinator asks for, so that progress displays move.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long an agent that was told to leave waits for its last reports to be answered.
 const LAST_REPORTS: Duration = Duration::from_secs(10);
-/// How often, and how far apart, the checkpoint to continue from is asked for while the coordinator is away.
-const DOWNLOAD_TRIES: u32 = 30;
-const DOWNLOAD_PAUSE: Duration = Duration::from_secs(1);
 /// How long a trainer that was told to stop may take to save its checkpoints.
 const STOPPING: Duration = Duration::from_secs(60);
 
@@ -119,22 +115,6 @@ impl Held {
             attempt = key.attempt,
         );
         Held { key, span, step: 0, started: None, weights_hash: String::new(), over: false }
-    }
-}
-
-type Prepared = Result<trainer_command::Train, Unprepared>;
-
-/// Why a cohort could not be prepared.
-enum Unprepared {
-    /// The coordinator or the way to it; nobody's fault.
-    Passing(String),
-    /// Trying again would not help.
-    Lasting(anyhow::Error),
-}
-
-impl From<WireError> for Unprepared {
-    fn from(error: WireError) -> Self {
-        Unprepared::Lasting(error.into())
     }
 }
 
@@ -510,70 +490,6 @@ impl Agent {
 
 fn seconds(held: &Held, share: f64) -> f64 {
     held.started.map_or(0.0, |started| started.elapsed().as_secs_f64() / share)
-}
-
-/// Downloads what the leases continue from and words the command for the trainer.
-async fn prepare(
-    leases: Vec<Lease>,
-    spans: Vec<tracing::Span>,
-    link: Link,
-    scratch: PathBuf,
-    device: String,
-    threads: usize,
-) -> Prepared {
-    let mut members = Vec::with_capacity(leases.len());
-    for (lease, attempt) in leases.into_iter().zip(spans) {
-        let key = lease.key.unwrap_or_default();
-        // Paths are built from validated ids, never from text that came over the wire.
-        convert::trial_id("lease.key.trial", &key.trial)?;
-        let mut resume_folder = String::new();
-        if let Some(checkpoint) = lease.resume {
-            let folder = resume_folder_of(&scratch, &key);
-            let span =
-                tracing::info_span!(parent: &attempt, "load", trial = key.trial, step = checkpoint.step);
-            fetch(&link, &key, &checkpoint, &folder).instrument(span).await?;
-            resume_folder = folder.to_string_lossy().into_owned();
-        }
-        members.push(trainer_command::Member {
-            trial: key.trial,
-            config_json: lease.config_json,
-            resume_folder,
-            traceparent: lease.traceparent,
-        });
-    }
-    let threads = u32::try_from(threads).unwrap_or(u32::MAX);
-    Ok(trainer_command::Train { members, device, threads, scratch: scratch.to_string_lossy().into_owned() })
-}
-
-/// Where the checkpoint that a lease continues from is put.
-fn resume_folder_of(scratch: &Path, key: &LeaseKey) -> PathBuf {
-    scratch.join(format!("resume-{}-{}", key.trial, key.attempt))
-}
-
-/// Downloads a checkpoint; tries again for a while where that may help.
-async fn fetch(
-    link: &Link,
-    key: &LeaseKey,
-    checkpoint: &CheckpointReference,
-    folder: &Path,
-) -> Result<(), Unprepared> {
-    let mut tries = 0;
-    loop {
-        let Err(error) = transfer::download(link.channel(), key.clone(), checkpoint.clone(), folder).await
-        else {
-            return Ok(());
-        };
-        let error = error.context(format!("fetching the checkpoint that trial {} continues from", key.trial));
-        if !transfer::may_pass(&error) {
-            return Err(Unprepared::Lasting(error));
-        }
-        tries += 1;
-        if tries == DOWNLOAD_TRIES {
-            return Err(Unprepared::Passing(format!("{error:#}")));
-        }
-        tracing::warn!(error = format!("{error:#}"), "no checkpoint yet");
-        tokio::time::sleep(DOWNLOAD_PAUSE).await;
-    }
 }
 
 /// Resolves when the preparation is done; never, where there is none.

@@ -12,6 +12,7 @@ mod child;
 mod device;
 mod link;
 mod pipe;
+mod prepare;
 mod reporter;
 mod trainer;
 mod transfer;
