@@ -199,6 +199,11 @@ fn agents(arguments: &Arguments, waiting: u64) -> Vec<AgentSpecification> {
         }
     }
     agents.truncate(usize::try_from(waiting).unwrap_or(usize::MAX));
+    // The agent that connects first must not take the share of those a moment behind it.
+    let share = u32::try_from(waiting.div_ceil(agents.len().max(1) as u64)).unwrap_or(u32::MAX).max(1);
+    for agent in &mut agents {
+        agent.max_cohort.get_or_insert(agent.device.default_cohort().min(share));
+    }
     agents
 }
 
@@ -271,6 +276,10 @@ mod tests {
         assert_eq!(names("--device cpu --agents 3", 2), ["cpu-1", "cpu-2"]);
         assert_eq!(names("--device cuda:0 --device cuda:1 --agents 3", 100), ["cuda0", "cuda1"]);
         assert!(names("--device cpu", 0).is_empty());
+        let cohort = |words: &str, waiting| agents(&parse(words), waiting)[0].max_cohort;
+        assert_eq!(cohort("--device cpu --agents 2", 10), Some(5));
+        assert_eq!(cohort("--device cpu --agents 2", 120), Some(8));
+        assert_eq!(cohort("--device cpu --agents 2 --max-cohort 3", 10), Some(3));
         assert_eq!(names("--device cpu --threads 1024", 9), ["cpu-1"]);
     }
 
