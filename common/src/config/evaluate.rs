@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 
-use super::ModelConfig;
 use crate::fields::{ConfigError, ConfigResult, Fields, unknown_word};
 use crate::node::Value;
 use crate::tasks::TaskConfig;
@@ -49,7 +48,7 @@ pub struct EvaluateConfig {
 
 impl EvaluateConfig {
     /// Reads `[evaluate]`; an absent table means the defaults.
-    pub fn read(fields: Option<Fields<'_>>, task: &TaskConfig, _model: &ModelConfig) -> ConfigResult<Self> {
+    pub fn read(fields: Option<Fields<'_>>, task: &TaskConfig) -> ConfigResult<Self> {
         let mut config = EvaluateConfig {
             every: None,
             per_decade: Some(10),

@@ -53,7 +53,7 @@ impl TrialConfig {
         let model = ModelConfig::read(fields.require("model", model)?, &task)?;
         let train = fields.table("train")?;
         let train = TrainConfig::read(fields.require("train", train)?, &task)?;
-        let evaluate = EvaluateConfig::read(fields.table("evaluate")?, &task, &model)?;
+        let evaluate = EvaluateConfig::read(fields.table("evaluate")?, &task)?;
         let checkpoint = CheckpointConfig::read(fields.table("checkpoint")?)?;
         fields.finish()?;
         Ok(TrialConfig { seed, task, model, train, evaluate, checkpoint })

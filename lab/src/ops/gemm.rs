@@ -55,7 +55,7 @@ pub(crate) fn multiply<T: Float>(result: &mut [T], lhs: Matrix<'_, T>, rhs: Matr
 }
 
 /// The same into rows that begin `row_stride` numbers apart.
-#[allow(unsafe_code)]
+#[allow(unsafe_code, reason = "gemm takes raw pointers; every bound is checked first")]
 pub(crate) fn multiply_into<T: Float>(
     result: &mut [T],
     row_stride: usize,

@@ -1,4 +1,4 @@
-//! Probes: what is measured inside a model at an evaluation. One file each, one line in `measure`.
+//! Probes: what is measured inside a model at an evaluation. One line in `measure`, and a file where it takes more than a line.
 //!
 //! A probe is a pure function of the training state (weights and optimiser), so a resumed trial measures what an
 //! uninterrupted one does.
