@@ -22,6 +22,8 @@ fn configurations() -> Vec<Value> {
         json!({"kind": "most-frequent", "vocab": 8, "length": 16, "target": "token", "test-examples": 200}),
         json!({"kind": "most-frequent", "vocab": 5, "head": "classify", "test-examples": 200}),
         json!({"kind": "most-frequent", "vocab": 5, "target-scale": "standardised", "test-examples": 200}),
+        json!({"kind": "noise", "vocab": 7, "length": 5}),
+        json!({"kind": "noise", "vocab": 9, "length": 4, "read-out": "every", "test-examples": 200}),
     ]
 }
 
@@ -333,4 +335,22 @@ fn highest_counts_follow_their_law() {
             found_variance.sqrt()
         );
     }
+}
+
+/// Tokens and answers of the noise task are uniform, and no answer can be told from the token it is asked at.
+#[test]
+fn noise_is_uniform_and_its_answers_are_independent_of_its_tokens() {
+    let (vocab, examples) = (5usize, 40_000usize);
+    let json =
+        json!({"kind": "noise", "vocab": vocab, "length": 3, "read-out": "every", "test-examples": examples});
+    let batch = read(&json).examples(2).evaluation(Split::Test, Form::Tokens).expect("a test set");
+    let Targets::Classes(answers) = &batch.targets else { panic!("noise has classes") };
+    let mut pairs = vec![0usize; vocab * vocab];
+    for (token, answer) in tokens(&batch).0.iter().zip(answers) {
+        pairs[*token as usize * vocab + *answer as usize] += 1;
+    }
+    let expected = (3 * examples) as f64 / pairs.len() as f64;
+    // Chi-squared with 24 degrees of freedom exceeds 60 with probability 6e-5.
+    let statistic: f64 = pairs.iter().map(|count| (*count as f64 - expected).powi(2) / expected).sum();
+    assert!(statistic < 60.0, "{statistic}: {pairs:?}");
 }

@@ -25,6 +25,11 @@ fn tasks() -> Vec<(Value, Value)> {
             json!({"kind": "most-frequent", "vocab": 4, "length": 8, "test-examples": 200, "target": "token"}),
             json!(64),
         ),
+        (json!({"kind": "noise", "vocab": 4, "length": 5, "test-examples": 200}), json!(64)),
+        (
+            json!({"kind": "noise", "vocab": 4, "length": 5, "read-out": "every", "test-examples": 200}),
+            json!(64),
+        ),
     ]
 }
 

@@ -7,11 +7,13 @@
 
 mod modular;
 mod most_frequent;
+mod noise;
 mod query_count;
 mod sequences;
 
 pub use modular::{Layout, Modular, Operation};
 pub use most_frequent::{MostFrequent, MostFrequentTarget};
+pub use noise::Noise;
 pub use query_count::{Head, QueryCount, QueryMode, TargetScale};
 
 use serde::Serialize;
@@ -56,7 +58,8 @@ impl Output {
 }
 
 /// Where predictions are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ReadOut {
     /// At the last position only.
     Last,
@@ -238,6 +241,7 @@ task_list! {
     "modular" => Modular,
     "query-count" => QueryCount,
     "most-frequent" => MostFrequent,
+    "noise" => Noise,
 }
 
 impl TaskConfig {

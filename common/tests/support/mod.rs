@@ -53,7 +53,18 @@ fn any_task() -> impl Strategy<Value = Value> {
         table.insert("kind".to_owned(), json!("most-frequent"));
         task
     });
-    prop_oneof![modular, query, frequent]
+    let noise = (1usize..40, 1usize..20, any::<bool>(), 1usize..2000).prop_map(
+        |(vocab, length, every, test_examples)| {
+            json!({
+                "kind": "noise",
+                "vocab": vocab,
+                "length": length,
+                "read-out": if every { "every" } else { "last" },
+                "test-examples": test_examples,
+            })
+        },
+    );
+    prop_oneof![modular, query, frequent, noise]
 }
 
 fn any_model() -> impl Strategy<Value = Value> {

@@ -1,0 +1,110 @@
+//! Noise: fresh random tokens and random answers that have nothing to do with them. There is nothing to learn, so no model
+//! does better than ln(vocabulary) in loss and 1/vocabulary in accuracy: a null control for every measurement, and, at any
+//! shape, work for measurements of speed.
+
+use serde::Serialize;
+
+use super::{Batch, Examples, Form, Input, Output, ReadOut, Split, Targets, Task, TaskShape};
+use crate::fields::{ConfigResult, Fields};
+use crate::limits;
+use crate::random::{Stream, StreamFamily};
+
+/// `[task] kind = "noise"`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Noise {
+    /// Token ids, and classes to answer with. Required.
+    pub vocab: usize,
+    /// Tokens per example. Required.
+    pub length: usize,
+    /// Where an answer is asked for. Default `"last"`.
+    pub read_out: ReadOut,
+    /// Size of the fixed test set. Default 1000.
+    pub test_examples: usize,
+}
+
+/// Size of the test set where the study says none.
+const DEFAULT_TEST_EXAMPLES: usize = 1000;
+
+impl Task for Noise {
+    fn read(mut fields: Fields<'_>) -> ConfigResult<Self> {
+        let vocab = fields.integer("vocab", 1..=limits::MAX_VOCABULARY)?;
+        let vocab = fields.require("vocab", vocab)?;
+        let length = fields.integer("length", 1..=limits::MAX_LENGTH)?;
+        let length = fields.require("length", length)?;
+        let places = [("last", ReadOut::Last), ("every", ReadOut::Every)];
+        let read_out = fields.choice("read-out", &places)?.unwrap_or(ReadOut::Last);
+        let test_examples = fields.integer("test-examples", 1..=limits::MAX_EVALUATION_EXAMPLES)?;
+        let test_examples = test_examples.unwrap_or(DEFAULT_TEST_EXAMPLES);
+        if test_examples.saturating_mul(length) > limits::MAX_TOKENS_AT_ONCE {
+            return Err(fields
+                .error(
+                    "test-examples",
+                    format!("{test_examples} sequences of {length} tokens are too many at once"),
+                )
+                .suggest(format!("at most {} tokens", limits::MAX_TOKENS_AT_ONCE)));
+        }
+        fields.finish()?;
+        Ok(Noise { vocab, length, read_out, test_examples })
+    }
+
+    fn shape(&self) -> TaskShape {
+        TaskShape {
+            vocabulary: self.vocab,
+            length: self.length,
+            output: Output::Classes(self.vocab),
+            read_out: self.read_out,
+        }
+    }
+
+    fn training_set_size(&self) -> Option<usize> {
+        None
+    }
+
+    fn examples(&self, seed: u64) -> Box<dyn Examples> {
+        Box::new(NoiseExamples {
+            task: self.clone(),
+            train: StreamFamily::new(seed, "train-data"),
+            test: StreamFamily::new(seed, "test-data"),
+        })
+    }
+}
+
+struct NoiseExamples {
+    task: Noise,
+    train: StreamFamily,
+    test: StreamFamily,
+}
+
+impl NoiseExamples {
+    fn draw(&self, mut stream: Stream, examples: usize) -> Batch {
+        let Noise { vocab, length, read_out, .. } = self.task;
+        let read_positions = match read_out {
+            ReadOut::Last => 1,
+            ReadOut::Every => length,
+        };
+        let mut tokens = vec![0; examples * length];
+        stream.fill_below(vocab as u32, &mut tokens);
+        let mut answers = vec![0; examples * read_positions];
+        stream.fill_below(vocab as u32, &mut answers);
+        Batch {
+            input: Input::Tokens { tokens, length },
+            targets: Targets::Classes(answers),
+            weights: None,
+            also_correct: Vec::new(),
+        }
+    }
+}
+
+impl Examples for NoiseExamples {
+    fn train(&self, update: u64, size: Option<usize>, _form: Form) -> Batch {
+        self.draw(self.train.at(update), size.unwrap_or(1))
+    }
+
+    fn evaluation(&self, split: Split, _form: Form) -> Option<Batch> {
+        match split {
+            Split::Train => None,
+            Split::Test => Some(self.draw(self.test.at(0), self.task.test_examples)),
+        }
+    }
+}
