@@ -88,27 +88,90 @@ fn read_positions(shape: &TaskShape) -> usize {
     }
 }
 
-/// Estimated bytes on the device for `replicas` trials of this configuration trained together: weights, gradients and
-/// the optimiser's moments (exact), and the activations a backward pass keeps: per token and layer ten vectors of width
-/// d, two (gated: three) of width f, and per head and pair of positions two attention weights; plus embeddings and
-/// outputs. Implementations that recompute or skip activations need less.
+/// Estimated bytes on the device for `replicas` trials of this configuration trained together as one batch: for each its
+/// weights, gradients and the optimiser's moments (exact), and the activations a backward pass keeps: per token and layer
+/// ten vectors of width d, two (gated: three) of width f, and per head and pair of positions two attention weights; plus
+/// embeddings and outputs. Implementations that recompute or skip activations need less.
 pub fn memory_bytes(config: &TrialConfig, replicas: usize) -> u64 {
+    let one = u128::from(state_bytes(config)) + u128::from(workspace_bytes(config));
+    u64::try_from(one.saturating_mul(replicas as u128)).unwrap_or(u64::MAX)
+}
+
+fn number_bytes(config: &TrialConfig) -> u128 {
+    match config.train.precision {
+        Precision::F32 => 4,
+        Precision::F64 => 8,
+    }
+}
+
+/// Bytes of one trial's weights, gradients and optimiser's moments.
+pub fn state_bytes(config: &TrialConfig) -> u64 {
+    let numbers = u128::from(parameters(config)) * (2 + config.train.optimizer.moments() as u128);
+    u64::try_from(numbers.saturating_mul(number_bytes(config))).unwrap_or(u64::MAX)
+}
+
+/// Estimated bytes of what one trial's update computes and its backward pass keeps; see [`memory_bytes`].
+pub fn workspace_bytes(config: &TrialConfig) -> u64 {
     let ModelConfig::Transformer(model) = &config.model;
     let shape = trained_shape(config);
     let wide = |number: usize| number as u128;
-    let number_bytes: u128 = match config.train.precision {
-        Precision::F32 => 4,
-        Precision::F64 => 8,
-    };
-    let states = u128::from(parameters(config)) * (2 + wide(config.train.optimizer.moments()));
     let (n, d, f, h) = (wide(shape.length), wide(model.dim), wide(model.mlp_dim), wide(model.heads));
     let hidden = if model.activation == Activation::Geglu { 3 } else { 2 };
     let per_layer = 10 * n * d + hidden * n * f + 2 * h * n * n;
     let outputs = 2 * wide(read_positions(&shape)) * wide(shape.output.width());
-    let activations = wide(batch_size(config)) * (wide(model.layers) * per_layer + 2 * n * d + outputs);
-    let total =
-        (states.saturating_add(activations)).saturating_mul(number_bytes).saturating_mul(wide(replicas));
-    u64::try_from(total).unwrap_or(u64::MAX)
+    let numbers = wide(batch_size(config)) * (wide(model.layers) * per_layer + 2 * n * d + outputs);
+    u64::try_from(numbers.saturating_mul(number_bytes(config))).unwrap_or(u64::MAX)
+}
+
+/// What a cohort is trained on, as far as its memory is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hardware {
+    /// A processor: each thread trains one replica after another in one workspace.
+    Processor {
+        /// Threads.
+        threads: usize,
+    },
+    /// A card: all replicas at once.
+    Card,
+}
+
+/// Bytes a cohort takes: what it takes whatever its size, and what each replica adds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryNeed {
+    /// Bytes of the process and its workspaces.
+    pub fixed: u64,
+    /// Bytes of one replica more.
+    pub per_replica: u64,
+}
+
+impl MemoryNeed {
+    /// Bytes of a cohort of `replicas`.
+    pub fn of(self, replicas: usize) -> u64 {
+        self.fixed.saturating_add(self.per_replica.saturating_mul(replicas as u64))
+    }
+
+    /// The most replicas that fit into `bytes`; 0 where not one does.
+    pub fn most(self, bytes: u64) -> u64 {
+        bytes.saturating_sub(self.fixed) / self.per_replica.max(1)
+    }
+}
+
+/// Bytes of a trainer process before it trains anything: code, runtime, buffers.
+const PROCESS_BYTES: u64 = 48 << 20;
+/// Bytes of a CUDA context with its libraries' workspaces.
+const CONTEXT_BYTES: u64 = 512 << 20;
+
+/// Estimated memory of cohorts of one shape, from the bytes of one trial ([`state_bytes`], [`workspace_bytes`]).
+pub fn memory_need(state_bytes: u64, workspace_bytes: u64, hardware: Hardware) -> MemoryNeed {
+    match hardware {
+        Hardware::Processor { threads } => MemoryNeed {
+            fixed: PROCESS_BYTES.saturating_add(workspace_bytes.saturating_mul(threads.max(1) as u64)),
+            per_replica: state_bytes,
+        },
+        Hardware::Card => {
+            MemoryNeed { fixed: CONTEXT_BYTES, per_replica: state_bytes.saturating_add(workspace_bytes) }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -195,5 +258,20 @@ mod tests {
         let one = memory_bytes(&config, 1);
         assert!(one > parameters(&config) * 4 * 4);
         assert_eq!(memory_bytes(&config, 7), 7 * one);
+    }
+
+    #[test]
+    fn a_processor_shares_workspaces_and_a_card_does_not() {
+        let threads = |threads| memory_need(10, 100, Hardware::Processor { threads });
+        assert_eq!(threads(2).of(5) - threads(2).of(4), 10);
+        assert_eq!(threads(3).of(5) - threads(2).of(5), 100);
+        let card = memory_need(10, 100, Hardware::Card);
+        assert_eq!(card.of(5) - card.of(4), 110);
+        assert_eq!(card.most(card.of(4) + 109), 4);
+        assert_eq!(card.most(card.of(5)), 5);
+        assert_eq!(card.most(7), 0, "not even the context fits");
+        let config = counting(32, 20, false);
+        assert_eq!(state_bytes(&config) + workspace_bytes(&config), memory_bytes(&config, 1));
+        assert_eq!(state_bytes(&config), parameters(&config) * 4 * 4);
     }
 }

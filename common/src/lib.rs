@@ -18,5 +18,6 @@ pub mod random;
 pub mod results;
 pub mod study;
 pub mod tasks;
+pub mod throughput;
 pub mod trace;
 pub mod trial;

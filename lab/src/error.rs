@@ -33,6 +33,16 @@ pub enum LabError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// The cohort takes more memory than there is.
+    #[error(
+        "out of memory: the cohort takes about {needed} bytes and {available} are allowed; train fewer replicas together, or allow more memory"
+    )]
+    OutOfMemory {
+        /// Estimated bytes of the cohort.
+        needed: u64,
+        /// Bytes it may take; 0: the device refused, whatever was allowed.
+        available: u64,
+    },
     /// The device or an operation on it failed.
     #[error("{doing}: {message}")]
     Compute {

@@ -4,18 +4,25 @@
 //! per-replica learning rates, weight decays and clipping. On one type of processor a trial ends with the same bits alone
 //! or in any cohort, on one thread or many, uninterrupted or resumed. Leaves leases, processes and the network to others.
 
+mod calibrate;
 pub mod checkpoint;
 mod data;
 mod error;
 mod evaluate;
 mod float;
 pub mod model;
+pub mod cpu;
 pub mod ops;
+#[allow(missing_docs, reason = "on its way out")]
+pub mod ops_old;
 pub mod optimizer;
 pub mod probes;
+pub mod program;
 mod train;
 mod trained;
+mod vector;
 
+pub use calibrate::{CALIBRATION_SECONDS, calibrate};
 pub use error::LabError;
-pub use train::{Control, DeviceChoice, Member, Observer, train_cohort};
+pub use train::{Control, DeviceChoice, Member, Observer, train_cohort, train_cohort_within};
 pub use trained::{TrainedModel, load_model};

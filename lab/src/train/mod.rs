@@ -1,26 +1,29 @@
 //! Training a cohort: trials that differ in seed and scalars only, side by side.
 //!
 //! On the CPU the members are dealt to shards small enough for the cache, and the shards to threads; each shard is trained
-//! as one batch by one thread (`shard`), so no result depends on the number of threads. Members that resume
-//! from different steps never share a shard.
+//! as one batch by one thread (`shard`, `crew`), so no result depends on the number of threads. Members at different
+//! steps never share a shard, so a member that joins later gets a shard of its own (`roster`).
 //! Owns the traffic between threads and the caller; leaves what becomes of checkpoints to the caller.
 
+mod crew;
+mod roster;
 mod shard;
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use candle_core::Device;
 use plateau_common::config::TrialConfig;
-use plateau_common::identity::{TrialId, cohort_key};
+use plateau_common::cost;
+use plateau_common::identity::TrialId;
 use plateau_common::metrics::Evaluation;
 use plateau_common::trial::Ending;
 
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Doing, LabError};
+use crew::Crew;
+use roster::Roster;
 
 /// One trial of a cohort.
 #[derive(Clone, Debug)]
@@ -45,6 +48,16 @@ pub enum DeviceChoice {
     Cuda(usize),
 }
 
+impl DeviceChoice {
+    /// The device as far as memory is concerned.
+    pub fn hardware(&self) -> cost::Hardware {
+        match self {
+            DeviceChoice::Cpu { threads } => cost::Hardware::Processor { threads: *threads },
+            DeviceChoice::Cuda(_) => cost::Hardware::Card,
+        }
+    }
+}
+
 /// Whether training goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
@@ -52,9 +65,12 @@ pub enum Control {
     Continue,
     /// Save a checkpoint of every member now, then return.
     Stop,
+    /// Return now; nothing is saved.
+    Abandon,
 }
 
-/// Is told what happens; called on the thread that called [`train_cohort`]. `replica` is the member's index.
+/// Is told what happens; called on the thread that called [`train_cohort`]. `replica` is the member's index; members that
+/// join later are numbered on from there.
 pub trait Observer {
     /// Training of a member begins after `from_step` updates.
     fn started(&mut self, replica: usize, from_step: u64);
@@ -67,10 +83,37 @@ pub trait Observer {
     /// Called about twice a second with the updates every running member has made, and the speed of all of them
     /// together over the last half second or more (0 until then).
     fn progress(&mut self, step: u64, replica_steps_per_second: f64) -> Control;
+
+    /// `free` places of members that have left are free: returns members of the same cohort to take them, which train from
+    /// their own step on. Asked again and again while places are free, and a last time before training ends for want
+    /// of members.
+    fn refill(&mut self, free: usize) -> Vec<Member> {
+        let _ = free;
+        Vec::new()
+    }
+
+    /// Members that are to be saved and trained no further; asked between turns of training.
+    fn leaving(&mut self) -> Vec<usize> {
+        Vec::new()
+    }
+
+    /// A member that was leaving has left, without an ending, after its last checkpoint. (One that ends first has ended
+    /// instead.)
+    fn dropped(&mut self, replica: usize) {
+        let _ = replica;
+    }
+
+    /// So many updates of replicas were made since the last call; called several times a second.
+    fn stepped(&mut self, replica_steps: u64) -> Control {
+        let _ = replica_steps;
+        Control::Continue
+    }
 }
 
 /// Seconds between calls of [`Observer::progress`].
 const PROGRESS_SECONDS: f64 = 0.5;
+/// Longest wait for news while places are free, so that new members need not wait for them.
+const REFILL_SECONDS: f64 = 0.02;
 /// Stack of a training thread: candle walks its graph recursively.
 const STACK_BYTES: usize = 256 << 20;
 
@@ -93,6 +136,10 @@ enum Event {
         replica: usize,
         ending: Ending,
     },
+    /// A member left without an ending.
+    Dropped {
+        replica: usize,
+    },
     /// Progress of a shard: updates of its members so far (`None`: all have ended), and replica-steps since its last
     /// report.
     Steps {
@@ -100,30 +147,6 @@ enum Event {
         step: Option<u64>,
         replica_steps: u64,
     },
-}
-
-/// Trains every member to its end, or until the observer says stop. Checkpoints are written below `scratch`.
-pub fn train_cohort(
-    members: &[Member],
-    device: &DeviceChoice,
-    scratch: &Path,
-    observer: &mut dyn Observer,
-) -> Result<(), LabError> {
-    let Some(first) = members.first() else { return Ok(()) };
-    let key = cohort_key(&first.config);
-    if let Some(other) = members.iter().find(|member| cohort_key(&member.config) != key) {
-        return Err(LabError::MixedCohort { first: first.id.to_string(), other: other.id.to_string() });
-    }
-    let mut starts = Vec::new();
-    for (replica, member) in members.iter().enumerate() {
-        let resumed = match &member.resume {
-            Some(folder) => Some(load_for(member, folder)?),
-            None => None,
-        };
-        starts.push(Start { replica, member: member.clone(), resumed });
-    }
-    starts.sort_by_key(|start| (start.step(), start.replica));
-    train(&starts, device, scratch, observer)
 }
 
 /// A member and the state it starts from.
@@ -140,142 +163,184 @@ impl Start {
     }
 }
 
-fn load_for(member: &Member, folder: &Path) -> Result<Checkpoint, LabError> {
-    let checkpoint = checkpoint::load(folder)?;
-    checkpoint::check_configuration(&checkpoint, &member.config, folder)?;
-    Ok(checkpoint)
+/// [`train_cohort_within`] all the memory there is.
+pub fn train_cohort(
+    members: &[Member],
+    device: &DeviceChoice,
+    scratch: &Path,
+    observer: &mut dyn Observer,
+) -> Result<(), LabError> {
+    train_cohort_within(None, members, device, scratch, observer)
 }
 
-/// Trains members, which are sorted by the step they start from.
+/// Trains every member to its end, or until the observer says stop. Checkpoints are written below `scratch`.
+///
+/// # Errors
+/// [`LabError::OutOfMemory`] before anything is allocated where the cohort's estimated need
+/// ([`plateau_common::cost::memory_need`]) is over `memory_bytes`, and where the device has no more memory to give; else
+/// whatever keeps a member from being trained. Members that had not ended by then can be resumed from their last
+/// checkpoints.
+pub fn train_cohort_within(
+    memory_bytes: Option<u64>,
+    members: &[Member],
+    device: &DeviceChoice,
+    scratch: &Path,
+    observer: &mut dyn Observer,
+) -> Result<(), LabError> {
+    let Some(first) = members.first() else { return Ok(()) };
+    let need = memory_need(&first.config, device).of(members.len());
+    if let Some(available) = memory_bytes.filter(|available| need > *available) {
+        return Err(LabError::OutOfMemory { needed: need, available });
+    }
+    let mut roster = Roster::new(members.len(), &first.config, device);
+    let shards = roster.admit(members.to_vec())?;
+    match train(roster, shards, device, scratch, observer) {
+        Err(error) if is_out_of_memory(&error) => {
+            Err(LabError::OutOfMemory { needed: need, available: memory_bytes.unwrap_or(0) })
+        }
+        result => result,
+    }
+}
+
+/// Estimated memory of cohorts of this configuration's shape.
+pub(crate) fn memory_need(config: &TrialConfig, device: &DeviceChoice) -> cost::MemoryNeed {
+    cost::memory_need(cost::state_bytes(config), cost::workspace_bytes(config), device.hardware())
+}
+
+/// Whether the device said that it has no memory left; CUDA says so in these words only.
+fn is_out_of_memory(error: &LabError) -> bool {
+    let LabError::Compute { message, .. } = error else { return false };
+    message.contains("OUT_OF_MEMORY") || message.contains("out of memory")
+}
+
+/// Trains what the roster has dealt, and whoever joins.
 fn train(
-    starts: &[Start],
+    roster: Roster,
+    shards: Vec<(usize, crew::Order)>,
     choice: &DeviceChoice,
     scratch: &Path,
     observer: &mut dyn Observer,
 ) -> Result<(), LabError> {
-    let (device, threads) = match choice {
-        DeviceChoice::Cpu { threads } => (Device::Cpu, (*threads).max(1)),
-        DeviceChoice::Cuda(ordinal) => (Device::new_cuda(*ordinal).doing("opening the CUDA device")?, 1),
+    let device = match choice {
+        DeviceChoice::Cpu { .. } => Device::Cpu,
+        DeviceChoice::Cuda(ordinal) => Device::new_cuda(*ordinal).doing("opening the CUDA device")?,
     };
-    // Small shards on the CPU, for its cache; one on a card, which wants large batches.
-    let largest = match (choice, starts.first()) {
-        (DeviceChoice::Cpu { .. }, Some(first)) => shard::replicas_per_shard(&first.member.config),
-        _ => starts.len(),
-    };
-    // Replicas of one shard make the same update, so only those that start together share one.
-    let shards: Vec<&[Start]> = starts
-        .chunk_by(|a, b| a.step() == b.step())
-        .flat_map(|group| deal(group, threads.max(group.len().div_ceil(largest.max(1)))))
-        .collect();
-    let stop = AtomicBool::new(false);
-    let failure: Mutex<Option<LabError>> = Mutex::new(None);
+    let crew = Crew::new(roster.threads());
+    shards.into_iter().for_each(|(thread, order)| crew.order(thread, order));
     let (sender, receiver) = mpsc::channel();
     let span = tracing::Span::current();
     std::thread::scope(|scope| -> Result<(), LabError> {
-        for index in 0..threads.min(shards.len()) {
-            let sender = sender.clone();
-            let own: Vec<(usize, &[Start])> =
-                shards.iter().copied().enumerate().skip(index).step_by(threads).collect();
-            let (stop, failure, device) = (&stop, &failure, device.clone());
-            let span = span.clone();
+        for index in 0..roster.threads() {
+            let (sender, device, span, crew) = (sender.clone(), device.clone(), span.clone(), &crew);
             let work = move || {
                 let _entered = span.enter();
-                let outcome =
-                    train_shards(&own, &device, scratch, stop, &mut |event| drop(sender.send(event)));
-                if let Err(error) = outcome {
-                    stop.store(true, Ordering::Relaxed);
-                    let mut failure = failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    failure.get_or_insert(error);
+                let mut send = |event| drop(sender.send(event));
+                if let Err(error) = crew::train(crew, index, &device, scratch, &mut send) {
+                    crew.fail(error);
                 }
             };
             let thread = std::thread::Builder::new().name(format!("train-{index}")).stack_size(STACK_BYTES);
-            thread.spawn_scoped(scope, work).map_err(|source| LabError::Io {
-                doing: "starting a training thread for",
-                path: scratch.to_owned(),
-                source,
+            thread.spawn_scoped(scope, work).map_err(|source| {
+                crew.abandon();
+                LabError::Io { doing: "starting a training thread for", path: scratch.to_owned(), source }
             })?;
         }
         drop(sender);
-        relay(&receiver, shards.iter().map(|shard| shard[0].step()).collect(), &stop, observer);
+        Relay::new(roster, &crew, observer).run(&receiver);
         Ok(())
     })?;
-    match failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
+    crew.into_failure().map_or(Ok(()), Err)
 }
 
-/// Trains the shards of one thread in turns.
-fn train_shards(
-    own: &[(usize, &[Start])],
-    device: &Device,
-    scratch: &Path,
-    stop: &AtomicBool,
-    send: &mut dyn FnMut(Event),
-) -> Result<(), LabError> {
-    let mut shards = Vec::new();
-    for (index, starts) in own {
-        let mut shard = shard::Shard::new(starts, *index, device.clone(), scratch)?;
-        shard.begin(send)?;
-        shards.push(shard);
+/// Passes events on to the observer, and new members on to the crew, until every thread has hung up.
+struct Relay<'a> {
+    roster: Roster,
+    crew: &'a Crew,
+    observer: &'a mut dyn Observer,
+    meter: Meter,
+}
+
+impl<'a> Relay<'a> {
+    fn new(roster: Roster, crew: &'a Crew, observer: &'a mut dyn Observer) -> Self {
+        let meter = Meter { since: Instant::now(), replica_steps: 0, speed: 0.0 };
+        Relay { roster, crew, observer, meter }
     }
-    while !shards.is_empty() {
-        let mut unfinished = Vec::new();
-        for mut shard in shards {
-            if shard.advance(send, stop)? {
-                unfinished.push(shard);
+
+    fn run(&mut self, receiver: &mpsc::Receiver<Event>) {
+        let mut last = Instant::now();
+        loop {
+            let wait = if self.roster.free() > 0 { REFILL_SECONDS } else { PROGRESS_SECONDS / 2.0 };
+            let event = match receiver.recv_timeout(Duration::from_secs_f64(wait)) {
+                Ok(event) => Some(event),
+                Err(mpsc::RecvTimeoutError::Timeout) => None,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            };
+            let evaluated = matches!(event, Some(Event::Evaluated { .. }));
+            if let Some(event) = event {
+                self.pass_on(event);
+            }
+            if evaluated || last.elapsed().as_secs_f64() >= PROGRESS_SECONDS {
+                let control = self.observer.progress(self.roster.slowest(), self.meter.read());
+                self.obey(control);
+                last = Instant::now();
+            }
+            if !self.crew.is_ending() {
+                self.exchange();
             }
         }
-        shards = unfinished;
     }
-    Ok(())
-}
 
-/// Deals members to at most `most` shards of nearly equal size.
-fn deal(group: &[Start], most: usize) -> Vec<&[Start]> {
-    let shards = most.min(group.len());
-    (0..shards)
-        .map(|shard| &group[shard * group.len() / shards..(shard + 1) * group.len() / shards])
-        .collect()
-}
-
-/// Passes events on to the observer until every shard has hung up.
-fn relay(
-    receiver: &mpsc::Receiver<Event>,
-    from_steps: Vec<u64>,
-    stop: &AtomicBool,
-    observer: &mut dyn Observer,
-) {
-    let mut slowest = from_steps.iter().copied().min().unwrap_or(0);
-    let mut steps: Vec<Option<u64>> = from_steps.into_iter().map(Some).collect();
-    let mut meter = Meter { since: Instant::now(), replica_steps: 0, speed: 0.0 };
-    let mut last = Instant::now();
-    loop {
-        let event = receiver.recv_timeout(Duration::from_secs_f64(PROGRESS_SECONDS / 2.0));
-        let mut due = last.elapsed().as_secs_f64() >= PROGRESS_SECONDS;
+    fn pass_on(&mut self, event: Event) {
         match event {
-            Ok(Event::Started { replica, from_step }) => observer.started(replica, from_step),
-            Ok(Event::Evaluated { replica, evaluation }) => {
-                observer.evaluated(replica, evaluation);
-                due = true;
+            Event::Started { replica, from_step } => self.observer.started(replica, from_step),
+            Event::Evaluated { replica, evaluation } => self.observer.evaluated(replica, evaluation),
+            Event::Checkpointed { replica, step, folder } => {
+                self.observer.checkpointed(replica, step, &folder)
             }
-            Ok(Event::Checkpointed { replica, step, folder }) => {
-                observer.checkpointed(replica, step, &folder)
+            Event::Ended { replica, ending } => {
+                self.roster.left(replica);
+                self.observer.ended(replica, ending);
             }
-            Ok(Event::Ended { replica, ending }) => observer.ended(replica, ending),
-            Ok(Event::Steps { shard, step, replica_steps }) => {
-                steps[shard] = step;
-                slowest = steps.iter().flatten().copied().min().unwrap_or(slowest);
-                meter.replica_steps += replica_steps;
+            Event::Dropped { replica } => {
+                self.roster.left(replica);
+                self.observer.dropped(replica);
             }
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            Event::Steps { shard, step, replica_steps } => {
+                self.roster.reached(shard, step);
+                self.meter.replica_steps += replica_steps;
+                let control = self.observer.stepped(replica_steps);
+                self.obey(control);
+            }
         }
-        if due {
-            if observer.progress(slowest, meter.read()) == Control::Stop {
-                stop.store(true, Ordering::Relaxed);
+    }
+
+    fn obey(&self, control: Control) {
+        match control {
+            Control::Continue => {}
+            Control::Stop => self.crew.stop(),
+            Control::Abandon => self.crew.abandon(),
+        }
+    }
+
+    /// Members that are to go, and others for their places; ends the training where none are left.
+    fn exchange(&mut self) {
+        for replica in self.observer.leaving() {
+            self.crew.order_all(|| crew::Order::Drop(replica));
+        }
+        let free = self.roster.free();
+        if free == 0 {
+            return;
+        }
+        let joining = self.observer.refill(free);
+        if joining.is_empty() {
+            if self.roster.is_empty() {
+                self.crew.close();
             }
-            last = Instant::now();
+            return;
+        }
+        match self.roster.admit(joining) {
+            Ok(shards) => shards.into_iter().for_each(|(thread, order)| self.crew.order(thread, order)),
+            Err(error) => self.crew.fail(error),
         }
     }
 }
