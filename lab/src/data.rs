@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Result};
 use plateau_common::tasks::{Batch, Input, Output, Scale, Targets, TaskShape};
 
 use crate::model::Inputs;
-use crate::ops::loss::{Answers, Criterion};
+use crate::ops_old::loss::{Answers, Criterion};
 
 /// What batches become tensors for.
 #[derive(Clone)]

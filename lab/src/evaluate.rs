@@ -9,7 +9,7 @@ use plateau_common::tasks::{Batch, Input, Scale, Targets};
 use crate::data::{Destination, part, prepare};
 use crate::float::{Float, read, vectorised, with_float};
 use crate::model::{Model, Parameters, Trace};
-use crate::ops::loss::log_sum_exp;
+use crate::ops_old::loss::log_sum_exp;
 
 /// Numbers of the widest activation a chunk of one replica may hold.
 const CHUNK_NUMBERS: usize = 1 << 21;

@@ -5,8 +5,12 @@
 
 use candle_core::{CpuStorage, DType, Layout, Result, Tensor, WithDType};
 
+use crate::cpu::Call;
+use crate::program::Operation;
+use crate::vector::Vector;
+
 /// `f32` or `f64`.
-pub trait Float: WithDType + std::ops::Neg<Output = Self> {
+pub trait Float: WithDType + Vector + std::ops::Neg<Output = Self> {
     /// e to the power of `self`; exactly 0 below the range of normal numbers, relative error below 3 units in the last place.
     fn exp(self) -> Self;
     /// Square root.
@@ -19,6 +23,10 @@ pub trait Float: WithDType + std::ops::Neg<Output = Self> {
     fn wide(self) -> f64;
     /// The numbers of a CPU storage of this type.
     fn of_storage(storage: &mut CpuStorage) -> Result<&mut [Self]>;
+    /// Runs a stage of an operation's forward pass.
+    fn forward(operation: &dyn Operation, stage: usize, call: &Call<'_, Self>);
+    /// Runs a stage of an operation's backward pass.
+    fn backward(operation: &dyn Operation, stage: usize, call: &Call<'_, Self>);
     /// Smallest (most negative) infinity.
     const MINUS_INFINITY: Self;
     /// 0.
@@ -68,6 +76,14 @@ impl Float for f32 {
             CpuStorage::F32(values) => Ok(values),
             _ => candle_core::bail!("expected a storage of f32"),
         }
+    }
+
+    fn forward(operation: &dyn Operation, stage: usize, call: &Call<'_, f32>) {
+        operation.forward_f32(stage, call);
+    }
+
+    fn backward(operation: &dyn Operation, stage: usize, call: &Call<'_, f32>) {
+        operation.backward_f32(stage, call);
     }
 
     const MINUS_INFINITY: f32 = f32::NEG_INFINITY;
@@ -130,6 +146,14 @@ impl Float for f64 {
             CpuStorage::F64(values) => Ok(values),
             _ => candle_core::bail!("expected a storage of f64"),
         }
+    }
+
+    fn forward(operation: &dyn Operation, stage: usize, call: &Call<'_, f64>) {
+        operation.forward_f64(stage, call);
+    }
+
+    fn backward(operation: &dyn Operation, stage: usize, call: &Call<'_, f64>) {
+        operation.backward_f64(stage, call);
     }
 
     const MINUS_INFINITY: f64 = f64::NEG_INFINITY;

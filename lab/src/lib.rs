@@ -22,7 +22,7 @@ mod train;
 mod trained;
 mod vector;
 
-pub use calibrate::{CALIBRATION_SECONDS, calibrate};
+pub use calibrate::calibrate;
 pub use error::LabError;
 pub use train::{Control, DeviceChoice, Member, Observer, train_cohort, train_cohort_within};
 pub use trained::{TrainedModel, load_model};

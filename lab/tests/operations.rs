@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
 use plateau_common::random::Stream;
-use plateau_lab::ops::attention::{self, Plan};
-use plateau_lab::ops::gather::{self, Index};
-use plateau_lab::ops::layer_norm;
-use plateau_lab::ops::linear::{self, WeightLayout};
-use plateau_lab::ops::loss::{self, Answers, Criterion};
-use plateau_lab::ops::rotary::{self, Rotation};
-use plateau_lab::ops::{activation, sum};
+use plateau_lab::ops_old::attention::{self, Plan};
+use plateau_lab::ops_old::gather::{self, Index};
+use plateau_lab::ops_old::layer_norm;
+use plateau_lab::ops_old::linear::{self, WeightLayout};
+use plateau_lab::ops_old::loss::{self, Answers, Criterion};
+use plateau_lab::ops_old::rotary::{self, Rotation};
+use plateau_lab::ops_old::{activation, sum};
 use support::{check_gradients, difference, numbers, random, weighted_sum};
 
 /// Fused and plain results agree in f64 and f32.

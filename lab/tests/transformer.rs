@@ -12,8 +12,8 @@ use plateau_common::config::{
 };
 use plateau_common::tasks::{Input, Output, ReadOut, TaskShape};
 use plateau_lab::model::{Dropout, Inputs, Model, Parameters, Trace, Transformer};
-use plateau_lab::ops::loss::{Answers, Criterion, loss};
-use plateau_lab::ops::tape::differentiate;
+use plateau_lab::ops_old::loss::{Answers, Criterion, loss};
+use plateau_lab::ops_old::tape::differentiate;
 use plateau_lab::optimizer::{Optimizer, ReplicaRule};
 use serde_json::Value;
 use support::{check_gradients, difference, numbers};

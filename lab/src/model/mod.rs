@@ -13,7 +13,7 @@ use candle_core::{Result, Tensor};
 use plateau_common::config::ModelConfig;
 use plateau_common::tasks::{Form, TaskConfig, TaskShape};
 
-use crate::ops::attention::Plan;
+use crate::ops_old::attention::Plan;
 use crate::probes::attention_entropy;
 
 /// A model: named parameters, and a forward pass for K replicas at once.

@@ -16,13 +16,13 @@ use super::initialise::{self, Role};
 use super::input::{Dropout, InputForm, Inputs};
 use super::parameters::{Initial, ParameterSpecification, Parameters};
 use super::{Model, Trace};
-use crate::ops::activation::{geglu, gelu, relu};
-use crate::ops::attention::{Plan, attention};
-use crate::ops::gather::{Index, gather};
-use crate::ops::layer_norm::layer_norm;
-use crate::ops::linear::{WeightLayout, linear};
-use crate::ops::rotary::{Rotation, rotary};
-use crate::ops::sum::{add, scale};
+use crate::ops_old::activation::{geglu, gelu, relu};
+use crate::ops_old::attention::{Plan, attention};
+use crate::ops_old::gather::{Index, gather};
+use crate::ops_old::layer_norm::layer_norm;
+use crate::ops_old::linear::{WeightLayout, linear};
+use crate::ops_old::rotary::{Rotation, rotary};
+use crate::ops_old::sum::{add, scale};
 
 /// A transformer for one task.
 pub struct Transformer {

@@ -1,215 +1,219 @@
-//! Linear map: one weight matrix per replica.
+//! Linear maps: x W + bias, with a residual added and ReLU applied where the model does so next.
 
-use candle_core::backend::BackendStorage as _;
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use std::any::Any;
 
-use super::gemm::{Matrix, multiply};
-use super::tape::{apply2, apply3};
-use crate::float::{Float, read, slice, vectorised, with_float};
+use candle_core::{Result, Tensor};
 
-/// How the weight is stored.
+use super::gemm::{Finish, Matrix, multiply};
+use crate::cpu::{Call, CpuOperation};
+use crate::float::{Float, vectorised};
+use crate::program::reference::Given;
+use crate::program::{Extent, Graph, Operation, Value};
+
+/// How a weight lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightLayout {
-    /// `[K, in, out]`.
+    /// `[in, out]`.
     InOut,
-    /// `[K, out, in]`, as an embedding table used for reading out.
+    /// `[out, in]`: a table of embeddings used for read-out.
     OutIn,
 }
 
-/// `x` `[K, N, in]` times `weight`, plus `bias` `[K, out]`: `[K, N, out]`.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, layout: WeightLayout) -> Result<Tensor> {
-    if !x.device().is_cpu() {
-        return reference(x, weight, bias, layout);
-    }
-    match bias {
-        Some(bias) => apply3(x, weight, bias, Linear { layout }),
-        None => apply2(x, weight, Linear { layout }),
-    }
-}
-
-/// The same from plain tensor operations.
-pub fn reference(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, layout: WeightLayout) -> Result<Tensor> {
-    let product = match layout {
-        WeightLayout::InOut => x.matmul(weight)?,
-        WeightLayout::OutIn => x.matmul(&weight.transpose(1, 2)?.contiguous()?)?,
-    };
-    match bias {
-        Some(bias) => product.broadcast_add(&bias.unsqueeze(1)?),
-        None => Ok(product),
-    }
-}
-
-struct Linear {
+/// `relu(x W + bias + residual)`, each of the three optional. Inputs: x, then the residual; parameters: W, then the bias.
+#[derive(Debug)]
+pub struct Linear {
     layout: WeightLayout,
+    inputs: usize,
+    outputs: usize,
+    residual: bool,
+    relu: bool,
 }
 
-struct Sizes {
-    replicas: usize,
-    rows: usize,
-    input: usize,
-    output: usize,
+impl Graph {
+    /// `x W + bias`: rows `[rows, out]` from `[rows, in]`.
+    pub fn linear(
+        &mut self,
+        x: Value,
+        weight: usize,
+        bias: Option<usize>,
+        layout: WeightLayout,
+    ) -> Result<Value> {
+        let (extent, shape) = (self.extent(x), self.parameter_shape(weight));
+        let (inputs, outputs) = match (layout, shape) {
+            (WeightLayout::InOut, [inputs, outputs]) | (WeightLayout::OutIn, [outputs, inputs]) => {
+                (*inputs, *outputs)
+            }
+            _ => candle_core::bail!("a linear map needs a matrix, not {shape:?}"),
+        };
+        if inputs != extent.width {
+            candle_core::bail!("a linear map of {inputs} numbers was given rows of {}", extent.width);
+        }
+        if let Some(bias) = bias
+            && self.parameter_shape(bias) != [outputs]
+        {
+            candle_core::bail!("a bias of {:?} for {outputs} outputs", self.parameter_shape(bias));
+        }
+        let operation = Linear { layout, inputs, outputs, residual: false, relu: false };
+        let parameters: Vec<usize> = std::iter::once(weight).chain(bias).collect();
+        Ok(self.record(operation, &[x], &parameters, &[], Extent { width: outputs, ..extent }))
+    }
+
+    /// Adds `residual` to a linear map just recorded; whether it could.
+    pub(super) fn fuse_residual(&mut self, residual: Value, branch: Value) -> bool {
+        let same = self.extent(residual) == self.extent(branch);
+        match self.just_made::<Linear>(branch) {
+            Some((linear, inputs)) if same && !linear.residual && !linear.relu && !inputs.contains(&residual) => {
+                linear.residual = true;
+                inputs.push(residual);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Applies ReLU in a linear map just recorded; whether it could.
+    pub(super) fn fuse_relu(&mut self, x: Value) -> bool {
+        match self.just_made::<Linear>(x) {
+            Some((linear, _)) if !linear.residual && !linear.relu => {
+                linear.relu = true;
+                true
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Linear {
-    fn sizes(&self, x: &Shape, weight: &Shape) -> Result<Sizes> {
-        let (replicas, rows, input) = x.dims3()?;
-        let (weight_replicas, first, second) = weight.dims3()?;
-        let (expected, output) = match self.layout {
-            WeightLayout::InOut => (first, second),
-            WeightLayout::OutIn => (second, first),
-        };
-        if (replicas, input) != (weight_replicas, expected) {
-            candle_core::bail!("linear map of {x:?} by {weight:?} ({:?})", self.layout);
-        }
-        Ok(Sizes { replicas, rows, input, output })
+    /// Whether a bias is the second parameter, W lies `[out, in]`, a residual is the second input, and ReLU is applied.
+    pub fn form(&self) -> (WeightLayout, bool, bool) {
+        (self.layout, self.residual, self.relu)
     }
 
-    fn matrix<'a, T>(&self, weight: &'a [T], sizes: &Sizes) -> Matrix<'a, T> {
+    /// W as `[in, out]`.
+    fn weight<'a, T: Float>(&self, weight: &'a [T]) -> Matrix<'a, T> {
         match self.layout {
-            WeightLayout::InOut => Matrix::new(weight, sizes.input, sizes.output),
-            WeightLayout::OutIn => Matrix::new(weight, sizes.output, sizes.input).transposed(),
+            WeightLayout::InOut => Matrix::new(weight, self.inputs, self.outputs),
+            WeightLayout::OutIn => Matrix::new(weight, self.outputs, self.inputs).transposed(),
         }
-    }
-
-    fn forward<T: Float>(&self, x: &[T], weight: &[T], bias: Option<&[T]>, sizes: &Sizes) -> Vec<T> {
-        let Sizes { replicas, rows, input, output } = *sizes;
-        let mut result = vec![T::ZERO; replicas * rows * output];
-        for replica in 0..replicas {
-            let result = &mut result[replica * rows * output..][..rows * output];
-            if let Some(bias) = bias {
-                let bias = &bias[replica * output..][..output];
-                result.chunks_exact_mut(output).for_each(|row| row.copy_from_slice(bias));
-            }
-            let x = Matrix::new(&x[replica * rows * input..][..rows * input], rows, input);
-            let weight = self.matrix(&weight[replica * input * output..][..input * output], sizes);
-            multiply(result, x, weight, bias.is_some());
-        }
-        result
-    }
-
-    /// Gradients of input and weight.
-    fn backward<T: Float>(&self, x: &[T], weight: &[T], gradient: &[T], sizes: &Sizes) -> (Vec<T>, Vec<T>) {
-        let Sizes { replicas, rows, input, output } = *sizes;
-        let mut to_x = vec![T::ZERO; replicas * rows * input];
-        let mut to_weight = vec![T::ZERO; replicas * input * output];
-        for replica in 0..replicas {
-            let x = Matrix::new(&x[replica * rows * input..][..rows * input], rows, input);
-            let gradient = Matrix::new(&gradient[replica * rows * output..][..rows * output], rows, output);
-            let weight = self.matrix(&weight[replica * input * output..][..input * output], sizes);
-            multiply(
-                &mut to_x[replica * rows * input..][..rows * input],
-                gradient,
-                weight.transposed(),
-                false,
-            );
-            let to_weight = &mut to_weight[replica * input * output..][..input * output];
-            match self.layout {
-                WeightLayout::InOut => multiply(to_weight, x.transposed(), gradient, false),
-                WeightLayout::OutIn => multiply(to_weight, gradient.transposed(), x, false),
-            }
-        }
-        (to_x, to_weight)
-    }
-
-    fn backward_tensors(&self, x: &Tensor, weight: &Tensor, gradient: &Tensor) -> Result<(Tensor, Tensor)> {
-        let sizes = self.sizes(x.shape(), weight.shape())?;
-        with_float!(x.dtype(), T => {
-            let (to_x, to_weight) = read::<T, _>(x, |x| read::<T, _>(weight, |weight| {
-                read::<T, _>(gradient, |gradient| Ok(self.backward(x, weight, gradient, &sizes)))
-            }))?;
-            Ok((
-                Tensor::from_vec(to_x, x.shape(), x.device())?,
-                Tensor::from_vec(to_weight, weight.shape(), x.device())?,
-            ))
-        })
     }
 }
 
-fn sum_rows(gradient: &Tensor) -> Result<Tensor> {
-    let (replicas, rows, output) = gradient.dims3()?;
-    with_float!(gradient.dtype(), T => read::<T, _>(gradient, |gradient| {
-        let mut sums = vec![T::ZERO; replicas * output];
-        vectorised(|| {
-            for (sums, gradient) in sums.chunks_exact_mut(output).zip(gradient.chunks_exact((rows * output).max(1))) {
-                for row in gradient.chunks_exact(output) {
-                    for (sum, value) in sums.iter_mut().zip(row) {
-                        *sum += *value;
+impl CpuOperation for Linear {
+    /// The gradients of the inputs need this part's rows of the result's gradient, those of the parameters all rows.
+    fn backward_stages(&self) -> usize {
+        2
+    }
+
+    fn forward<T: Float>(&self, _: usize, call: &Call<'_, T>) {
+        let x = call.input(0);
+        let (rows, result) = call.output_share();
+        let bias = call.has_parameter(1).then(|| call.parameter(1));
+        let residual = self.residual.then(|| &call.input(1)[rows.start * self.outputs..]);
+        let x = Matrix::new(&x[rows.start * self.inputs..rows.end * self.inputs], rows.len(), self.inputs);
+        let finish = Finish { bias, residual, relu: self.relu };
+        let weight = self.weight(call.parameter(0));
+        multiply(call.product_scratch(), (result, self.outputs), x, weight, false, finish);
+    }
+
+    fn backward<T: Float>(&self, stage: usize, call: &Call<'_, T>) {
+        if stage == 0 {
+            self.to_input(call);
+        } else {
+            self.to_parameters(call);
+        }
+    }
+}
+
+impl Linear {
+    /// dx = d W^T, on the part's rows; with ReLU the gradient is cut there first.
+    fn to_input<T: Float>(&self, call: &Call<'_, T>) {
+        let to_x = call.to_input(0);
+        let weight = self.weight(call.parameter(0)).transposed();
+        let range = to_x.rows.start * self.outputs..to_x.rows.end * self.outputs;
+        let gradient: &[T] = if self.relu {
+            let (_, gradient) = call.gradient_share();
+            let output = &call.output()[range];
+            vectorised(|| {
+                for (gradient, output) in gradient.iter_mut().zip(output) {
+                    *gradient = if *output > T::ZERO { *gradient } else { T::ZERO };
+                }
+            });
+            gradient
+        } else {
+            &call.gradient()[range]
+        };
+        let gradient = Matrix::new(gradient, to_x.rows.len(), self.outputs);
+        let result = (to_x.numbers, self.inputs);
+        multiply(call.product_scratch(), result, gradient, weight, to_x.accumulate, Finish::NONE);
+    }
+
+    /// dW = x^T d and the column sums of d, on the part's share of each.
+    fn to_parameters<T: Float>(&self, call: &Call<'_, T>) {
+        let (rows, _) = call.output_size();
+        let (x, gradient) = (call.input(0), call.gradient());
+        let x = Matrix::new(x, rows, self.inputs);
+        let d = Matrix::new(gradient, rows, self.outputs);
+        let (left, right, width) = match self.layout {
+            WeightLayout::InOut => (x, d, self.outputs),
+            WeightLayout::OutIn => (d, x, self.inputs),
+        };
+        let to_weight = call.to_parameter(0, width);
+        let left = left.columns(to_weight.rows.clone()).transposed();
+        let result = (to_weight.numbers, width);
+        multiply(call.product_scratch(), result, left, right, to_weight.accumulate, Finish::NONE);
+        if call.has_parameter(1) {
+            let to_bias = call.to_parameter(1, 1);
+            vectorised(|| {
+                if !to_bias.accumulate {
+                    to_bias.numbers.fill(T::ZERO);
+                }
+                for row in gradient.chunks_exact(self.outputs) {
+                    for (sum, number) in to_bias.numbers.iter_mut().zip(&row[to_bias.rows.clone()]) {
+                        *sum += *number;
                     }
                 }
-            }
-        });
-        Tensor::from_vec(sums, (replicas, output), &candle_core::Device::Cpu)
-    }))
+            });
+        }
+    }
 }
 
-impl CustomOp2 for Linear {
+impl Operation for Linear {
     fn name(&self) -> &'static str {
         "linear"
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let sizes = self.sizes(x_layout.shape(), weight_layout.shape())?;
-        let shape = Shape::from((sizes.replicas, sizes.rows, sizes.output));
-        with_float!(x.dtype(), T => {
-            let result = self.forward::<T>(slice(x, x_layout)?, slice(weight, weight_layout)?, None, &sizes);
-            Ok((candle_core::WithDType::to_cpu_storage_owned(result), shape))
-        })
+    fn keeps_input(&self, input: usize) -> bool {
+        input == 0
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (to_x, to_weight) = self.backward_tensors(x, weight, &gradient.contiguous()?)?;
-        Ok((Some(to_x), Some(to_weight)))
-    }
-}
-
-impl CustomOp3 for Linear {
-    fn name(&self) -> &'static str {
-        "linear-with-bias"
+    fn keeps_output(&self) -> bool {
+        self.relu
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let sizes = self.sizes(x_layout.shape(), weight_layout.shape())?;
-        if bias_layout.shape().dims() != [sizes.replicas, sizes.output] {
-            candle_core::bail!("bias of shape {:?} for {} outputs", bias_layout.shape(), sizes.output);
+    fn passes_to(&self) -> Option<usize> {
+        self.residual.then_some(1)
+    }
+
+    fn reference(&self, given: &Given<'_>) -> Result<Tensor> {
+        let weight = match self.layout {
+            WeightLayout::InOut => given.parameter(0).clone(),
+            WeightLayout::OutIn => given.parameter(0).transpose(1, 2)?.contiguous()?,
+        };
+        let mut result = given.input(0).matmul(&weight)?;
+        if given.has_parameter(1) {
+            result = result.broadcast_add(&given.parameter(1).unsqueeze(1)?)?;
         }
-        let shape = Shape::from((sizes.replicas, sizes.rows, sizes.output));
-        with_float!(x.dtype(), T => {
-            let bias = slice::<T>(bias, bias_layout)?;
-            let result = self.forward::<T>(slice(x, x_layout)?, slice(weight, weight_layout)?, Some(bias), &sizes);
-            Ok((candle_core::WithDType::to_cpu_storage_owned(result), shape))
-        })
+        if self.residual {
+            result = (result + given.input(1))?;
+        }
+        if self.relu { result.relu() } else { Ok(result) }
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _bias: &Tensor,
-        _: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let gradient = gradient.contiguous()?;
-        let (to_x, to_weight) = self.backward_tensors(x, weight, &gradient)?;
-        Ok((Some(to_x), Some(to_weight), Some(sum_rows(&gradient)?)))
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
     }
 }

@@ -1,16 +1,7 @@
-//! Fused operations with hand-written gradients, one file each. Everything has a leading replica dimension K, and no
-//! replica's arithmetic depends on K, on the other replicas or on the number of threads.
+//! Fused operations with hand-written gradients, one file each: how a model records it, its form for processors, its form
+//! for cards, and its `reference`, which says the same in a few plain tensor operations.
 //!
-//! Each operation runs fused on the CPU; its `reference`, made of plain tensor operations, says the same in a few lines.
-//! References are what the fused forms are tested against, and what runs on other devices.
+//! An operation computes one replica's numbers; no replica's arithmetic depends on the others or on the number of threads.
 
-pub mod activation;
-pub mod attention;
-pub mod gather;
-pub(crate) mod gemm;
-pub mod layer_norm;
+pub mod gemm;
 pub mod linear;
-pub mod loss;
-pub mod rotary;
-pub mod sum;
-pub mod tape;

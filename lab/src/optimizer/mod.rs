@@ -11,7 +11,7 @@ use plateau_common::config::{OptimizerConfig, TrainConfig};
 
 use crate::float::{Float, read, vectorised, with_float};
 use crate::model::Parameters;
-use crate::ops::tape::Gradients;
+use crate::ops_old::tape::Gradients;
 
 /// Name of the tensor that holds the norm of the last gradient in an optimiser's file.
 const LAST_NORM: &str = "last_gradient_norm";

@@ -5,7 +5,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use crate::ops::attention::{Plan, reference_weights};
+use crate::ops_old::attention::{Plan, reference_weights};
 
 /// Per replica the sum of entropies over examples, read positions and heads; and how many were summed. `asked` names
 /// the position read in each example (`[K, B]`), `None` every one.

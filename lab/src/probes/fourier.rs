@@ -11,7 +11,7 @@
 
 use super::{Measured, Measuring};
 use crate::error::{Doing, LabError};
-use crate::ops::loss::log_sum_exp;
+use crate::ops_old::loss::log_sum_exp;
 
 /// Share of the logits' variance from which a frequency counts as key.
 pub const KEY_SHARE: f64 = 0.02;

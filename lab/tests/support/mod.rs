@@ -11,9 +11,9 @@ use plateau_common::identity::TrialId;
 use plateau_common::metrics::Evaluation;
 use plateau_common::random::Stream;
 use plateau_common::trial::Ending;
-use plateau_lab::ops::linear::{WeightLayout, linear};
-use plateau_lab::ops::loss::{Answers, Criterion, loss};
-use plateau_lab::ops::tape::differentiate;
+use plateau_lab::ops_old::linear::{WeightLayout, linear};
+use plateau_lab::ops_old::loss::{Answers, Criterion, loss};
+use plateau_lab::ops_old::tape::differentiate;
 use plateau_lab::{Control, DeviceChoice, Member, Observer, checkpoint, train_cohort};
 use serde_json::Value;
 

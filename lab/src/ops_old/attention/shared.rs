@@ -2,7 +2,7 @@
 
 use super::{Plan, Sizes, softmax};
 use crate::float::{Float, sum_of, vectorised};
-use crate::ops::gemm::{Matrix, multiply_into};
+use crate::ops_old::gemm::{Matrix, multiply_into};
 
 /// Whether this form serves a plan.
 pub(super) fn applies(plan: &Plan, sizes: Sizes) -> bool {

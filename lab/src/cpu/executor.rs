@@ -1,0 +1,229 @@
+//! Runs programs: forward passes, and updates' gradients over micro-batches.
+
+use std::sync::Arc;
+
+use super::call::{Call, Frame, Scratch};
+use super::feed::{Feed, SlotData};
+use super::memory::Numbers;
+use super::team::{Barrier, Team};
+use crate::float::Float;
+use crate::ops::gemm;
+use crate::program::{Node, Ports, Program, SlotContent};
+
+/// A program with the memory to run it, for one replica at a time.
+pub struct Executor<T> {
+    program: Arc<Program>,
+    constants: Vec<SlotData<T>>,
+    numbers: Numbers<T>,
+    gradients: Numbers<T>,
+    losses: Numbers<f64>,
+    scratch: Vec<OwnScratch<T>>,
+    barrier: Barrier,
+}
+
+/// One part's scratch memory.
+struct OwnScratch<T> {
+    product: Numbers<T>,
+    numbers: Numbers<T>,
+    wide: Numbers<f64>,
+}
+
+impl<T: Float> OwnScratch<T> {
+    fn share(&mut self) -> Scratch<T> {
+        let counts = [self.product.slice().len(), self.numbers.slice().len(), self.wide.slice().len()];
+        Scratch { product: self.product.share(), numbers: self.numbers.share(), wide: self.wide.share(), counts }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Pass {
+    Forward,
+    Backward,
+}
+
+impl<T: Float> Executor<T> {
+    /// Memory for a team of `parts`.
+    pub fn new(program: Arc<Program>, parts: usize) -> Self {
+        let constants = program.slots.iter().map(|slot| match &slot.content {
+            Some(SlotContent::Ids(ids)) => SlotData::Ids(ids.to_vec()),
+            Some(SlotContent::Numbers(numbers)) => {
+                SlotData::Numbers(numbers.iter().map(|number| T::of(*number)).collect())
+            }
+            None => SlotData::Constant,
+        });
+        let counts = |which: usize| {
+            program.nodes.iter().map(|node| node.operation.scratch_counts()[which]).max().unwrap_or(0)
+        };
+        let scratch = (0..parts.max(1)).map(|_| OwnScratch {
+            product: Numbers::zeros(gemm::SCRATCH),
+            numbers: Numbers::zeros(counts(0)),
+            wide: Numbers::zeros(counts(1)),
+        });
+        Executor {
+            constants: constants.collect(),
+            numbers: Numbers::zeros(program.workspace),
+            gradients: Numbers::zeros(program.layout.count()),
+            losses: Numbers::zeros(program.outputs.extent.rows.count(program.micro_batch)),
+            scratch: scratch.collect(),
+            barrier: Barrier::default(),
+            program,
+        }
+    }
+
+    /// The program.
+    pub fn program(&self) -> &Arc<Program> {
+        &self.program
+    }
+
+    /// Gradients of the last update, in the layout's order.
+    pub fn gradients(&self) -> &[T] {
+        self.gradients.slice()
+    }
+
+    /// Outputs `[rows, width]` of the last micro-batch of `examples`.
+    pub fn outputs(&self, examples: usize) -> &[T] {
+        self.place(self.program.outputs, examples)
+    }
+
+    /// Numbers of a place after a forward pass of `examples`.
+    pub fn place(&self, place: crate::program::Place, examples: usize) -> &[T] {
+        &self.numbers.slice()[place.offset..place.offset + place.extent.count(examples)]
+    }
+
+    /// Computes what all micro-batches share; call it before [`Executor::forward`] whenever parameters have changed.
+    pub fn prepare(&mut self, team: &Team, parameters: &[T], feed: &Feed<T>) {
+        self.run(team, parameters, feed, |run| run.fixed(Pass::Forward));
+    }
+
+    /// Forward pass of examples `start..start + examples` (at most a micro-batch) of a feed.
+    pub fn forward(&mut self, team: &Team, parameters: &[T], feed: &Feed<T>, start: usize, examples: usize) {
+        self.run(team, parameters, feed, |run| run.forward(start, examples));
+    }
+
+    /// The loss of a batch; its gradients are then in [`Executor::gradients`].
+    pub fn differentiate(&mut self, team: &Team, parameters: &[T], feed: &Feed<T>) -> f64 {
+        let losses = self.losses.share();
+        let (micro_batch, output_rows) = (self.program.micro_batch, self.program.output_rows());
+        let total = std::sync::Mutex::new(0.0);
+        self.run(team, parameters, feed, |run| {
+            run.fixed(Pass::Forward);
+            let mut sum = 0.0;
+            let mut start = 0;
+            while start < feed.examples {
+                let examples = micro_batch.min(feed.examples - start);
+                run.forward(start, examples);
+                run.backward(start, examples);
+                if run.part == 0 {
+                    // SAFETY: all parts have passed the barrier behind the objective, which alone writes losses; the
+                    // next one lies behind the barriers of the next forward pass, which this part has yet to enter.
+                    #[allow(unsafe_code, reason = "reads what the team has written")]
+                    let own = unsafe { losses.read(0, examples * output_rows) };
+                    sum += own.iter().sum::<f64>();
+                }
+                start += examples;
+            }
+            run.fixed(Pass::Backward);
+            if run.part == 0 {
+                *total.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = sum;
+            }
+        });
+        total.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) * feed.loss_scale
+    }
+
+    fn run(&mut self, team: &Team, parameters: &[T], feed: &Feed<T>, work: impl Fn(&Run<'_, T>) + Sync) {
+        let parts = team.parts().min(self.scratch.len());
+        let (numbers, gradients, losses) = (self.numbers.share(), self.gradients.share(), self.losses.share());
+        let mut scratch = [const { None }; MOST_PARTS];
+        for (own, shared) in self.scratch.iter_mut().zip(&mut scratch) {
+            *shared = Some(own.share());
+        }
+        let (program, constants, barrier) = (&*self.program, &self.constants, &self.barrier);
+        team.run(&|part| {
+            let Some(Some(scratch)) = scratch.get(part) else { return };
+            let frame = Frame {
+                program,
+                parameters,
+                feed,
+                constants,
+                start: 0,
+                examples: 0,
+                first: true,
+                numbers,
+                gradients,
+                losses,
+            };
+            work(&Run { frame, scratch: *scratch, part, parts: parts.min(MOST_PARTS), barrier });
+        });
+    }
+}
+
+/// Most threads of a team.
+const MOST_PARTS: usize = 64;
+
+/// One part's run through a program.
+struct Run<'a, T> {
+    frame: Frame<'a, T>,
+    scratch: Scratch<T>,
+    part: usize,
+    parts: usize,
+    barrier: &'a Barrier,
+}
+
+impl<T: Float> Run<'_, T> {
+    fn fixed(&self, pass: Pass) {
+        let frame = self.frame_of(0, 0);
+        match pass {
+            Pass::Forward => frame.program.fixed_nodes().for_each(|node| self.node(&frame, node, pass)),
+            Pass::Backward => frame.program.fixed_nodes().rev().for_each(|node| self.node(&frame, node, pass)),
+        }
+    }
+
+    fn forward(&self, start: usize, examples: usize) {
+        let frame = self.frame_of(start, examples);
+        frame.program.example_nodes().for_each(|node| self.node(&frame, node, Pass::Forward));
+    }
+
+    fn backward(&self, start: usize, examples: usize) {
+        let frame = self.frame_of(start, examples);
+        frame.program.example_nodes().rev().for_each(|node| self.node(&frame, node, Pass::Backward));
+    }
+
+    fn frame_of(&self, start: usize, examples: usize) -> Frame<'_, T> {
+        Frame { start, examples, first: start == 0, ..self.frame.again() }
+    }
+
+    fn node(&self, frame: &Frame<'_, T>, (node, ports): (&Node, &Ports), pass: Pass) {
+        let stages = node.operation.stages()[usize::from(pass == Pass::Backward)];
+        for stage in 0..stages {
+            let call = Call {
+                frame,
+                node,
+                ports,
+                part: self.part,
+                parts: self.parts,
+                scratch: self.scratch,
+                read: Default::default(),
+                written: Default::default(),
+            };
+            match pass {
+                Pass::Forward => T::forward(&*node.operation, stage, &call),
+                Pass::Backward => T::backward(&*node.operation, stage, &call),
+            }
+            self.barrier.wait(self.parts);
+        }
+        if pass == Pass::Backward && ports.add_through.is_some() {
+            let call = Call {
+                frame,
+                node,
+                ports,
+                part: self.part,
+                parts: self.parts,
+                scratch: self.scratch,
+                read: Default::default(),
+                written: Default::default(),
+            };
+            call.add_through();
+            self.barrier.wait(self.parts);
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! Running programs on a processor.
+//!
+//! One replica at a time, so that its numbers stay in the cache of the core that trains it: the replica is the unit of
+//! parallelism. Where there are fewer replicas than threads, a team of threads shares each operation: every part of the
+//! team writes its own rows, and no number's arithmetic depends on how many parts there are. Nothing is allocated while a
+//! program runs.
+//!
+//! Owns workspaces, the traffic between an operation and its numbers ([`Call`]), and teams. Knows no operation.
+
+mod call;
+mod executor;
+mod feed;
+mod kernel;
+mod memory;
+mod team;
+
+pub use call::Call;
+pub use executor::Executor;
+pub use feed::{Feed, SlotData};
+pub use kernel::{CpuOperation, Kernel};
+pub use team::Team;
