@@ -41,6 +41,12 @@ pub const MAX_EVALUATION_EXAMPLES: usize = 1 << 20;
 
 /// Replicas trained together on one device.
 pub const MAX_COHORT: usize = 1024;
+/// Leases that one agent may hold: the cohort in training, the next one, and those whose last reports are on their way.
+pub const MAX_HELD_LEASES: usize = 4 * MAX_COHORT;
+/// Replicas in a cohort on a processor whose speed with this shape has not been measured.
+pub const UNMEASURED_PROCESSOR_COHORT: u32 = 8;
+/// Replicas in a cohort on a card whose speed with this shape has not been measured.
+pub const UNMEASURED_CARD_COHORT: u32 = 64;
 /// Bytes of one gRPC message (the receive limit set on every server and client).
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 /// Bytes of one message between an agent and its trainer child.

@@ -12,6 +12,9 @@ use crate::limits::MAX_COHORT;
 /// their ends.
 pub const ENOUGH: f64 = 0.95;
 
+/// Seconds that the measurement of one shape should take.
+pub const CALIBRATION_SECONDS: f64 = 2.0;
+
 /// Replica-steps per second by cohort size.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ThroughputCurve {

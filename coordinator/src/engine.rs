@@ -306,7 +306,12 @@ impl Engine {
                             }
                             Effect::Send { session, message } => {
                                 let body = match message {
-                                    ToAgent::Grant(granted) => grant(&transaction, granted)?,
+                                    ToAgent::Grant { leases, join, calibrate } => {
+                                        let leases = self::leases(&transaction, leases)?;
+                                        let grant =
+                                            v1::coordinator_message::Grant { leases, join, calibrate };
+                                        v1::coordinator_message::Body::Grant(grant)
+                                    }
                                     other => wire::to_agent(other),
                                 };
                                 departures.push(Departure::Send(session, body));
@@ -368,11 +373,8 @@ impl Engine {
     }
 }
 
-/// The wire form of a grant: each lease with its configuration for the granted budget, and its span.
-fn grant(
-    batch: &crate::store::Batch<'_>,
-    granted: Vec<Granted>,
-) -> Result<v1::coordinator_message::Body, StoreError> {
+/// The wire form of what is granted: each lease with its configuration for the granted budget, and its span.
+fn leases(batch: &crate::store::Batch<'_>, granted: Vec<Granted>) -> Result<Vec<v1::Lease>, StoreError> {
     let mut leases = Vec::with_capacity(granted.len());
     for member in granted {
         let trial = member.lease.trial;
@@ -389,7 +391,7 @@ fn grant(
             traceparent: span.to_string(),
         });
     }
-    Ok(v1::coordinator_message::Body::Grant(v1::coordinator_message::Grant { leases }))
+    Ok(leases)
 }
 
 /// Logs what happens to trials, each event under the span of its trial's current attempt, so that the coordinator's,

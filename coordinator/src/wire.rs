@@ -7,7 +7,7 @@ use plateau_proto::convert::{self, WireError};
 use plateau_proto::v1;
 use prost::Message;
 
-use crate::core::{Checkpoint, Introduction, LeaseKey, Report, ToAgent};
+use crate::core::{Checkpoint, Introduction, LeaseKey, Report, ToAgent, Wish};
 
 /// A lease's name.
 pub fn lease_key(field: &'static str, key: Option<v1::LeaseKey>) -> Result<LeaseKey, WireError> {
@@ -47,9 +47,7 @@ fn name(field: &'static str, text: String, may_be_empty: bool) -> Result<String,
 
 /// The first message of a session.
 pub fn introduction(hello: v1::agent_message::Hello) -> Result<Introduction, WireError> {
-    if hello.held.len() > limits::MAX_COHORT {
-        return Err(WireError::new("held", format!("more than {} leases", limits::MAX_COHORT)));
-    }
+    bounded("held", hello.held.len(), limits::MAX_HELD_LEASES)?;
     let held = hello.held.into_iter().map(|key| lease_key("held", Some(key))).collect::<Result<_, _>>()?;
     Ok(Introduction {
         name: name("name", hello.name, false)?,
@@ -57,6 +55,9 @@ pub fn introduction(hello: v1::agent_message::Hello) -> Result<Introduction, Wir
         host: name("host", hello.host, true)?,
         device: name("device", hello.device, false)?,
         description: name("device_description", hello.device_description, true)?,
+        version: name("version", hello.version, true)?,
+        threads: hello.threads,
+        memory_bytes: hello.memory_bytes,
         max_cohort: hello.max_cohort,
         held,
     })
@@ -68,13 +69,23 @@ pub fn report(body: v1::agent_message::Body) -> Result<Report, WireError> {
     Ok(match body {
         Body::Hello(_) => return Err(WireError::new("hello", "is the first message of a session only")),
         Body::Heartbeat(heartbeat) => {
-            bounded("leases", heartbeat.leases.len(), limits::MAX_COHORT)?;
-            let leases = heartbeat
-                .leases
-                .into_iter()
-                .map(|progress| Ok((lease_key("leases", progress.lease)?, progress.step)))
-                .collect::<Result<_, WireError>>()?;
-            Report::Heartbeat { leases, speed: heartbeat.replica_steps_per_second, idle: heartbeat.idle }
+            bounded("leases", heartbeat.leases.len(), limits::MAX_HELD_LEASES)?;
+            let mut leases = Vec::with_capacity(heartbeat.leases.len());
+            let mut waiting = Vec::new();
+            for progress in heartbeat.leases {
+                let key = lease_key("leases", progress.lease)?;
+                leases.push((key, progress.step));
+                if progress.waiting {
+                    waiting.push(key);
+                }
+            }
+            let places = match heartbeat.free_places {
+                Some(free) => Some((convert::cohort_key("free_places", &free.cohort)?, free.places)),
+                None => None,
+            };
+            let wish = Wish { grants: heartbeat.grants, next: heartbeat.wants_next, places };
+            let speed = heartbeat.replica_steps_per_second;
+            Report::Heartbeat { leases, speed, idle: heartbeat.idle, waiting, wish }
         }
         Body::Started(started) => {
             Report::Started { lease: lease_key("lease", started.lease)?, from_step: started.from_step }
@@ -108,6 +119,25 @@ pub fn report(body: v1::agent_message::Body) -> Result<Report, WireError> {
                 .collect::<Result<_, _>>()?;
             Report::Crashed { leases, reason: crashed.reason }
         }
+        Body::OutOfMemory(out) => {
+            bounded("leases", out.leases.len(), limits::MAX_COHORT)?;
+            let leases = out.leases.into_iter().map(|key| lease_key("leases", Some(key)));
+            Report::OutOfMemory {
+                leases: leases.collect::<Result<_, _>>()?,
+                cohort_size: out.cohort_size,
+                suspected: out.suspected,
+                reason: out.reason,
+            }
+        }
+        Body::Throughput(measured) => Report::Throughput {
+            cohort: convert::cohort_key("cohort", &measured.cohort)?,
+            curve: convert::throughput("points", measured.points)?,
+            calibrated: measured.calibrated,
+            evaluation_seconds: match measured.evaluation_seconds {
+                seconds if seconds.is_finite() && seconds >= 0.0 => seconds,
+                seconds => return Err(WireError::new("evaluation_seconds", format!("{seconds} is no time"))),
+            },
+        },
         Body::Goodbye(_) => Report::Goodbye,
     })
 }
@@ -175,7 +205,8 @@ pub fn to_agent(message: ToAgent) -> v1::coordinator_message::Body {
             lease_seconds: limits::LEASE_SECONDS as u32,
             renewal_seconds: limits::RENEWAL_SECONDS as u32,
         }),
-        ToAgent::Grant(_) => Body::Grant(Grant::default()),
+        // Its leases need their configurations, which the engine looks up.
+        ToAgent::Grant { join, calibrate, .. } => Body::Grant(Grant { leases: Vec::new(), join, calibrate }),
         ToAgent::Acknowledged(sequence) => Body::Acknowledged(Acknowledged { sequence }),
         ToAgent::Refused { sequence, lease, reason } => {
             Body::Refused(Refused { sequence, lease: Some(lease_key_to_wire(lease)), reason })

@@ -16,8 +16,6 @@ use plateau_common::trial::Ending;
 use crate::error::LabError;
 use crate::train::{self, Control, DeviceChoice, Member, Observer, train_cohort_within};
 
-/// Seconds a calibration should take where nothing else is asked for.
-pub const CALIBRATION_SECONDS: f64 = 2.0;
 /// A larger cohort must be this much faster to be worth going on for.
 const WORTHWHILE: f64 = 1.05;
 /// Seconds one cohort size is measured for at least, warming up not counted.

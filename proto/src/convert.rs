@@ -6,6 +6,7 @@ use plateau_common::config::TrialConfig;
 use plateau_common::identity::TrialId;
 use plateau_common::limits;
 use plateau_common::metrics::MetricsChunk;
+use plateau_common::throughput::ThroughputCurve;
 use plateau_common::trial::{Ending, TrialState};
 
 use crate::v1;
@@ -103,6 +104,48 @@ pub fn ending_to_wire(ending: &Ending) -> v1::Ending {
     v1::Ending { kind: Some(kind) }
 }
 
+/// The key of a cohort: 32 hexadecimal digits.
+pub fn cohort_key(field: &'static str, text: &str) -> Result<u128, WireError> {
+    // A trial's id is written the same way.
+    let id = TrialId::parse(text).ok_or_else(|| {
+        let shown: String = text.chars().take(64).collect();
+        WireError::new(
+            field,
+            format!("`{}` is not a cohort's key (32 hexadecimal digits)", shown.escape_debug()),
+        )
+    })?;
+    u128::from_str_radix(&id.to_string(), 16).map_err(|error| WireError::new(field, error.to_string()))
+}
+
+/// The wire form of a cohort's key.
+pub fn cohort_key_to_wire(key: u128) -> String {
+    format!("{key:032x}")
+}
+
+/// Points of a throughput curve, validated.
+pub fn throughput(
+    field: &'static str,
+    points: Vec<v1::ThroughputPoint>,
+) -> Result<ThroughputCurve, WireError> {
+    if points.len() > limits::MAX_COHORT {
+        return Err(WireError::new(
+            field,
+            format!("{} points are more than {}", points.len(), limits::MAX_COHORT),
+        ));
+    }
+    let points = points.into_iter().map(|point| (point.cohort_size, point.replica_steps_per_second));
+    ThroughputCurve::new(points).map_err(|problem| WireError::new(field, problem))
+}
+
+/// The wire form of a throughput curve.
+pub fn throughput_to_wire(curve: &ThroughputCurve) -> Vec<v1::ThroughputPoint> {
+    let point = |(cohort_size, replica_steps_per_second)| v1::ThroughputPoint {
+        cohort_size,
+        replica_steps_per_second,
+    };
+    curve.points().map(point).collect()
+}
+
 /// A metrics chunk, validated.
 pub fn metrics_chunk(field: &'static str, chunk: v1::MetricsChunk) -> Result<MetricsChunk, WireError> {
     let error = |problem: String| WireError::new(field, problem);
@@ -178,5 +221,16 @@ mod tests {
         assert_eq!(metrics_chunk("metrics", chunk).unwrap_err().field, "metrics");
         assert_eq!(ending("ending", Some(v1::Ending { kind: None })).unwrap_err().field, "ending");
         assert!(trial_id("trial", "../../etc/passwd").unwrap_err().to_string().contains("not a trial id"));
+    }
+
+    #[test]
+    fn curves_and_keys_survive_the_wire_and_nonsense_is_refused() {
+        let curve = ThroughputCurve::new([(1, 2.5), (8, 20.0)]).unwrap();
+        assert_eq!(throughput("points", throughput_to_wire(&curve)).unwrap(), curve);
+        let never = v1::ThroughputPoint { cohort_size: 0, replica_steps_per_second: 1.0 };
+        assert_eq!(throughput("points", vec![never]).unwrap_err().field, "points");
+        let key = 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef;
+        assert_eq!(cohort_key("cohort", &cohort_key_to_wire(key)), Ok(key));
+        assert!(cohort_key("cohort", "0123").is_err());
     }
 }

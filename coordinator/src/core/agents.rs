@@ -28,7 +28,18 @@ pub(super) fn connect(
     now: Now,
     effects: &mut Vec<Effect>,
 ) {
-    let Introduction { name, incarnation, host, device, description, max_cohort, held } = introduction;
+    let Introduction {
+        name,
+        incarnation,
+        host,
+        device,
+        description,
+        version,
+        threads,
+        memory_bytes,
+        max_cohort,
+        held,
+    } = introduction;
     let known = state.agents.get(&name);
     if let Some(old) = known.and_then(|agent| agent.session) {
         let reason = format!("another session of agent `{name}` superseded this one");
@@ -36,11 +47,20 @@ pub(super) fn connect(
     }
     let leases: Vec<TrialId> = known.map(|agent| agent.leases.iter().copied().collect()).unwrap_or_default();
     let same = known.is_some_and(|agent| agent.incarnation == incarnation);
+    // What did not fit one process may fit another that was given more memory.
+    let fitting = known.filter(|_| same).map(|agent| agent.fitting.clone()).unwrap_or_default();
     let agent = Agent {
         incarnation: incarnation.clone(),
         host,
         device,
         description,
+        version,
+        threads,
+        memory_bytes,
+        fitting,
+        wants_next: false,
+        free_places: None,
+        grants: 0,
         max_cohort: max_cohort.clamp(1, limits::MAX_COHORT as u32),
         session: Some(session),
         idle: false,
@@ -92,9 +112,7 @@ pub(super) fn disconnect(state: &mut State, session: u64, name: &str, effects: &
         return;
     }
     if let Some(agent) = state.agents.get_mut(name) {
-        agent.session = None;
-        agent.idle = false;
-        agent.speed = 0.0;
+        agent.hang_up();
         mark_changed(state, name);
     }
     effects.push(Effect::Write(Write::History(Subject::Agent(name.to_owned()), "disconnected".to_owned())));

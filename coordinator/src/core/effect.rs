@@ -2,7 +2,7 @@
 
 use plateau_common::identity::TrialId;
 
-use super::state::{Agent, Checkpoint, LeaseKey, SweepNumber, Trial};
+use super::state::{Agent, Checkpoint, LeaseKey, Shape, SweepNumber, ThroughputKey, Trial};
 
 /// Whom an event in the history is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +51,10 @@ pub enum Write {
         /// From this step.
         from_step: u64,
     },
+    /// What trials of a cohort cost.
+    Shape(u128, Shape),
+    /// What is known of a cohort's speed on a kind of device.
+    Throughput(ThroughputKey),
     /// A chunk of metrics.
     Metrics {
         /// Of which attempt.
@@ -96,7 +100,14 @@ pub enum ToAgent {
     /// The session is accepted.
     Welcome,
     /// Train these together.
-    Grant(Vec<Granted>),
+    Grant {
+        /// Which.
+        leases: Vec<Granted>,
+        /// In places of the cohort in training.
+        join: bool,
+        /// Measure the speed of their shape first.
+        calibrate: bool,
+    },
     /// The message of this number is on disk.
     Acknowledged(u64),
     /// The message of this number (0: none in particular) was refused; the lease is to be dropped.

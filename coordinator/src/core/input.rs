@@ -1,9 +1,10 @@
 //! What can happen to the coordinator.
 
 use plateau_common::identity::TrialId;
+use plateau_common::throughput::ThroughputCurve;
 use plateau_common::trial::Ending;
 
-use super::state::{LeaseKey, SweepNumber};
+use super::state::{LeaseKey, Shape, SweepNumber};
 
 /// One trial of a submitted study.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,6 +19,8 @@ pub struct Specification {
     pub cost: u64,
     /// Checkpoints kept besides the newest.
     pub keep: u32,
+    /// What trials of the cohort cost.
+    pub shape: Shape,
 }
 
 /// An agent introducing itself.
@@ -33,10 +36,27 @@ pub struct Introduction {
     pub device: String,
     /// The device in words.
     pub description: String,
+    /// Version of its program.
+    pub version: String,
+    /// Threads of its trainer on a processor.
+    pub threads: u32,
+    /// Bytes that cohorts may take on it; 0: not known.
+    pub memory_bytes: u64,
     /// Largest cohort it wants.
     pub max_cohort: u32,
     /// Leases it still holds from an earlier connection.
     pub held: Vec<LeaseKey>,
+}
+
+/// What an agent that trains asks for besides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// Grants it has received in this session; what it asks for counts only where no other is on its way.
+    pub grants: u64,
+    /// Its cohort is about to end: it wants the next one.
+    pub next: bool,
+    /// Places in the cohort in training, by its key, that trials have left.
+    pub places: Option<(u128, u32)>,
 }
 
 /// What an agent says within its session.
@@ -50,6 +70,10 @@ pub enum Report {
         speed: f64,
         /// Could start a cohort now.
         idle: bool,
+        /// Leases listed that wait for the cohort in training to end.
+        waiting: Vec<LeaseKey>,
+        /// What it asks for although it is not idle.
+        wish: Wish,
     },
     /// Training began.
     Started {
@@ -108,6 +132,28 @@ pub enum Report {
         leases: Vec<LeaseKey>,
         /// What is known.
         reason: String,
+    },
+    /// A cohort took more memory than there is.
+    OutOfMemory {
+        /// Those of its trials that had not ended.
+        leases: Vec<LeaseKey>,
+        /// Trials in it when it happened.
+        cohort_size: u32,
+        /// Not certain: the trainer was killed by somebody else.
+        suspected: bool,
+        /// What is known.
+        reason: String,
+    },
+    /// The speed of a shape on the agent's device.
+    Throughput {
+        /// The shape.
+        cohort: u128,
+        /// What was measured.
+        curve: ThroughputCurve,
+        /// By a measurement of its own, which replaces what is known.
+        calibrated: bool,
+        /// Seconds that evaluating one replica takes; 0: not measured.
+        evaluation_seconds: f64,
     },
     /// The agent leaves for good.
     Goodbye,

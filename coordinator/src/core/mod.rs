@@ -9,6 +9,7 @@ mod effect;
 mod explain;
 mod input;
 pub mod invariants;
+pub mod planning;
 mod reports;
 pub mod scheduler;
 mod state;
@@ -18,10 +19,10 @@ pub(crate) mod tests;
 
 pub use effect::{Answer, Effect, Granted, Refusal, Subject, ToAgent, Write};
 pub use explain::{Explanation, explain_agent, explain_sweep, explain_trial};
-pub use input::{Input, Introduction, Report, Specification};
+pub use input::{Input, Introduction, Report, Specification, Wish};
 pub use state::{
-    Agent, Checkpoint, Lease, LeaseKey, Member, Now, ReadyEntry, ReadyKey, RecordedEnding, State, Sweep,
-    SweepMode, SweepNumber, Trial, Want, place, view,
+    Agent, Checkpoint, Lease, LeaseKey, Member, Now, ReadyEntry, ReadyKey, RecordedEnding, Shape, State,
+    Sweep, SweepMode, SweepNumber, Throughput, ThroughputKey, Trial, Want, place, view,
 };
 
 /// Lets one thing happen: changes `state` and says what is to be done about it. Requests (submit, extend, cancel,
@@ -71,7 +72,11 @@ fn grant(state: &mut State, now: Now, effects: &mut Vec<Effect>) {
     for placement in scheduler::place(state) {
         let Some(agent) = state.agents.get_mut(&placement.agent) else { continue };
         let Some(session) = agent.session else { continue };
-        agent.idle = false;
+        if placement.join {
+            agent.free_places = None;
+        } else {
+            (agent.idle, agent.wants_next) = (false, false);
+        }
         let incarnation = agent.incarnation.clone();
         let mut granted = Vec::with_capacity(placement.trials.len());
         for id in placement.trials {
@@ -89,6 +94,7 @@ fn grant(state: &mut State, now: Now, effects: &mut Vec<Effect>) {
                     agent: placement.agent.clone(),
                     incarnation: incarnation.clone(),
                     budget: want.budget,
+                    cohort: want.cohort,
                     from_step: trial.resume_step(want.budget),
                     revoked: false,
                     deadline: now.monotonic + state::lease_term(),
@@ -106,7 +112,15 @@ fn grant(state: &mut State, now: Now, effects: &mut Vec<Effect>) {
             granted.push(Granted { lease, budget: want.budget, resume, sweep });
         }
         if !granted.is_empty() {
-            effects.push(Effect::Send { session, message: ToAgent::Grant(granted) });
+            if let Some(agent) = state.agents.get_mut(&placement.agent) {
+                agent.grants += 1;
+                if let Some(cohort) = placement.calibrate {
+                    state.calibrating.insert((cohort, agent.kind()), placement.agent.clone());
+                }
+            }
+            let calibrate = placement.calibrate.is_some();
+            let message = ToAgent::Grant { leases: granted, join: placement.join, calibrate };
+            effects.push(Effect::Send { session, message });
         }
     }
 }

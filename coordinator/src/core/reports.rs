@@ -45,8 +45,15 @@ pub(super) fn receive(
         |lease, reason| Effect::Send { session, message: ToAgent::Refused { sequence, lease, reason } };
     let acknowledge = Effect::Send { session, message: ToAgent::Acknowledged(sequence) };
     match report {
-        Report::Heartbeat { leases, speed, idle } => {
-            heartbeat(state, session, agent, sequence, &leases, (speed, idle), now, effects);
+        Report::Heartbeat { leases, speed, idle, waiting, wish } => {
+            if let Some(agent) = state.agents.get_mut(agent) {
+                agent.idle = idle;
+                agent.speed = if speed.is_finite() { speed.max(0.0) } else { 0.0 };
+                let current = wish.grants == agent.grants;
+                agent.wants_next = current && wish.next;
+                agent.free_places = wish.places.filter(|_| current);
+            }
+            heartbeat(state, session, agent, sequence, &leases, &waiting, now, effects);
         }
         Report::Started { lease, from_step } => match objection(state, lease, agent) {
             Some(reason) => effects.push(refuse(lease, reason)),
@@ -120,6 +127,22 @@ pub(super) fn receive(
             }
             effects.push(acknowledge);
         }
+        Report::OutOfMemory { leases, cohort_size, suspected, reason } => {
+            for lease in leases {
+                match objection(state, lease, agent) {
+                    Some(refusal) => effects.push(refuse(lease, refusal)),
+                    None => {
+                        let reason = cut(&format!("out of memory on agent {agent}: {reason}"));
+                        out_of_memory(state, agent, lease, (cohort_size, suspected), &reason, effects);
+                    }
+                }
+            }
+            effects.push(acknowledge);
+        }
+        Report::Throughput { cohort, curve, calibrated, evaluation_seconds } => {
+            super::planning::learn(state, agent, cohort, curve, calibrated, evaluation_seconds, effects);
+            effects.push(acknowledge);
+        }
         Report::Goodbye => {
             let held: Vec<TrialId> = state
                 .agents
@@ -130,9 +153,7 @@ pub(super) fn receive(
                 give_back(state, id, &format!("agent {agent} left"), effects);
             }
             if let Some(agent) = state.agents.get_mut(agent) {
-                agent.session = None;
-                agent.idle = false;
-                agent.speed = 0.0;
+                agent.hang_up();
             }
             effects.push(Effect::Write(Write::History(Subject::Agent(agent.to_owned()), "left".to_owned())));
             effects.push(acknowledge);
@@ -155,14 +176,10 @@ fn heartbeat(
     name: &str,
     sequence: u64,
     leases: &[(LeaseKey, u64)],
-    (speed, idle): (f64, bool),
+    waiting: &[LeaseKey],
     now: Now,
     effects: &mut Vec<Effect>,
 ) {
-    if let Some(agent) = state.agents.get_mut(name) {
-        agent.idle = idle;
-        agent.speed = if speed.is_finite() { speed.max(0.0) } else { 0.0 };
-    }
     for (lease, step) in leases {
         match objection(state, *lease, name) {
             Some(reason) => {
@@ -172,13 +189,48 @@ fn heartbeat(
             None => {
                 progress(state, lease.trial, *step, now);
                 state.update(lease.trial, None, |trial| {
-                    if let Some(lease) = &mut trial.lease {
-                        lease.deadline = now.monotonic + lease_term();
+                    if let Some(current) = &mut trial.lease {
+                        current.deadline = now.monotonic + lease_term();
+                        if trial.state == TrialState::Leased && waiting.contains(lease) {
+                            current.progress_at = now.monotonic;
+                        }
                     }
                 });
             }
         }
     }
+}
+
+/// A trial's cohort took too much memory. Nobody is to blame while the cohort can be halved; a trial that does not fit
+/// alone goes to another agent, and fails where no connected agent is left that it might fit.
+fn out_of_memory(
+    state: &mut State,
+    name: &str,
+    lease: LeaseKey,
+    (cohort_size, suspected): (u32, bool),
+    reason: &str,
+    effects: &mut Vec<Effect>,
+) {
+    let current = state.trials.get(&lease.trial).and_then(|trial| trial.lease.as_ref());
+    let Some(cohort) = current.map(|lease| lease.cohort) else { return };
+    if cohort_size <= 1 && suspected {
+        charge(state, lease.trial, reason, true, effects);
+        return;
+    }
+    if let Some(agent) = state.agents.get_mut(name) {
+        let fits = if cohort_size > 1 { cohort_size / 2 } else { 0 };
+        let known = agent.fitting.entry(cohort).or_insert(fits);
+        *known = fits.min(*known);
+    }
+    if cohort_size > 1 || super::planning::fits_elsewhere(state, cohort, name) {
+        give_back(state, lease.trial, reason, effects);
+        return;
+    }
+    let step = state.trials.get(&lease.trial).map_or(0, |trial| trial.step);
+    let ending = Ending::Failed { reason: reason.to_owned() };
+    let recorded = RecordedEnding { attempt: lease.attempt, ending, step, weights_hash: String::new() };
+    // The lease is current, so the ending is recorded.
+    let _ = ended(state, name, lease.trial, recorded, 0.0, effects);
 }
 
 /// A leased trial has reached `step`.

@@ -1,15 +1,18 @@
-//! Which trials go to which idle agent: a pure function of the state.
+//! Which trials go to which agent: a pure function of the state.
 //!
 //! Sweeps are served in order of submission; within a sweep the costliest shape first, so that the long trials do not
-//! come last. A cohort holds trials of one shape, at most as many as its agent wants, and no more than an even share
-//! among the idle agents. A suspect of a crash is trained alone, and not on an agent it crashed on while another is
-//! connected.
+//! come last. Idle agents come first, then free places in cohorts that train, then agents whose cohort is about to
+//! end. A cohort holds trials of one shape, as many as `planning` says. A suspect of a crash is trained alone, and not
+//! on an agent it crashed on while another is connected; a shape that did not fit into an agent's memory keeps away
+//! from it likewise.
 
 use std::collections::BTreeSet;
 
 use plateau_common::identity::TrialId;
+use plateau_common::limits;
 
-use super::state::{Agent, ReadyEntry, State};
+use super::planning::{self, Work};
+use super::state::{Agent, ReadyEntry, ReadyKey, State};
 
 /// Trials to be leased together to one agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +21,10 @@ pub struct Placement {
     pub agent: String,
     /// A cohort, at least one trial.
     pub trials: Vec<TrialId>,
+    /// They join the cohort that the agent trains.
+    pub join: bool,
+    /// The shape whose speed the agent is to measure first, if it is.
+    pub calibrate: Option<u128>,
 }
 
 /// What could be granted now.
@@ -25,50 +32,97 @@ pub fn place(state: &State) -> Vec<Placement> {
     if state.ready.is_empty() {
         return Vec::new();
     }
-    let idle: Vec<(&String, &Agent)> = state
-        .agents
-        .iter()
-        .filter(|(_, agent)| agent.session.is_some() && agent.idle && agent.leases.is_empty())
-        .collect();
-    let mut taken = BTreeSet::new();
-    let mut placements = Vec::new();
+    let connected = || state.agents.iter().filter(|(_, agent)| agent.session.is_some());
+    let idle: Vec<_> = connected().filter(|(_, agent)| agent.idle && agent.leases.is_empty()).collect();
+    let mut round = Round { state, taken: BTreeSet::new(), placements: Vec::new() };
     for (place, (name, agent)) in idle.iter().enumerate() {
-        let share = idle.len() - place;
-        let trials = cohort_for(state, name, agent, share, &taken);
-        if !trials.is_empty() {
-            taken.extend(trials.iter().copied());
-            placements.push(Placement { agent: (*name).clone(), trials });
+        round.new_cohort(name, agent, idle.len() - place);
+    }
+    let has_room = |agent: &Agent| agent.leases.len() + limits::MAX_COHORT <= limits::MAX_HELD_LEASES;
+    for (name, agent) in connected().filter(|(_, agent)| has_room(agent)) {
+        if let Some((cohort, places)) = agent.free_places {
+            round.join(name, agent, cohort, places);
         }
     }
-    placements
+    let trains = |agent: &Agent| agent.wants_next && !agent.leases.is_empty() && has_room(agent);
+    for (name, agent) in connected().filter(|(_, agent)| trains(agent)) {
+        // The others will want theirs in a moment.
+        round.new_cohort(name, agent, connected().count());
+    }
+    round.placements
 }
 
-/// The first cohort that may go to this agent; `share` agents divide the shape among them.
-fn cohort_for(
-    state: &State,
-    name: &str,
-    agent: &Agent,
-    share: usize,
-    taken: &BTreeSet<TrialId>,
-) -> Vec<TrialId> {
-    for entries in state.ready.values() {
-        let free =
-            |entry: &&ReadyEntry| !taken.contains(&entry.trial) && may_run_on(state, entry.trial, name);
-        let Some(first) = entries.iter().find(free) else { continue };
-        if is_alone(state, first.trial) {
-            return vec![first.trial];
+struct Round<'a> {
+    state: &'a State,
+    taken: BTreeSet<TrialId>,
+    placements: Vec<Placement>,
+}
+
+impl Round<'_> {
+    /// Places the first cohort that may go to this agent; `share` agents divide the shape among them.
+    fn new_cohort(&mut self, name: &str, agent: &Agent, share: usize) {
+        for (key, entries) in &self.state.ready {
+            if !self.may_fit(key.cohort, name, agent) {
+                continue;
+            }
+            let Some(first) = entries.iter().find(|entry| self.is_free(entry, name)) else { continue };
+            let work = self.work(key, first, entries, share);
+            let calibrate = planning::should_calibrate(self.state, agent, work).then_some(key.cohort);
+            let trials = if is_alone(self.state, first.trial) {
+                vec![first.trial]
+            } else {
+                self.together(entries, name, planning::size(self.state, agent, work))
+            };
+            self.push(Placement { agent: name.to_owned(), trials, join: false, calibrate });
+            return;
         }
-        let waiting = entries.len() - entries.iter().filter(|entry| taken.contains(&entry.trial)).count();
-        let size = waiting.div_ceil(share.max(1)).clamp(1, agent.max_cohort.max(1) as usize);
-        return entries
-            .iter()
-            .filter(free)
-            .filter(|entry| !is_alone(state, entry.trial))
-            .take(size)
-            .map(|entry| entry.trial)
-            .collect();
     }
-    Vec::new()
+
+    /// Places trials of `cohort` into free places of the cohort that the agent trains.
+    fn join(&mut self, name: &str, agent: &Agent, cohort: u128, places: u32) {
+        let places = places.min(planning::largest(self.state, agent, cohort)) as usize;
+        let mut trials = Vec::new();
+        for (_, entries) in self.state.ready.iter().filter(|(key, _)| key.cohort == cohort) {
+            trials.extend(self.together(entries, name, places - trials.len()));
+        }
+        if !trials.is_empty() {
+            self.push(Placement { agent: name.to_owned(), trials, join: true, calibrate: None });
+        }
+    }
+
+    fn push(&mut self, placement: Placement) {
+        self.taken.extend(placement.trials.iter().copied());
+        self.placements.push(placement);
+    }
+
+    fn is_free(&self, entry: &ReadyEntry, agent: &str) -> bool {
+        !self.taken.contains(&entry.trial) && may_run_on(self.state, entry.trial, agent)
+    }
+
+    /// A shape that ran out of the agent's memory keeps away while there is a connected agent where it did not.
+    fn may_fit(&self, cohort: u128, name: &str, agent: &Agent) -> bool {
+        planning::largest(self.state, agent, cohort) > 0
+            || !planning::fits_elsewhere(self.state, cohort, name)
+    }
+
+    /// Up to `most` trials that may be trained together.
+    fn together(&self, entries: &BTreeSet<ReadyEntry>, agent: &str, most: usize) -> Vec<TrialId> {
+        let free = entries.iter().filter(|entry| self.is_free(entry, agent));
+        let sociable = free.filter(|entry| !is_alone(self.state, entry.trial));
+        sociable.take(most).map(|entry| entry.trial).collect()
+    }
+
+    fn work(&self, key: &ReadyKey, first: &ReadyEntry, entries: &BTreeSet<ReadyEntry>, share: usize) -> Work {
+        let taken = entries.iter().filter(|entry| self.taken.contains(&entry.trial)).count();
+        let trial = self.state.trials.get(&first.trial);
+        let budget = trial.and_then(|trial| self.state.best_want(trial)).map_or(0, |want| want.budget);
+        Work {
+            cohort: key.cohort,
+            steps: budget.saturating_sub(first.resume),
+            waiting: entries.len() - taken,
+            share,
+        }
+    }
 }
 
 fn is_alone(state: &State, id: TrialId) -> bool {

@@ -6,8 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use plateau_common::cost::{Hardware, MemoryNeed, memory_need};
 use plateau_common::identity::TrialId;
 use plateau_common::limits;
+use plateau_common::throughput::ThroughputCurve;
 use plateau_common::trial::{Ending, TrialState};
 
 use super::effect::{Effect, Write};
@@ -42,6 +44,8 @@ pub struct Lease {
     pub incarnation: String,
     /// Steps it was granted for.
     pub budget: u64,
+    /// The trial's cohort.
+    pub cohort: u128,
     /// Step of the checkpoint it continues from; 0: from the beginning.
     pub from_step: u64,
     /// The agent was asked to give it back.
@@ -255,6 +259,31 @@ impl Sweep {
     }
 }
 
+/// What trials of one cohort cost, each.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Shape {
+    /// Bytes of weights, gradients and optimiser.
+    pub state_bytes: u64,
+    /// Bytes that an update computes in.
+    pub workspace_bytes: u64,
+    /// Floating-point operations of an update.
+    pub flops_per_update: f64,
+}
+
+/// A cohort and a kind of device ([`Agent::kind`]).
+pub type ThroughputKey = (u128, String);
+
+/// What is known of the speed of a cohort on a kind of device.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Throughput {
+    /// Speed by size; may be empty where it could not be measured.
+    pub curve: ThroughputCurve,
+    /// It comes from a measurement of its own, not from training.
+    pub calibrated: bool,
+    /// Seconds that evaluating one replica takes; 0: not measured.
+    pub evaluation_seconds: f64,
+}
+
 /// An agent that has registered at least once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Agent {
@@ -266,18 +295,64 @@ pub struct Agent {
     pub device: String,
     /// The device in words.
     pub description: String,
+    /// Version of its program.
+    pub version: String,
+    /// Threads of its trainer on a processor.
+    pub threads: u32,
+    /// Bytes that cohorts may take on it; 0: not known.
+    pub memory_bytes: u64,
     /// Largest cohort it wants.
     pub max_cohort: u32,
+    /// Largest cohorts of single shapes, found out by running out of memory; 0: not even one trial fits.
+    pub fitting: BTreeMap<u128, u32>,
     /// Its connection, if there is one; numbers are never reused within a run of the coordinator.
     pub session: Option<u64>,
     /// It said that it could start a cohort.
     pub idle: bool,
+    /// Its cohort is about to end: it wants the next one.
+    pub wants_next: bool,
+    /// Places in its cohort in training, by the cohort's key, that trials have left.
+    pub free_places: Option<(u128, u32)>,
+    /// Grants sent in this session.
+    pub grants: u64,
     /// When it last said anything.
     pub last_heard: Duration,
     /// Replica steps per second, as it last said.
     pub speed: f64,
     /// Trials it holds leases of.
     pub leases: BTreeSet<TrialId>,
+}
+
+impl Agent {
+    /// Devices of one kind train equally fast.
+    pub fn kind(&self) -> String {
+        let device = if self.description.is_empty() { &self.device } else { &self.description };
+        if self.is_processor() {
+            format!("{device}, training on {} (plateau {})", self.threads.max(1), self.version)
+        } else {
+            format!("{device} (plateau {})", self.version)
+        }
+    }
+
+    /// It is not connected any more.
+    pub fn hang_up(&mut self) {
+        (self.session, self.idle, self.speed) = (None, false, 0.0);
+        (self.wants_next, self.free_places) = (false, None);
+    }
+
+    /// Whether it trains on a processor.
+    pub fn is_processor(&self) -> bool {
+        self.device == "cpu"
+    }
+
+    /// Estimated memory of cohorts of a shape on its device.
+    pub fn memory_need(&self, shape: &Shape) -> MemoryNeed {
+        let hardware = match self.is_processor() {
+            true => Hardware::Processor { threads: self.threads as usize },
+            false => Hardware::Card,
+        };
+        memory_need(shape.state_bytes, shape.workspace_bytes, hardware)
+    }
 }
 
 /// Everything.
@@ -289,6 +364,12 @@ pub struct State {
     pub sweeps: BTreeMap<SweepNumber, Sweep>,
     /// All agents by name.
     pub agents: BTreeMap<String, Agent>,
+    /// What trials of each cohort cost.
+    pub shapes: BTreeMap<u128, Shape>,
+    /// How fast cohorts are on the devices they were trained on.
+    pub throughput: BTreeMap<ThroughputKey, Throughput>,
+    /// Agents that were asked to measure.
+    pub calibrating: BTreeMap<ThroughputKey, String>,
     /// Trials that could be granted now, best first.
     pub ready: BTreeMap<ReadyKey, BTreeSet<ReadyEntry>>,
     /// Sweeps whose picture changed since this was last emptied.
@@ -484,6 +565,8 @@ impl State {
             if let Some(lease) = &mut trial.lease {
                 lease.deadline = now.monotonic + lease_term();
                 lease.progress_at = now.monotonic;
+                let granted = trial.wants.iter().find(|want| want.budget == lease.budget);
+                lease.cohort = granted.map_or(0, |want| want.cohort);
             }
             self.index(*id, trial);
         }

@@ -150,6 +150,9 @@ fn set_members(
             Trial::new(specification.keep)
         });
         trial.keep = specification.keep;
+        if state.shapes.insert(specification.cohort, specification.shape).is_none() {
+            effects.push(Effect::Write(Write::Shape(specification.cohort, specification.shape)));
+        }
     }
     let mut wants: std::collections::BTreeMap<TrialId, Vec<Want>> = std::collections::BTreeMap::new();
     for (position, trial) in trials.iter().enumerate() {

@@ -1,5 +1,6 @@
 //! The service for people and scripts.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 
 use futures::Stream;
@@ -279,5 +280,16 @@ impl PlateauService for Clients {
     ) -> Result<Response<v1::ListAgentsResponse>, Status> {
         let agents = self.context.engine.query(select::agents).await?;
         Ok(Response::new(v1::ListAgentsResponse { agents }))
+    }
+
+    async fn list_throughput(
+        &self,
+        request: Request<v1::ListThroughputRequest>,
+    ) -> Result<Response<v1::ListThroughputResponse>, Status> {
+        let asked = request.into_inner().cohorts;
+        let cohorts = asked.iter().map(|key| convert::cohort_key("cohorts", key));
+        let cohorts: BTreeSet<u128> = cohorts.collect::<Result<_, WireError>>()?;
+        let known = self.context.engine.query(move |state, _| select::throughput(state, &cohorts)).await?;
+        Ok(Response::new(v1::ListThroughputResponse { known }))
     }
 }

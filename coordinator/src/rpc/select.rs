@@ -1,6 +1,6 @@
 //! Finding what a request names, and describing it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use plateau_common::identity::TrialId;
 use plateau_common::trial::TrialState;
@@ -135,6 +135,27 @@ pub fn agents(state: &State, now: Now) -> Vec<v1::AgentSummary> {
             connected: agent.session.is_some(),
             running_trials: agent.leases.len() as u32,
             seconds_since_heard: now.monotonic.saturating_sub(agent.last_heard).as_secs_f64(),
+            device_kind: agent.kind(),
+            max_cohort: agent.max_cohort,
+        })
+        .collect()
+}
+
+/// What is known of the speed of these cohorts (of none: of all) on the connected agents' kinds of device.
+pub fn throughput(state: &State, cohorts: &BTreeSet<u128>) -> Vec<v1::KnownThroughput> {
+    let connected = state.agents.values().filter(|agent| agent.session.is_some());
+    let kinds: BTreeSet<String> = connected.map(|agent| agent.kind()).collect();
+    let asked = state.throughput.iter().filter(|((cohort, kind), _)| {
+        kinds.contains(kind) && (cohorts.is_empty() || cohorts.contains(cohort))
+    });
+    asked
+        .map(|((cohort, kind), known)| v1::KnownThroughput {
+            cohort: convert::cohort_key_to_wire(*cohort),
+            device_kind: kind.clone(),
+            points: convert::throughput_to_wire(&known.curve),
+            calibrated: known.calibrated,
+            evaluation_seconds: known.evaluation_seconds,
+            flops_per_update: state.shapes.get(cohort).map_or(0.0, |shape| shape.flops_per_update),
         })
         .collect()
 }

@@ -11,7 +11,7 @@ use prost::Message;
 use tonic::Status;
 
 use super::{Context, Failure, blocking, refused};
-use crate::core::{Answer, Input, Specification, SweepNumber};
+use crate::core::{Answer, Input, Shape, Specification, SweepNumber};
 use crate::engine::Handle;
 use crate::wire;
 
@@ -85,6 +85,11 @@ fn specify(config: &TrialConfig) -> Result<Specification, Failure> {
         cohort,
         cost,
         keep: config.checkpoint.keep,
+        shape: Shape {
+            state_bytes: cost::state_bytes(config),
+            workspace_bytes: cost::workspace_bytes(config),
+            flops_per_update: cost::flops_per_update(config),
+        },
     })
 }
 

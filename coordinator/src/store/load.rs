@@ -1,15 +1,17 @@
 //! Rows back into the core's state, at start.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use plateau_common::identity::TrialId;
+use plateau_common::throughput::ThroughputCurve;
 use plateau_common::trial::{Ending, TrialState};
 use rusqlite::Row;
 
 use super::{Store, StoreError};
 use crate::core::{
-    Agent, Checkpoint, Lease, Member, Now, RecordedEnding, State, Sweep, SweepMode, Trial, Want,
+    Agent, Checkpoint, Lease, Member, Now, RecordedEnding, Shape, State, Sweep, SweepMode, Throughput, Trial,
+    Want,
 };
 
 fn damaged(table: &'static str, problem: impl Into<String>) -> StoreError {
@@ -29,6 +31,7 @@ impl Store {
     pub fn load(&self, now: Now) -> Result<State, StoreError> {
         let mut state = State::default();
         self.load_agents(&mut state)?;
+        self.load_planning(&mut state)?;
         self.load_sweeps(&mut state)?;
         self.load_trials(&mut state)?;
         self.load_members(&mut state)?;
@@ -48,13 +51,52 @@ impl Store {
                 device: row.get("device")?,
                 description: row.get("description")?,
                 max_cohort: row.get("max_cohort")?,
+                // Said anew when it connects.
+                version: String::new(),
+                threads: 0,
+                memory_bytes: 0,
+                fitting: BTreeMap::new(),
                 session: None,
                 idle: false,
+                wants_next: false,
+                free_places: None,
+                grants: 0,
                 last_heard: Duration::ZERO,
                 speed: 0.0,
                 leases: BTreeSet::new(),
             };
             state.agents.insert(row.get("name")?, agent);
+        }
+        Ok(())
+    }
+
+    fn load_planning(&self, state: &mut State) -> Result<(), StoreError> {
+        let cohort = |table, row: &Row<'_>| {
+            let text: String = row.get("cohort")?;
+            u128::from_str_radix(&text, 16).map_err(|error| damaged(table, error.to_string()))
+        };
+        let mut statement = self.connection.prepare("SELECT * FROM shapes")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let shape = Shape {
+                state_bytes: count(row, "state_bytes")?,
+                workspace_bytes: count(row, "workspace_bytes")?,
+                flops_per_update: row.get("flops_per_update")?,
+            };
+            state.shapes.insert(cohort("shapes", row)?, shape);
+        }
+        let mut statement = self.connection.prepare("SELECT * FROM throughput")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let points: String = row.get("points")?;
+            let points: Vec<(u32, f64)> =
+                serde_json::from_str(&points).map_err(|error| damaged("throughput", error.to_string()))?;
+            let known = Throughput {
+                curve: ThroughputCurve::new(points).map_err(|problem| damaged("throughput", problem))?,
+                calibrated: row.get("calibrated")?,
+                evaluation_seconds: row.get("evaluation_seconds")?,
+            };
+            state.throughput.insert((cohort("throughput", row)?, row.get("device_kind")?), known);
         }
         Ok(())
     }
@@ -176,6 +218,8 @@ fn load_trial(row: &Row<'_>) -> Result<Trial, StoreError> {
             agent,
             incarnation: row.get("lease_incarnation")?,
             budget: count(row, "lease_budget")?,
+            // Follows from what is wanted of the trial.
+            cohort: 0,
             from_step: count(row, "lease_from")?,
             revoked: row.get("lease_revoked")?,
             deadline: Duration::ZERO,

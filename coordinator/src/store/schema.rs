@@ -112,6 +112,25 @@ CREATE TABLE history (
 /// next opening.
 const DIRECTORY: &str = "CREATE TABLE IF NOT EXISTS directory (id TEXT NOT NULL)";
 
+/// What cohorts cost and how fast they are; like [`DIRECTORY`] added to older files at their next opening. Points are a
+/// JSON list of [size, replica-steps per second].
+const PLANNING: &str = "
+CREATE TABLE IF NOT EXISTS shapes (
+    cohort TEXT PRIMARY KEY,
+    state_bytes INTEGER NOT NULL,
+    workspace_bytes INTEGER NOT NULL,
+    flops_per_update REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS throughput (
+    cohort TEXT NOT NULL,
+    device_kind TEXT NOT NULL,
+    points TEXT NOT NULL,
+    calibrated INTEGER NOT NULL,
+    evaluation_seconds REAL NOT NULL,
+    PRIMARY KEY (cohort, device_kind)
+) WITHOUT ROWID;
+";
+
 /// Makes the tables of a new file, or checks that an old one is of a version this build reads.
 pub fn prepare(connection: &mut Connection, path: &str) -> Result<(), StoreError> {
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -135,6 +154,7 @@ pub fn prepare(connection: &mut Connection, path: &str) -> Result<(), StoreError
     }
     let transaction = connection.transaction()?;
     transaction.execute_batch(DIRECTORY)?;
+    transaction.execute_batch(PLANNING)?;
     transaction.execute(
         "INSERT INTO directory (id) SELECT ?1 WHERE NOT EXISTS (SELECT 1 FROM directory)",
         [uuid::Uuid::new_v4().simple().to_string()],

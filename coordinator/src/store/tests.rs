@@ -80,6 +80,9 @@ async fn inputs_that_wait_together_are_committed_together() {
             host: String::new(),
             device: "cpu".to_owned(),
             description: String::new(),
+            version: String::new(),
+            threads: 1,
+            memory_bytes: 0,
             max_cohort: 1,
             held: Vec::new(),
         };

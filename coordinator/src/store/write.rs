@@ -117,6 +117,36 @@ impl Batch<'_> {
                 statement.execute(params![trial, number(lease.attempt), self.now, number(*from_step)])?;
                 Ok(())
             }
+            Write::Shape(cohort, shape) => {
+                let mut statement = self
+                    .transaction
+                    .prepare_cached("INSERT OR REPLACE INTO shapes VALUES (?1, ?2, ?3, ?4)")?;
+                statement.execute(params![
+                    format!("{cohort:032x}"),
+                    number(shape.state_bytes),
+                    number(shape.workspace_bytes),
+                    shape.flops_per_update
+                ])?;
+                Ok(())
+            }
+            Write::Throughput(key) => {
+                let Some(known) = state.throughput.get(key) else { return Ok(()) };
+                let points: Vec<(u32, f64)> = known.curve.points().collect();
+                let mut statement = self
+                    .transaction
+                    .prepare_cached("INSERT OR REPLACE INTO throughput VALUES (?1, ?2, ?3, ?4, ?5)")?;
+                statement.execute(params![
+                    format!("{:032x}", key.0),
+                    key.1,
+                    serde_json::Value::from_iter(
+                        points.into_iter().map(|(size, rate)| serde_json::json!([size, rate]))
+                    )
+                    .to_string(),
+                    known.calibrated,
+                    known.evaluation_seconds
+                ])?;
+                Ok(())
+            }
             Write::Metrics { lease, chunk, digest, data } => {
                 let mut statement = self.transaction.prepare_cached(
                     "INSERT INTO metrics (trial, attempt, chunk, digest, data) VALUES (?1, ?2, ?3, ?4, ?5)",

@@ -122,6 +122,8 @@ impl Agent {
             device: "cpu".to_owned(),
             device_description: "scripted".to_owned(),
             max_cohort: 3,
+            threads: 1,
+            memory_bytes: 0,
             held,
         };
         let first = v1::AgentMessage { sequence: 1, body: Some(Say::Hello(hello)) };
@@ -185,7 +187,7 @@ impl Agent {
     }
 
     pub async fn idle(&mut self) {
-        let heartbeat = Heartbeat { leases: Vec::new(), replica_steps_per_second: 10.0, idle: true };
+        let heartbeat = Heartbeat { replica_steps_per_second: 10.0, idle: true, ..Heartbeat::default() };
         self.say(Say::Heartbeat(heartbeat)).await;
     }
 

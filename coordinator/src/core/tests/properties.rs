@@ -113,6 +113,34 @@ fn step(world: &mut World, kind: u8, first: u8, second: u8) {
         20 => world.pass(u64::from(second)),
         21 => world.restart(),
         22 => world.say(&name, Report::Goodbye),
+        23 | 24 => {
+            let grants = world.state.agents.get(&name).map_or(0, |agent| agent.grants);
+            let places = (second % 2 == 0).then_some((u128::from(first % 2), u32::from(second % 5)));
+            let wish = Wish { grants, next: second % 3 == 0, places };
+            let waiting = vec![key];
+            let report = Report::Heartbeat { leases: vec![(key, 1)], speed: 1.0, idle: false, waiting, wish };
+            world.say(&name, report);
+        }
+        25 => {
+            let leases =
+                world.granted.iter().rev().filter(|(agent, ..)| *agent == name).map(|(_, key, _)| *key);
+            let leases: Vec<LeaseKey> = leases.take(second as usize % 5).collect();
+            let cohort_size = u32::from(first % 5);
+            let (suspected, reason) = (second % 2 == 0, "full".to_owned());
+            world.say(&name, Report::OutOfMemory { leases, cohort_size, suspected, reason });
+        }
+        26 => {
+            let points = [(1, f64::from(first) + 1.0), (2, f64::from(second) + 1.0)];
+            world.say(
+                &name,
+                Report::Throughput {
+                    cohort: u128::from(first % 3),
+                    curve: plateau_common::throughput::ThroughputCurve::new(points).unwrap(),
+                    calibrated: second % 2 == 0,
+                    evaluation_seconds: 0.1,
+                },
+            );
+        }
         _ => {
             world.say(&name, Report::Log { lease: key, lines: vec![(0, "info".to_owned(), "x".to_owned())] })
         }
@@ -154,7 +182,7 @@ proptest! {
 
     #[test]
     fn no_interleaving_breaks_an_invariant_and_every_sweep_ends(
-        steps in prop::collection::vec((0u8..24, any::<u8>(), any::<u8>()), 1..120)
+        steps in prop::collection::vec((0u8..28, any::<u8>(), any::<u8>()), 1..120)
     ) {
         let mut world = World::new();
         world.submit("s0", members(0));

@@ -77,12 +77,30 @@ fn a_trial_that_stalls_is_taken_away_although_its_agent_lives() {
     let beats = limits::STALL_SECONDS / 10 + 1;
     for beat in 0..=beats {
         let step = u64::from(beat >= 3) * 3;
-        world.say("a", Report::Heartbeat { leases: vec![(lease, step)], speed: 0.0, idle: false });
+        world.say(
+            "a",
+            Report::Heartbeat {
+                leases: vec![(lease, step)],
+                speed: 0.0,
+                idle: false,
+                waiting: vec![],
+                wish: Wish::default(),
+            },
+        );
         world.pass(10);
     }
     assert_eq!(world.state_of(1), TrialState::Running, "it moved at the third beat");
     for _ in 0..3 {
-        world.say("a", Report::Heartbeat { leases: vec![(lease, 3)], speed: 0.0, idle: false });
+        world.say(
+            "a",
+            Report::Heartbeat {
+                leases: vec![(lease, 3)],
+                speed: 0.0,
+                idle: false,
+                waiting: vec![],
+                wish: Wish::default(),
+            },
+        );
         world.pass(10);
     }
     assert_eq!(world.state_of(1), TrialState::Pending);

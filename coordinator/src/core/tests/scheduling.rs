@@ -6,7 +6,7 @@ use crate::core::*;
 fn cohorts(world: &World) -> Vec<(String, Vec<u8>)> {
     let mut cohorts: Vec<(String, Vec<u8>)> = Vec::new();
     for (session, message) in &world.sent {
-        let ToAgent::Grant(granted) = message else { continue };
+        let ToAgent::Grant { leases: granted, .. } = message else { continue };
         let agent = world.state.agents.iter().find(|(_, agent)| agent.session == Some(*session)).unwrap();
         let numbers = granted
             .iter()
@@ -71,7 +71,10 @@ fn paused_sweeps_get_nothing_and_agents_that_are_not_idle_neither() {
     world.apply(Input::Pause { sweep: 1 });
     world.connect("a", "1", vec![]);
     assert!(world.idle("a").is_empty());
-    world.say("a", Report::Heartbeat { leases: vec![], speed: 0.0, idle: false });
+    world.say(
+        "a",
+        Report::Heartbeat { leases: vec![], speed: 0.0, idle: false, waiting: vec![], wish: Wish::default() },
+    );
     world.apply(Input::Resume { sweep: 1 });
     assert!(world.granted.is_empty());
     assert_eq!(world.idle("a").len(), 1);

@@ -16,7 +16,19 @@ pub fn trial(number: u8) -> TrialId {
 
 /// A trial of a study: shape `cohort`, `budget` steps.
 pub fn specification(number: u8, budget: u64, cohort: u128) -> Specification {
-    Specification { trial: trial(number), budget, cohort, cost: budget * (cohort as u64 + 1), keep: 1 }
+    Specification {
+        trial: trial(number),
+        budget,
+        cohort,
+        cost: budget * (cohort as u64 + 1),
+        keep: 1,
+        shape: shape(cohort),
+    }
+}
+
+/// What trials of the tests' cohorts cost: a megabyte of state, two of workspace.
+fn shape(cohort: u128) -> Shape {
+    Shape { state_bytes: 1 << 20, workspace_bytes: 2 << 20, flops_per_update: 1e6 * (cohort + 1) as f64 }
 }
 
 /// A core, its store in a temporary folder, and what was seen of it.
@@ -72,7 +84,7 @@ impl World {
                     }
                 }
                 Effect::Send { session, message } => {
-                    if let ToAgent::Grant(granted) = &message {
+                    if let ToAgent::Grant { leases: granted, .. } = &message {
                         let agents = &self.state.agents;
                         let name = agents.iter().find(|(_, agent)| agent.session == Some(session)).unwrap().0;
                         let leases =
@@ -106,12 +118,14 @@ impl World {
     pub fn restart(&mut self) {
         let before: Vec<_> = self.state.trials.iter().map(|(id, trial)| (*id, durable(trial))).collect();
         let counts: Vec<_> = self.state.sweeps.values().map(|sweep| (sweep.mode, sweep.counts)).collect();
+        let planning = (self.state.shapes.clone(), self.state.throughput.clone());
         self.store = None;
         let store = Store::open(self.folder.path()).unwrap();
         self.state = store.load(self.now).unwrap();
         self.store = Some(store);
         let after: Vec<_> = self.state.trials.iter().map(|(id, trial)| (*id, durable(trial))).collect();
         assert_eq!(before, after);
+        assert_eq!((&self.state.shapes, &self.state.throughput), (&planning.0, &planning.1));
         let counts_after: Vec<_> =
             self.state.sweeps.values().map(|sweep| (sweep.mode, sweep.counts)).collect();
         assert_eq!(counts, counts_after);
@@ -123,16 +137,31 @@ impl World {
     }
 
     pub fn connect(&mut self, name: &str, incarnation: &str, held: Vec<LeaseKey>) -> u64 {
+        self.connect_with(name, incarnation, held, |_| {})
+    }
+
+    /// The same, with some of the agent's introduction changed.
+    pub fn connect_with(
+        &mut self,
+        name: &str,
+        incarnation: &str,
+        held: Vec<LeaseKey>,
+        change: impl FnOnce(&mut Introduction),
+    ) -> u64 {
         self.sessions += 1;
-        let agent = Introduction {
+        let mut agent = Introduction {
             name: name.to_owned(),
             incarnation: incarnation.to_owned(),
             host: String::new(),
             device: "cpu".to_owned(),
             description: String::new(),
+            version: "1".to_owned(),
+            threads: 1,
+            memory_bytes: 0,
             max_cohort: 4,
             held,
         };
+        change(&mut agent);
         self.apply(Input::Connected { session: self.sessions, sequence: 1, agent });
         self.sessions
     }
@@ -152,7 +181,10 @@ impl World {
                 (LeaseKey { trial: id, attempt: self.state.trials[&id].attempt }, self.state.trials[&id].step)
             })
             .collect();
-        self.say(name, Report::Heartbeat { leases, speed: 1.0, idle: true });
+        self.say(
+            name,
+            Report::Heartbeat { leases, speed: 1.0, idle: true, waiting: vec![], wish: Wish::default() },
+        );
         self.granted[seen..].to_vec()
     }
 
