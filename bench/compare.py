@@ -24,6 +24,9 @@ import common  # noqa: E402
 
 RESULTS = HERE / "results"
 FIRST_PASS_SECONDS = 2.0
+# Settings this near the best of the first pass, which is short, are measured in the rounds as well.
+FINALIST_SHARE = 0.8
+MAX_FINALISTS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,13 +140,14 @@ class Comparison:
         how = ["--device", self.options.device, "--replicas", str(replicas), "--threads", str(threads)]
         return call([*command, *how, "--seconds", str(seconds)])
 
-    def best_peer(self, workload):
-        """The setting with the highest rate in a short pass; those that fail or lack a package are named and left."""
+    def finalists(self, workload):
+        """The settings with the highest rates in a short pass, and all rates; settings that fail or lack a package are
+        named and left out."""
         settings = peer_settings(self.options.device, self.options.cores)
         if self.options.peer:
             settings = [setting for setting in settings if self.options.peer in setting.words]
         if len(settings) == 1:
-            return settings[0], {}
+            return settings, {}
         rates = {}
         for setting in settings:
             if setting.program in self.unusable:
@@ -159,7 +163,9 @@ class Comparison:
             self.out(f"  {workload}: {setting.words}: {rate:.1f}")
         if not rates:
             sys.exit(f"no peer could be measured on {workload}")
-        return max(rates, key=rates.get), {setting.words: rate for setting, rate in rates.items()}
+        ranking = sorted(rates, key=rates.get, reverse=True)[:MAX_FINALISTS]
+        near = [setting for setting in ranking if rates[setting] >= FINALIST_SHARE * rates[ranking[0]]]
+        return near, {setting.words: rate for setting, rate in rates.items()}
 
     def best_replicas(self, workload):
         counts = self.options.replicas
@@ -180,17 +186,19 @@ class Comparison:
 
     def workload(self, name, machine):
         """Measures one workload; an object of training.json."""
-        setting, tried = self.best_peer(name)
+        settings, tried = self.finalists(name)
         replicas = self.best_replicas(name)
-        own, other = [], []
+        own, peers = [], {setting: [] for setting in settings}
         for round_number in range(self.options.rounds):
-            pair = [
-                lambda: own.append(self.plateau(name, self.options.seconds, replicas, self.options.cores)),
-                lambda: other.append(self.peer(setting, name, self.options.seconds)),
-            ]
-            # Who goes first alternates, so that neither profits from a machine that warms up or cools down.
-            for measure in pair if round_number % 2 == 0 else reversed(pair):
+            turns = [lambda: own.append(self.plateau(name, self.options.seconds, replicas, self.options.cores))]
+            for setting in settings:
+                turns.append(lambda setting=setting: peers[setting].append(
+                    self.peer(setting, name, self.options.seconds)))
+            # Who goes first alternates, so that none profits from a machine that warms up or cools down.
+            for measure in turns if round_number % 2 == 0 else reversed(turns):
                 measure()
+        setting = max(settings, key=lambda setting: median_rate(peers[setting]))
+        other = peers[setting]
         if own[0]["parameters"] != other[0]["parameters"]:
             sys.exit(f"{name}: {own[0]['parameters']} parameters here, {other[0]['parameters']} in the peer's model")
         rates = [line["replica_steps_per_s"] for line in own]
@@ -202,15 +210,15 @@ class Comparison:
             "device": self.options.device,
             "machine": machine.words,
             "date": datetime.date.today().isoformat(),
-            "plateau": statistics.median(rates),
+            "plateau": median_rate(own),
             "replicas": replicas,
-            "best_peer": statistics.median(peer_rates),
+            "best_peer": median_rate(other),
             "peer_setting": setting.words,
             "ratio": statistics.median(ratios),
             "ratio_lowest": min(ratios),
             "ratio_highest": max(ratios),
             "floor": 1 / floor,
-            "floor_share": statistics.median(rates) * floor,
+            "floor_share": median_rate(own) * floor,
             "rounds": self.options.rounds,
             "seconds": self.options.seconds,
             "plateau_rounds": rates,
@@ -234,6 +242,10 @@ class Comparison:
             one, all_cores = median[count, 1], median[count, threads[-1]]
             yield [name, str(count), number_words(one), f"{one / median[1, 1]:.2f}", number_words(all_cores),
                    f"{all_cores / one:.2f}"]
+
+
+def median_rate(lines):
+    return statistics.median(line["replica_steps_per_s"] for line in lines)
 
 
 def number_words(value):
@@ -261,6 +273,13 @@ def summary(entries):
             f"K={entry['replicas']} : {entry['peer_setting']}",
         ])
     return table(header, rows)
+
+
+def keep_text(machine, kind, text):
+    """Writes what was printed to a file named by date, machine and kind of measurement."""
+    RESULTS.mkdir(exist_ok=True)
+    slug = re.sub(r"[^a-z0-9]+", "-", machine.words.lower()).strip("-")
+    (RESULTS / f"{datetime.date.today()}-{slug}-{kind}.md").write_text(text)
 
 
 def keep(entries):
@@ -324,10 +343,7 @@ def main():
         out(f"\nReplica-steps per second, medians of {options.rounds} rounds in turns, {options.seconds:g} s each.\n")
         out(summary(entries))
     if not options.no_keep:
-        RESULTS.mkdir(exist_ok=True)
-        slug = re.sub(r"[^a-z0-9]+", "-", machine.words.lower()).strip("-")
-        kind = "scaling" if options.scaling else "training"
-        (RESULTS / f"{datetime.date.today()}-{slug}-{kind}.md").write_text("\n".join(printed) + "\n")
+        keep_text(machine, "scaling" if options.scaling else "training", "\n".join(printed) + "\n")
         if entries:
             keep(entries)
 

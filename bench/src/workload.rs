@@ -164,7 +164,7 @@ mod tests {
             .into_iter()
             .map(|(name, workload)| (name, workload.parameters().unwrap()))
             .collect();
-        let expected = [("counting", 0), ("grammar", 0), ("modular", 0), ("tiny", 0)];
+        let expected = [("counting", 35_744), ("grammar", 3_202_560), ("modular", 227_584), ("tiny", 54_144)];
         assert_eq!(counts, expected.map(|(name, count)| (name.to_owned(), count)));
     }
 
