@@ -6,6 +6,8 @@
 
 mod calibrate;
 pub mod checkpoint;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod data;
 mod error;
 mod evaluate;

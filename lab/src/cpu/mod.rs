@@ -14,7 +14,7 @@ mod kernel;
 mod memory;
 mod team;
 
-pub use call::Call;
+pub use call::{Call, Share};
 pub use executor::Executor;
 pub use feed::{Feed, SlotData};
 pub use kernel::{CpuOperation, Kernel};

@@ -35,11 +35,45 @@ pub enum SlotContent {
     Numbers(Arc<[f64]>),
 }
 
+/// What a slot is filled with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Nothing: it is constant.
+    Constant,
+    /// Token ids, `[B, T]`.
+    Tokens,
+    /// `position * vocabulary + token`, `[B, T]`: rows of a table of all pairs.
+    Pairs {
+        /// Number of tokens.
+        vocabulary: usize,
+    },
+    /// The last of the pairs, or of the tokens where the vocabulary is 0, `[B]`.
+    LastPair {
+        /// Number of tokens.
+        vocabulary: usize,
+    },
+    /// Logarithms of token counts, `[B, vocabulary]`; minus infinity for tokens that do not occur.
+    LogCounts,
+    /// The last token beside counts, `[B]`.
+    LastToken,
+    /// The right classes, `[B, R]`.
+    Classes,
+    /// The right numbers on the output's scale, `[B, R]`.
+    Values,
+    /// Weights of the read positions, `[B, R]`.
+    Weights,
+    /// Dropout factors: 0 with the model's probability, else what keeps the mean. Drawn slot by slot from one stream per
+    /// update.
+    Dropout,
+}
+
 /// An input of the program besides parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SlotSpecification {
     /// What it is, for errors.
     pub name: String,
+    /// What it is filled with.
+    pub source: Source,
     /// Its rows and width.
     pub extent: Extent,
     /// Type of its numbers.
@@ -105,7 +139,7 @@ pub struct Graph {
     pub(super) parameters: Vec<ParameterSpecification>,
     pub(super) nodes: Vec<Node>,
     pub(super) values: Vec<Extent>,
-    pub(super) slots: Vec<SlotSpecification>,
+    pub(crate) slots: Vec<SlotSpecification>,
     /// Values and what a trace calls them.
     pub(super) named: Vec<(String, Value)>,
 }
@@ -130,8 +164,13 @@ impl Graph {
     }
 
     /// Declares an input; its place.
-    pub fn slot(&mut self, name: &str, extent: Extent, kind: SlotKind) -> usize {
-        self.slots.push(SlotSpecification { name: name.to_owned(), extent, kind, content: None });
+    pub fn slot(&mut self, source: Source, extent: Extent) -> usize {
+        let kind = match source {
+            Source::LogCounts | Source::Values | Source::Weights | Source::Dropout => SlotKind::Numbers,
+            _ => SlotKind::Ids,
+        };
+        let name = format!("{source:?}");
+        self.slots.push(SlotSpecification { name, source, extent, kind, content: None });
         self.slots.len() - 1
     }
 
@@ -139,7 +178,13 @@ impl Graph {
     pub fn constant_ids(&mut self, name: &str, width: usize, ids: Vec<u32>) -> usize {
         let extent = Extent { rows: Rows::Fixed(ids.len() / width.max(1)), width };
         let content = Some(SlotContent::Ids(ids.into()));
-        self.slots.push(SlotSpecification { name: name.to_owned(), extent, kind: SlotKind::Ids, content });
+        self.slots.push(SlotSpecification {
+            name: name.to_owned(),
+            source: Source::Constant,
+            extent,
+            kind: SlotKind::Ids,
+            content,
+        });
         self.slots.len() - 1
     }
 
@@ -147,7 +192,13 @@ impl Graph {
     pub fn constant_numbers(&mut self, name: &str, width: usize, numbers: Vec<f64>) -> usize {
         let extent = Extent { rows: Rows::Fixed(numbers.len() / width.max(1)), width };
         let content = Some(SlotContent::Numbers(numbers.into()));
-        self.slots.push(SlotSpecification { name: name.to_owned(), extent, kind: SlotKind::Numbers, content });
+        self.slots.push(SlotSpecification {
+            name: name.to_owned(),
+            source: Source::Constant,
+            extent,
+            kind: SlotKind::Numbers,
+            content,
+        });
         self.slots.len() - 1
     }
 

@@ -16,7 +16,7 @@ mod graph;
 mod plan;
 pub mod reference;
 
-pub use graph::{Graph, Node, Operation, SlotContent, SlotKind, SlotSpecification, Value};
+pub use graph::{Graph, Node, Operation, SlotContent, SlotKind, SlotSpecification, Source, Value};
 pub use plan::{Layout, Place, Ports, Program, Target};
 
 /// How many rows a value has.

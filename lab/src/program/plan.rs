@@ -218,7 +218,10 @@ fn check(graph: &Graph, order: &[usize], fixed: usize) -> Result<()> {
     for (position, at) in order.iter().enumerate() {
         let node = &graph.nodes[*at];
         let name = node.operation.name();
-        for input in &node.inputs {
+        for (number, input) in node.inputs.iter().enumerate() {
+            if node.inputs[..number].contains(input) {
+                candle_core::bail!("operation {position}, {name}, is given the same value twice");
+            }
             if !made[input.0] {
                 candle_core::bail!("operation {position}, {name}, reads a value before it is made");
             }

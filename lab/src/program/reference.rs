@@ -42,6 +42,11 @@ impl Given<'_> {
         number < self.parameters.len()
     }
 
+    /// Whether there is a slot of this number.
+    pub fn has_slot(&self, number: usize) -> bool {
+        number < self.slots.len()
+    }
+
     /// Row numbers of a slot, `[K, rows, width]`.
     pub fn ids(&self, number: usize) -> Result<&[u32]> {
         match self.slots[number] {
