@@ -225,6 +225,7 @@ class Comparison:
             "peer_rounds": peer_rates,
             "plateau_memory_bytes": max(line["peak_memory_bytes"] or 0 for line in own),
             "peer_memory_bytes": max(line["peak_memory_bytes"] for line in other),
+            "peer_device_memory_bytes": other[0].get("device_memory_bytes"),
             "operations": own[0]["operations"],
             "parameters": own[0]["parameters"],
             "peer_settings_tried": tried,
