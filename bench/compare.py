@@ -192,8 +192,9 @@ class Comparison:
         for round_number in range(self.options.rounds):
             turns = [lambda: own.append(self.plateau(name, self.options.seconds, replicas, self.options.cores))]
             for setting in settings:
-                turns.append(lambda setting=setting: peers[setting].append(
-                    self.peer(setting, name, self.options.seconds)))
+                turns.append(
+                    lambda setting=setting: peers[setting].append(self.peer(setting, name, self.options.seconds))
+                )
             # Who goes first alternates, so that none profits from a machine that warms up or cools down.
             for measure in turns if round_number % 2 == 0 else reversed(turns):
                 measure()
@@ -203,7 +204,7 @@ class Comparison:
             sys.exit(f"{name}: {own[0]['parameters']} parameters here, {other[0]['parameters']} in the peer's model")
         rates = [line["replica_steps_per_s"] for line in own]
         peer_rates = [line["replica_steps_per_s"] for line in other]
-        ratios = [mine / theirs for mine, theirs in zip(rates, peer_rates)]
+        ratios = [mine / theirs for mine, theirs in zip(rates, peer_rates, strict=True)]
         floor = machine.floor_seconds(own[0])
         return {
             "workload": name,
@@ -241,8 +242,14 @@ class Comparison:
         median = {key: statistics.median(rates) for key, rates in found.items()}
         for count in counts:
             one, all_cores = median[count, 1], median[count, threads[-1]]
-            yield [name, str(count), number_words(one), f"{one / median[1, 1]:.2f}", number_words(all_cores),
-                   f"{all_cores / one:.2f}"]
+            yield [
+                name,
+                str(count),
+                number_words(one),
+                f"{one / median[1, 1]:.2f}",
+                number_words(all_cores),
+                f"{all_cores / one:.2f}",
+            ]
 
 
 def median_rate(lines):
@@ -257,7 +264,9 @@ def table(header, rows):
     """A Markdown table with aligned columns."""
     rows = [header, *rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
 
@@ -267,12 +276,20 @@ def summary(entries):
     rows = []
     for entry in entries:
         spread = f"{entry['ratio_lowest']:.2f} to {entry['ratio_highest']:.2f}"
-        rows.append([
-            entry["workload"], number_words(entry["plateau"]), number_words(entry["best_peer"]),
-            f"{entry['ratio']:.2f}", spread, number_words(entry["floor"]), f"{entry['floor_share']:.2f}",
-            f"{entry['plateau_memory_bytes'] / 1e6:.0f} MB", f"{entry['peer_memory_bytes'] / 1e6:.0f} MB",
-            f"K={entry['replicas']} : {entry['peer_setting']}",
-        ])
+        rows.append(
+            [
+                entry["workload"],
+                number_words(entry["plateau"]),
+                number_words(entry["best_peer"]),
+                f"{entry['ratio']:.2f}",
+                spread,
+                number_words(entry["floor"]),
+                f"{entry['floor_share']:.2f}",
+                f"{entry['plateau_memory_bytes'] / 1e6:.0f} MB",
+                f"{entry['peer_memory_bytes'] / 1e6:.0f} MB",
+                f"K={entry['replicas']} : {entry['peer_setting']}",
+            ]
+        )
     return table(header, rows)
 
 
@@ -294,19 +311,26 @@ def keep(entries):
 
 
 def read_options():
-    parser = argparse.ArgumentParser(prog="bench/run", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="bench/run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", metavar="WORKLOAD", help="default: all of the file")
     parser.add_argument("--workloads", default=str(common.WORKLOADS), help="file of workloads, for other shapes")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
-    parser.add_argument("--replicas", type=lambda text: [int(word) for word in text.split(",")],
-                        help="trained together by Plateau; of several, the best (default: 16; 16,64,256 on a card)")
+    parser.add_argument(
+        "--replicas",
+        type=lambda text: [int(word) for word in text.split(",")],
+        help="trained together by Plateau; of several, the best (default: 16; 16,64,256 on a card)",
+    )
     parser.add_argument("--peer", help="only settings of peers whose words contain this")
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="cores to use")
-    parser.add_argument("--scaling", action="store_true",
-                        help="instead of the peers: Plateau with 1 to 16 replicas on one core and on all")
+    parser.add_argument(
+        "--scaling",
+        action="store_true",
+        help="instead of the peers: Plateau with 1 to 16 replicas on one core and on all",
+    )
     parser.add_argument("--no-keep", action="store_true", help="only print; write nothing to bench/results")
     parser.add_argument("--binary", required=True, help="plateau-bench, instead of building it")
     parser.add_argument("--python", required=True, help="Python with the peers' packages, instead of an environment")

@@ -2,8 +2,8 @@
 trials, and what of it is not training. Called by bench/end-to-end, which prepares both.
 
 The trials differ in their seed only. Their number of steps is chosen such that Plateau trains one for about the asked
-number of seconds on one core. The shell loop runs as many single-threaded PyTorch processes at a time as there are cores
-(`xargs -P`); each trains one trial and saves it.
+number of seconds on one core. The shell loop runs as many single-threaded PyTorch processes at a time as there are
+cores (`xargs -P`); each trains one trial and saves it.
 """
 
 import argparse
@@ -34,12 +34,27 @@ def study(name, sizes, steps, trials):
     return {
         "name": name,
         "seeds": trials,
-        "task": {"kind": "noise", "vocab": sizes["vocab"], "length": sizes["length"], "test-examples": 1,
-                 "read-out": "last" if sizes["last"] else "every"},
-        "model": {"kind": "transformer", "layers": sizes["layers"], "heads": sizes["heads"], "dim": sizes["dim"],
-                  "mlp-dim": sizes["mlp"], "causal": sizes["causal"], "initialisation": "pytorch"},
-        "train": {"steps": steps, "batch": sizes["batch"],
-                  "optimizer": {"kind": "adamw", "lr": 1e-3, "weight-decay": 1.0}},
+        "task": {
+            "kind": "noise",
+            "vocab": sizes["vocab"],
+            "length": sizes["length"],
+            "test-examples": 1,
+            "read-out": "last" if sizes["last"] else "every",
+        },
+        "model": {
+            "kind": "transformer",
+            "layers": sizes["layers"],
+            "heads": sizes["heads"],
+            "dim": sizes["dim"],
+            "mlp-dim": sizes["mlp"],
+            "causal": sizes["causal"],
+            "initialisation": "pytorch",
+        },
+        "train": {
+            "steps": steps,
+            "batch": sizes["batch"],
+            "optimizer": {"kind": "adamw", "lr": 1e-3, "weight-decay": 1.0},
+        },
         "evaluate": {"every": steps, "probes": []},
     }
 
@@ -158,7 +173,7 @@ def measure(options, duration, out):
         "seconds_per_trial": training / options.trials,
         "plateau_seconds": middle("seconds"),
         "shell_loop_seconds": statistics.median(loops),
-        "ratio": statistics.median(mine["seconds"] / loop for mine, loop in zip(own, loops)),
+        "ratio": statistics.median(mine["seconds"] / loop for mine, loop in zip(own, loops, strict=True)),
         "training_processor_seconds": training,
         "coordinator_processor_seconds": middle("coordinator"),
         "agent_processor_seconds": middle("agent"),
@@ -170,23 +185,40 @@ def measure(options, duration, out):
 
 
 def summary(entries):
-    header = ["trials", "plateau run", "shell loop", "ratio", "training", "coordinator + agents", "overhead",
-              "plateau run itself", "wall - training/cores"]
+    header = [
+        "trials",
+        "plateau run",
+        "shell loop",
+        "ratio",
+        "training",
+        "coordinator + agents",
+        "overhead",
+        "plateau run itself",
+        "wall - training/cores",
+    ]
     rows = []
     for entry in entries:
         both = entry["coordinator_processor_seconds"] + entry["agent_processor_seconds"]
-        rows.append([
-            f"{entry['trials']} of {entry['seconds_per_trial']:.1f} s", f"{entry['plateau_seconds']:.1f} s",
-            f"{entry['shell_loop_seconds']:.1f} s", f"{entry['ratio']:.3f}",
-            f"{entry['training_processor_seconds']:.1f} s", f"{both:.2f} s", f"{100 * entry['overhead']:.2f} %",
-            f"{entry['run_processor_seconds']:.2f} s", f"{entry['idle_seconds']:.2f} s",
-        ])
+        rows.append(
+            [
+                f"{entry['trials']} of {entry['seconds_per_trial']:.1f} s",
+                f"{entry['plateau_seconds']:.1f} s",
+                f"{entry['shell_loop_seconds']:.1f} s",
+                f"{entry['ratio']:.3f}",
+                f"{entry['training_processor_seconds']:.1f} s",
+                f"{both:.2f} s",
+                f"{100 * entry['overhead']:.2f} %",
+                f"{entry['run_processor_seconds']:.2f} s",
+                f"{entry['idle_seconds']:.2f} s",
+            ]
+        )
     return compare.table(header, rows)
 
 
 def read_options():
-    parser = argparse.ArgumentParser(prog="bench/end-to-end", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="bench/end-to-end", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("workload", nargs="?", default="tiny")
     parser.add_argument("--workloads", default=str(common.WORKLOADS))
     parser.add_argument("--trials", type=int, default=16, help="seeds of the sweep")
@@ -218,8 +250,8 @@ def main():
     for duration in (float(word) for word in options.durations.split(",")):
         out(f"trials of about {duration:g} s:")
         entries.append(measure(options, duration, out))
-    out("\nMedians. Training, coordinator, agents and `plateau run` itself in processor seconds; overhead: coordinator and")
-    out("agents, of training.\n")
+    out("\nMedians. Training, coordinator, agents and `plateau run` itself in processor seconds.")
+    out("Overhead: that of coordinator and agents, as a share of training.\n")
     out(summary(entries))
     if not options.no_keep:
         text = "\n".join(printed) + "\n"

@@ -1,4 +1,4 @@
-"""What a JAX user would run instead of Plateau: the workloads of workloads.json as one jitted step, mapped over replicas.
+"""What a JAX user would run instead of Plateau: the workloads as one jitted step, mapped over replicas.
 
     jax_peer.py measure [--device cpu|cuda] [--processes P] [--threads T] [--replicas K] [--seconds S] WORKLOAD
 

@@ -1,12 +1,13 @@
 """What a PyTorch user would run instead of Plateau: the workloads of workloads.json as an ordinary PyTorch program.
 
-    torch_peer.py measure [--device cpu|cuda] [--mode MODE] [--processes P] [--threads T] [--replicas K] [--seconds S] WORKLOAD
+    torch_peer.py measure [--device cpu|cuda] [--mode MODE] [--processes P] [--threads T] [--replicas K] [--seconds S]
+                          WORKLOAD
     torch_peer.py trial --steps N --seed S --save FILE WORKLOAD
     torch_peer.py machine [--device cpu|cuda] [--processes P] [--seconds S]
 
 `measure` prints replica-steps per second, the sum over P processes side by side. Modes: eager; compile (torch.compile);
-reduce-overhead (torch.compile with its CUDA graphs); graphs (the whole step captured as one CUDA graph by hand); vmap (K
-replicas through torch.func); vmap-graphs (both). `trial` is one training run, as a script of a user's shell loop.
+reduce-overhead (torch.compile with its CUDA graphs); graphs (the whole step captured as one CUDA graph by hand); vmap
+(K replicas through torch.func); vmap-graphs (both). `trial` is one training run, as a script of a user's shell loop.
 `machine` measures the rate of matrix products and of streaming through memory.
 """
 
@@ -106,9 +107,7 @@ def adamw(parameters, device, **options):
     import torch
 
     fastest = {"fused": True} if device == "cuda" else {"foreach": True}
-    return torch.optim.AdamW(
-        parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1.0, **fastest, **options
-    )
+    return torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1.0, **fastest, **options)
 
 
 def ordinary(sizes, device, mode):
@@ -133,7 +132,6 @@ def ordinary(sizes, device, mode):
 
 def stacked(sizes, device, mode, replicas):
     """The same for replicas that torch.func maps over."""
-    import torch
     from torch.func import functional_call, grad, stack_module_state, vmap
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -249,9 +247,11 @@ def matrix_products(_, settings, ready):
     torch.set_num_threads(1)
     device = settings["device"]
     on_card = device == "cuda"
-    extents = [(8192, 8192, 8192), (16384, 4096, 4096)] if on_card else [
-        (256, 256, 256), (512, 512, 512), (1024, 512, 1024), (2048, 256, 512)
-    ]
+    extents = (
+        [(8192, 8192, 8192), (16384, 4096, 4096)]
+        if on_card
+        else [(256, 256, 256), (512, 512, 512), (1024, 512, 1024), (2048, 256, 512)]
+    )
     synchronize = torch.cuda.synchronize if on_card else lambda: None
     ready()
     best = 0.0
