@@ -4,12 +4,14 @@
 //! An operation computes one replica's numbers; no replica's arithmetic depends on the others or on the number of threads.
 
 pub mod activation;
+pub mod attention;
 pub mod embedding;
 pub mod gemm;
 pub mod layer_norm;
 pub mod linear;
 pub mod objective;
 pub mod rms_norm;
+pub mod rotary;
 pub mod rows;
 pub mod select;
 pub mod sum;

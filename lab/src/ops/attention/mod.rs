@@ -1,0 +1,249 @@
+//! Scaled dot-product attention (Vaswani et al. 2017, 3.2) over rows that examples may share.
+//!
+//! Owns what attention is, how a model records it and its reference. Two forms compute it on processors, chosen by the
+//! number of queries alone: [`few`] takes the queries one by one, [`panels`] as many at a time as fill two vectors. Neither keeps
+//! queries x keys numbers of a long sequence: the first keeps the weights of its few queries, the second two numbers a query
+//! and computes the weights once more on the way back (Dao et al. 2022). Positions, dropout factors and which rows exist are
+//! left to others.
+
+mod few;
+mod panels;
+
+use std::any::Any;
+use std::ops::Range;
+
+use candle_core::{Result, Tensor};
+
+use super::rows::{RowIndex, RowMap};
+use crate::cpu::{Call, CpuOperation};
+use crate::float::Float;
+use crate::program::reference::Given;
+use crate::program::{Extent, Graph, Operation, Rows, SlotKind, Value};
+
+/// From this many queries an example on they are computed in panels.
+const MANY_QUERIES: usize = 8;
+
+/// Who attends to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionPlan {
+    /// Attention heads; each sees `width / heads` consecutive coordinates.
+    pub heads: usize,
+    /// Queries per example: as many as keys, or the last position's, which sees all.
+    pub queries: usize,
+    /// Keys per example.
+    pub keys: usize,
+    /// The row of each query.
+    pub query_rows: RowMap,
+    /// The row of each key and of its value.
+    pub key_rows: RowMap,
+    /// Query t sees keys 0..=t only (where there are as many queries as keys).
+    pub causal: bool,
+    /// A slot of numbers, `PerExample(keys)` rows of one, added to the scaled logits; minus infinity hides a key. At least one
+    /// key must be seen by every query.
+    pub key_bias: Option<usize>,
+    /// A slot of numbers, `PerExample(queries * heads)` rows of `keys`: dropout factors of the weights.
+    pub dropout: Option<usize>,
+}
+
+/// softmax(q kᵀ / sqrt(width / heads) + bias) v, head by head. Inputs: q, k, v.
+#[derive(Debug)]
+pub struct Attention {
+    pub(crate) heads: usize,
+    pub(crate) queries: usize,
+    pub(crate) keys: usize,
+    pub(crate) width: usize,
+    pub(crate) query_rows: RowIndex,
+    pub(crate) key_rows: RowIndex,
+    pub(crate) causal: bool,
+    /// Number of the biases' slot among the operation's.
+    pub(crate) key_bias: Option<usize>,
+    /// Number of the dropout factors' slot among the operation's.
+    pub(crate) dropout: Option<usize>,
+}
+
+impl Graph {
+    /// Attention of the rows `q` to the rows `k`, mixing the rows `v`: `PerExample(queries)` rows as wide as theirs. The three
+    /// are different values, and k and v have the same rows.
+    pub fn attention(&mut self, q: Value, k: Value, v: Value, plan: AttentionPlan) -> Result<Value> {
+        let AttentionPlan { heads, queries, keys, causal, .. } = plan;
+        let (width, key_extent) = (self.extent(q).width, self.extent(k));
+        if heads == 0 || !width.is_multiple_of(heads) || key_extent.width != width || self.extent(v) != key_extent {
+            candle_core::bail!(
+                "attention by {heads} heads of rows of {width} to {key_extent:?} and {:?}",
+                self.extent(v)
+            );
+        }
+        if queries == 0 || keys == 0 || (causal && queries != keys && queries != 1) {
+            candle_core::bail!("attention of {queries} queries to {keys} keys, causal: {causal}");
+        }
+        if q == k || k == v || q == v {
+            candle_core::bail!("attention needs three different values: their gradients are written at once");
+        }
+        let mut slots = Vec::new();
+        let query_rows = plan.query_rows.record(self, q, queries, &mut slots)?;
+        let key_rows = plan.key_rows.record(self, k, keys, &mut slots)?;
+        let mut numbers = |slot: Option<usize>, rows: usize, width: usize| -> Result<Option<usize>> {
+            let Some(slot) = slot else { return Ok(None) };
+            let expected = Extent { rows: Rows::PerExample(rows), width };
+            if self.slot_extent(slot) != expected || self.slots[slot].kind != SlotKind::Numbers {
+                candle_core::bail!("slot {slot} of attention does not hold numbers of {expected:?}");
+            }
+            slots.push(slot);
+            Ok(Some(slots.len() - 1))
+        };
+        let key_bias = numbers(plan.key_bias, keys, 1)?;
+        let dropout = numbers(plan.dropout, queries * heads, keys)?;
+        let causal = causal && queries == keys;
+        let operation =
+            Attention { heads, queries, keys, width, query_rows, key_rows, causal, key_bias, dropout };
+        Ok(self.record(operation, &[q, k, v], &[], &slots, Extent { rows: Rows::PerExample(queries), width }))
+    }
+}
+
+impl Attention {
+    /// Coordinates of a head.
+    pub fn head_size(&self) -> usize {
+        self.width / self.heads
+    }
+
+    /// What logits are multiplied by.
+    pub fn scale(&self) -> f64 {
+        1.0 / (self.head_size() as f64).sqrt()
+    }
+
+    /// How many keys a query sees.
+    #[inline(always)]
+    fn visible(&self, query: usize) -> usize {
+        if self.causal { query + 1 } else { self.keys }
+    }
+
+    fn is_few(&self) -> bool {
+        self.queries < MANY_QUERIES
+    }
+
+    /// The map of an input's rows.
+    fn rows_of(&self, input: usize) -> &RowIndex {
+        if input == 0 { &self.query_rows } else { &self.key_rows }
+    }
+
+    fn biases<'a, T: Float>(&self, call: &Call<'a, T>) -> Option<&'a [T]> {
+        self.key_bias.map(|slot| call.numbers(slot))
+    }
+
+    fn factors<'a, T: Float>(&self, call: &Call<'a, T>) -> Option<&'a [T]> {
+        self.dropout.map(|slot| call.numbers(slot))
+    }
+
+    /// Where the gradient of an input is summed by position; `None`: this part has nothing to do. It begins at zero unless
+    /// other operations have added to it.
+    fn sums<'a, T: Float>(&self, input: usize, call: &Call<'a, T>) -> Option<Sums<'a, T>> {
+        let (share, examples) = match self.rows_of(input).rows_per_example() {
+            Some(count) => {
+                let share = call.to_input_by(input, count);
+                let examples = share.rows.start / count..share.rows.end / count;
+                (share, examples)
+            }
+            None => (call.to_whole_input(input)?, 0..call.examples()),
+        };
+        if !share.accumulate {
+            share.numbers.fill(T::ZERO);
+        }
+        Some(Sums { examples, first_row: share.rows.start, numbers: share.numbers })
+    }
+}
+
+/// A gradient to add to.
+struct Sums<'a, T> {
+    /// The examples whose contributions are this part's to add, in this order.
+    examples: Range<usize>,
+    /// The row of the first number.
+    first_row: usize,
+    numbers: &'a mut [T],
+}
+
+impl CpuOperation for Attention {
+    fn backward_stages(&self) -> usize {
+        if self.is_few() { few::BACKWARD_STAGES } else { panels::backward_stages(self) }
+    }
+
+    fn scratch(&self) -> usize {
+        if self.is_few() { 0 } else { panels::scratch(self) }
+    }
+
+    fn forward<T: Float>(&self, _: usize, call: &Call<'_, T>) {
+        if self.is_few() { few::forward(self, call) } else { panels::forward(self, call) }
+    }
+
+    fn backward<T: Float>(&self, stage: usize, call: &Call<'_, T>) {
+        if self.is_few() { few::backward(self, stage, call) } else { panels::backward(self, stage, call) }
+    }
+}
+
+impl Operation for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn saved(&self) -> Vec<Extent> {
+        if self.is_few() { few::saved(self) } else { panels::saved(self) }
+    }
+
+    fn keeps_input(&self, _: usize) -> bool {
+        true
+    }
+
+    fn keeps_output(&self) -> bool {
+        !self.is_few()
+    }
+
+    fn reference(&self, given: &Given<'_>) -> Result<Tensor> {
+        let (examples, size) = (given.replicas * given.examples, self.head_size());
+        let q = self.query_rows.reference(given, 0)?.reshape((examples, self.queries, self.width))?;
+        let k = self.key_rows.reference(given, 1)?.reshape((examples, self.keys, self.width))?;
+        let v = self.key_rows.reference(given, 2)?.reshape((examples, self.keys, self.heads, size))?;
+        let bias = match self.key_bias {
+            Some(slot) => Some(given.numbers(slot)?.reshape((examples, self.keys))?),
+            None => None,
+        };
+        let mut weights = weights(&q, &k, self.heads, self.causal, bias.as_ref())?;
+        if let Some(slot) = self.dropout {
+            let factors = given.numbers(slot)?.reshape((examples, self.queries, self.heads, self.keys))?;
+            weights = (weights * factors.transpose(1, 2)?)?;
+        }
+        let mixed = weights.matmul(&v.transpose(1, 2)?.contiguous()?)?.transpose(1, 2)?.contiguous()?;
+        mixed.reshape((given.replicas, given.examples * self.queries, self.width))
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+/// Attention weights `[examples, heads, queries, keys]` by plain tensor operations, before dropout, of queries
+/// `[examples, queries, width]` to keys `[examples, keys, width]`. `bias` is `[examples, keys]`; `causal` as in
+/// [`AttentionPlan`].
+pub fn weights(q: &Tensor, k: &Tensor, heads: usize, causal: bool, bias: Option<&Tensor>) -> Result<Tensor> {
+    let ((examples, queries, width), keys) = (q.dims3()?, k.dim(1)?);
+    let size = width / heads;
+    let split = |rows: &Tensor, count: usize| {
+        rows.reshape((examples, count, heads, size))?.transpose(1, 2)?.contiguous()
+    };
+    let (q, k) = (split(q, queries)?, split(k, keys)?);
+    let mut logits = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? / (size as f64).sqrt())?;
+    if let Some(bias) = bias {
+        logits = logits.broadcast_add(&bias.reshape((examples, 1, 1, keys))?)?;
+    }
+    if causal && queries == keys {
+        let hidden = |query: usize, key: usize| if key > query { f64::NEG_INFINITY } else { 0.0 };
+        let hidden: Vec<f64> =
+            (0..queries).flat_map(|query| (0..keys).map(move |key| hidden(query, key))).collect();
+        let hidden = Tensor::from_vec(hidden, (1, 1, queries, keys), q.device())?.to_dtype(q.dtype())?;
+        logits = logits.broadcast_add(&hidden)?;
+    }
+    let shifted = logits.broadcast_sub(&logits.max_keepdim(3)?.detach())?.exp()?;
+    shifted.broadcast_div(&shifted.sum_keepdim(3)?)
+}
