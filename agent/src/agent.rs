@@ -1,23 +1,23 @@
-//! The agent's main loop: grants in, reports out, one cohort at a time.
+//! The agent's main loop: grants in, reports out, one cohort in training and the next one at hand.
 
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
-use plateau_common::trace::TraceContext;
-use plateau_proto::convert;
 use plateau_proto::v1::agent_message::{
-    Body, Crashed, EndedReport, Goodbye, Heartbeat, Hello, LeaseProgress, LogReport, Released, Started,
+    Body, FreePlaces, Goodbye, Heartbeat, Hello, LeaseProgress, Released,
 };
-use plateau_proto::v1::coordinator_message::Body as Order;
-use plateau_proto::v1::{Lease, LeaseKey, TrainerEvent, trainer_command, trainer_event};
+use plateau_proto::v1::coordinator_message::{Body as Order, Grant};
+use plateau_proto::v1::{LeaseKey, TrainerEvent, trainer_command};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use crate::AgentOptions;
 use crate::child::TrainerChild;
+use crate::cohort::{Batch, Cohort, Held};
 use crate::link::{Link, LinkEvent};
-use crate::prepare::{Prepared, Unprepared, prepare, resume_folder_of};
+use crate::prepare::{Prepared, Unprepared, prepare};
 use crate::reporter::{self, Outcome, Report, Reports};
 
 /// Seconds between heartbeats; far below the renewal the coordinator asks for, so that progress displays move.
@@ -25,7 +25,7 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long an agent that was told to leave waits for its last reports to be answered.
 const LAST_REPORTS: Duration = Duration::from_secs(10);
 /// How long a trainer that was told to stop may take to save its checkpoints.
-const STOPPING: Duration = Duration::from_secs(60);
+pub(crate) const STOPPING: Duration = Duration::from_secs(60);
 
 /// Runs an agent until `stop` resolves; then the cohort in training is checkpointed, its leases are given back, and the
 /// agent leaves.
@@ -56,6 +56,8 @@ pub async fn run(options: AgentOptions, stop: impl Future<Output = ()>) -> anyho
         device_description: options.device_description.clone(),
         max_cohort: options.max_cohort,
         held: Vec::new(),
+        threads: u32::try_from(options.threads).unwrap_or(u32::MAX),
+        memory_bytes: options.memory_bytes.unwrap_or(0),
     };
     let (link, orders) = Link::start(&options.coordinator, hello)?;
     let (reports, outcomes) = reporter::start(link.clone());
@@ -65,9 +67,15 @@ pub async fn run(options: AgentOptions, stop: impl Future<Output = ()>) -> anyho
         link,
         reports,
         cohort: None,
-        preparing: None,
+        waiting: VecDeque::new(),
+        preparing: JoinSet::new(),
+        calibrating: None,
         child: None,
         unsettled: Vec::new(),
+        grants: 0,
+        numbered: 0,
+        asked: Wish::default(),
+        speeds: HashMap::new(),
         leaving: false,
         stop_by: None,
         steps_per_second: 0.0,
@@ -91,48 +99,41 @@ fn host_name() -> String {
     }
 }
 
-/// One lease in training.
-struct Held {
-    key: LeaseKey,
-    span: tracing::Span,
-    step: u64,
-    started: Option<Instant>,
-    weights_hash: String,
-    /// Whether its last report has been queued.
-    over: bool,
+/// What an agent that trains asks for besides; see `Heartbeat`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Wish {
+    next: bool,
+    places: usize,
 }
 
-impl Held {
-    fn new(lease: &Lease) -> Self {
-        let key = lease.key.clone().unwrap_or_default();
-        let parent = TraceContext::parse(&lease.traceparent);
-        let hex = |number: Option<String>| number.unwrap_or_default();
-        let span = tracing::info_span!(
-            "attempt",
-            trace = hex(parent.map(|context| format!("{:032x}", context.trace))),
-            span = hex(parent.map(|context| format!("{:016x}", context.span))),
-            trial = key.trial,
-            attempt = key.attempt,
-        );
-        Held { key, span, step: 0, started: None, weights_hash: String::new(), over: false }
-    }
-}
-
-struct Agent {
-    options: AgentOptions,
-    scratch: PathBuf,
-    link: Link,
-    reports: Reports,
-    cohort: Option<Vec<Held>>,
-    /// The download of the checkpoints that the cohort continues from.
-    preparing: Option<JoinHandle<Prepared>>,
-    child: Option<TrainerChild>,
+pub(crate) struct Agent {
+    pub options: AgentOptions,
+    pub scratch: PathBuf,
+    pub link: Link,
+    pub reports: Reports,
+    /// In training.
+    pub cohort: Option<Cohort>,
+    /// Granted, and to be trained next or to join the cohort in training, in order.
+    pub waiting: VecDeque<Batch>,
+    /// Downloads of what the waiting leases continue from, by the batch's number.
+    preparing: JoinSet<(u64, Prepared)>,
+    /// The batch whose speed is being measured.
+    pub calibrating: Option<u64>,
+    pub child: Option<TrainerChild>,
     /// Leases whose last report has not been answered yet.
     unsettled: Vec<LeaseKey>,
-    leaving: bool,
+    /// Grants received in this session.
+    grants: u64,
+    /// Numbers given to batches and cohorts.
+    pub numbered: u64,
+    /// What was asked for last.
+    asked: Wish,
+    /// Replica-steps per second of the cohorts trained so far, by cohort key.
+    pub speeds: HashMap<String, f64>,
+    pub leaving: bool,
     /// When a trainer that was told to stop is killed.
-    stop_by: Option<tokio::time::Instant>,
-    steps_per_second: f64,
+    pub stop_by: Option<tokio::time::Instant>,
+    pub steps_per_second: f64,
 }
 
 impl Agent {
@@ -149,7 +150,10 @@ impl Agent {
             tokio::select! {
                 () = &mut stop, if !self.leaving => self.leave().await,
                 event = orders.recv() => match event {
-                    Some(LinkEvent::Connected) => self.heartbeat(),
+                    Some(LinkEvent::Connected) => {
+                        self.grants = 0;
+                        self.heartbeat();
+                    }
                     Some(LinkEvent::Message(order)) => self.obey(order).await,
                     Some(LinkEvent::Superseded(reason)) => anyhow::bail!(
                         "another agent took over the name `{}` ({reason}); give each agent a --name of its own",
@@ -159,12 +163,16 @@ impl Agent {
                 },
                 () = deadline(self.stop_by) => self.kill_trainer(),
                 Some(outcome) = outcomes.recv() => self.note(outcome).await,
-                prepared = prepared(&mut self.preparing) => self.train(prepared).await,
+                Some(prepared) = self.preparing.join_next() => self.prepared(prepared),
                 event = next_event(&mut self.child) => match event {
                     Some(event) => self.trained(event).await,
                     None => self.mourn().await,
                 },
                 _ = heartbeat.tick() => self.heartbeat(),
+            }
+            self.advance().await;
+            if self.wish() != self.asked {
+                self.heartbeat();
             }
         }
         let (done, flushed) = oneshot::channel();
@@ -180,21 +188,51 @@ impl Agent {
         Ok(())
     }
 
-    fn leases(&self) -> Vec<LeaseKey> {
-        let training = self.cohort.iter().flatten().filter(|held| !held.over).map(|held| held.key.clone());
-        training.chain(self.unsettled.iter().cloned()).collect()
+    /// Leases in training, then those that wait, then those whose last words are on their way.
+    fn leases(&self) -> impl Iterator<Item = LeaseProgress> {
+        let told =
+            |held: &Held, waiting| LeaseProgress { lease: Some(held.key.clone()), step: held.step, waiting };
+        let training = self.cohort.iter().flat_map(Cohort::live).map(move |held| told(held, false));
+        let waiting = self.waiting.iter().flat_map(|batch| &batch.held).filter(|held| !held.over);
+        let unsettled = self.unsettled.iter();
+        training.chain(waiting.map(move |held| told(held, true))).chain(
+            unsettled.map(|key| LeaseProgress { lease: Some(key.clone()), ..LeaseProgress::default() }),
+        )
+    }
+
+    /// Whether there is nothing to train.
+    fn is_idle(&self) -> bool {
+        self.cohort.is_none() && self.waiting.is_empty() && !self.leaving
+    }
+
+    /// What should be asked for now.
+    fn wish(&self) -> Wish {
+        if self.leaving || self.stop_by.is_some() || !self.waiting.is_empty() {
+            return Wish::default();
+        }
+        match &self.cohort {
+            // Its last reports are on their way, which is no reason to stand still.
+            None => Wish { next: !self.unsettled.is_empty(), places: 0 },
+            Some(cohort) if cohort.is_about_to_end() => Wish { next: true, places: 0 },
+            Some(cohort) => Wish { next: false, places: cohort.free },
+        }
     }
 
     fn heartbeat(&mut self) {
-        self.link.set_held(self.leases());
-        let step_of = |key: &LeaseKey| {
-            self.cohort.iter().flatten().find(|held| held.key == *key).map_or(0, |held| held.step)
-        };
-        let leases = self.leases().into_iter();
+        let leases: Vec<LeaseProgress> = self.leases().collect();
+        self.link.set_held(leases.iter().filter_map(|progress| progress.lease.clone()).collect());
+        self.asked = self.wish();
+        let places = self.cohort.as_ref().filter(|_| self.asked.places > 0).map(|cohort| FreePlaces {
+            cohort: cohort.key.clone(),
+            places: u32::try_from(self.asked.places).unwrap_or(u32::MAX),
+        });
         let heartbeat = Heartbeat {
-            leases: leases.map(|key| LeaseProgress { step: step_of(&key), lease: Some(key) }).collect(),
+            leases,
             replica_steps_per_second: if self.cohort.is_some() { self.steps_per_second } else { 0.0 },
-            idle: self.cohort.is_none() && self.unsettled.is_empty() && !self.leaving,
+            idle: self.is_idle() && self.unsettled.is_empty(),
+            grants: self.grants,
+            wants_next: self.asked.next,
+            free_places: places,
         };
         self.link.tell(Body::Heartbeat(heartbeat));
     }
@@ -202,29 +240,32 @@ impl Agent {
     async fn leave(&mut self) {
         match &self.cohort {
             Some(cohort) => {
-                tracing::info!(trials = cohort.len(), "leaving: trials are checkpointed and given back")
+                let trials = cohort.live().count();
+                tracing::info!(trials, "leaving: trials are checkpointed and given back");
             }
             None => tracing::info!("leaving"),
         }
         self.leaving = true;
-        self.stop_cohort("the agent leaves").await;
+        self.stop("the agent leaves").await;
     }
 
-    async fn stop_cohort(&mut self, reason: &str) {
-        if let Some(preparing) = self.preparing.take() {
-            preparing.abort();
-            self.release_rest(reason);
-            return;
-        }
+    /// Gives everything back: what waits at once, what trains once it is saved.
+    async fn stop(&mut self, reason: &str) {
+        self.release_waiting(reason, |_| true);
         if self.cohort.is_none() {
             return;
         }
         self.stop_by.get_or_insert_with(|| tokio::time::Instant::now() + STOPPING);
+        self.command(trainer_command::Body::Stop(trainer_command::Stop {})).await;
+    }
+
+    /// Tells the trainer something.
+    pub async fn command(&mut self, body: trainer_command::Body) {
         if let Some(child) = &mut self.child
-            && let Err(error) = child.command(trainer_command::Body::Stop(trainer_command::Stop {})).await
+            && let Err(error) = child.command(body).await
         {
             // The child is gone; its end arrives as an event of its own.
-            tracing::warn!(%error, "the trainer could not be told to stop");
+            tracing::warn!(%error, "the trainer did not take a command");
         }
     }
 
@@ -236,14 +277,11 @@ impl Agent {
 
     async fn obey(&mut self, order: Order) {
         match order {
-            Order::Grant(grant) => self.accept(grant.leases).await,
+            Order::Grant(grant) => self.accept(grant),
             Order::Revoke(revoke) => {
-                // The whole cohort stops; the leases that were not revoked are given back and come again.
-                let mut live = self.cohort.iter().flatten().filter(|held| !held.over);
-                if live.any(|held| revoke.leases.contains(&held.key)) {
-                    tracing::info!(reason = revoke.reason, "leases revoked");
-                    self.stop_cohort(&revoke.reason).await;
-                }
+                tracing::info!(reason = revoke.reason, leases = revoke.leases.len(), "leases revoked");
+                self.release_waiting(&revoke.reason, |held| revoke.leases.contains(&held.key));
+                self.let_go(|held| revoke.leases.contains(&held.key)).await;
             }
             Order::Shutdown(shutdown) => {
                 tracing::info!(
@@ -261,246 +299,132 @@ impl Agent {
         }
     }
 
-    async fn accept(&mut self, leases: Vec<Lease>) {
-        let held: Vec<Held> = leases.iter().map(Held::new).collect();
-        if self.leaving || self.cohort.is_some() {
-            let reason = if self.leaving { "the agent leaves" } else { "the agent already has a cohort" };
-            for held in held {
-                self.release(&held, reason);
+    fn accept(&mut self, grant: Grant) {
+        self.grants += 1;
+        self.numbered += 1;
+        let number = self.numbered;
+        let batch = Batch::new(number, &grant.leases, grant.join, grant.calibrate);
+        if self.leaving {
+            for held in &batch.held {
+                self.release(held, 1, "the agent leaves");
             }
             return;
         }
-        for held in &held {
+        for held in &batch.held {
             held.span.in_scope(|| tracing::info!(agent = self.options.name, "lease received"));
         }
-        let spans = held.iter().map(|held| held.span.clone()).collect();
-        self.cohort = Some(held);
-        self.preparing = Some(tokio::spawn(prepare(
-            leases,
-            spans,
-            self.link.clone(),
-            self.scratch.clone(),
-            self.options.device.clone(),
-            self.options.threads,
-        )));
+        let spans = batch.held.iter().map(|held| held.span.clone()).collect();
+        let preparation = prepare(grant.leases, spans, self.link.clone(), self.scratch.clone());
+        self.preparing.spawn(async move { (number, preparation.await) });
+        self.waiting.push_back(batch);
         self.heartbeat();
     }
 
-    async fn train(&mut self, prepared: Prepared) {
-        let train = match prepared {
-            Ok(train) => train,
+    /// What a batch continues from is here, or is not to be had.
+    fn prepared(&mut self, prepared: Result<(u64, Prepared), tokio::task::JoinError>) {
+        let (number, orders) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                tracing::error!(%error, "preparing a cohort failed");
+                // Whose it was is not known, so everything that is not prepared is given back.
+                self.release_unprepared("preparing the cohort failed");
+                return;
+            }
+        };
+        // A batch that was given back in the meantime is not there any more.
+        let Some(place) = self.waiting.iter().position(|batch| batch.number == number) else { return };
+        match orders {
+            Ok(members) => {
+                let batch = &mut self.waiting[place];
+                for (held, member) in batch.held.iter_mut().zip(members) {
+                    held.member = Some(member);
+                }
+                batch.held.retain(|held| !held.over);
+                batch.ready = true;
+            }
             Err(Unprepared::Passing(reason)) => {
                 tracing::warn!(reason, "the cohort is given back");
-                self.release_rest(&reason);
-                return;
-            }
-            Err(Unprepared::Lasting(error)) => {
-                self.crash(format!("{error:#}"));
-                return;
-            }
-        };
-        let started = async {
-            if self.child.is_none() {
-                self.child = Some(TrainerChild::start(
-                    &self.options.trainer_program,
-                    self.options.log_file.as_deref(),
-                )?);
-            }
-            let child = self.child.as_mut().context("no trainer")?;
-            child.command(trainer_command::Body::Train(train)).await
-        };
-        if let Err(error) = started.await {
-            self.child = None;
-            self.crash(format!("{error:#}"));
-        }
-    }
-
-    async fn trained(&mut self, event: TrainerEvent) {
-        use trainer_event::Body as Event;
-        match event.body {
-            Some(Event::Ready(_)) => tracing::debug!("trainer ready"),
-            Some(Event::Started(started)) => {
-                let Some(held) = self.member(started.replica) else { return };
-                held.step = started.from_step;
-                held.started = Some(Instant::now());
-                held.span.in_scope(|| tracing::info!(from_step = started.from_step, "training"));
-                let key = held.key.clone();
-                // It has been read; a lease that starts afresh has none.
-                let _ = std::fs::remove_dir_all(resume_folder_of(&self.scratch, &key));
-                let body = Body::Started(Started { lease: Some(key), from_step: started.from_step });
-                self.link.tell(body);
-            }
-            Some(Event::Evaluated(evaluated)) => self.evaluated(evaluated),
-            Some(Event::Checkpointed(checkpoint)) => {
-                let Some(held) = self.member(checkpoint.replica) else { return };
-                held.weights_hash = checkpoint.weights_hash;
-                held.step = checkpoint.step;
-                held.span.in_scope(|| tracing::info!(step = checkpoint.step, "checkpoint"));
-                let key = held.key.clone();
-                let _ = self.reports.send(Report::Checkpoint(
-                    key,
-                    checkpoint.step,
-                    PathBuf::from(checkpoint.folder),
-                ));
-            }
-            Some(Event::Ended(ended)) => self.ended(ended),
-            Some(Event::Progress(progress)) => {
-                self.steps_per_second = progress.replica_steps_per_second;
-                for held in self.cohort.iter_mut().flatten().filter(|held| held.started.is_some()) {
-                    held.step = held.step.max(progress.step);
+                let batch = self.waiting.remove(place);
+                for held in batch.iter().flat_map(|batch| &batch.held).filter(|held| !held.over) {
+                    self.release(held, 1, &reason);
                 }
             }
-            Some(Event::Log(log)) => {
-                let Some(held) = self.member(log.replica) else { return };
-                let report =
-                    LogReport { lease: Some(held.key.clone()), lines: log.line.into_iter().collect() };
-                self.link.tell(Body::Log(report));
+            Err(Unprepared::Lasting(error)) => {
+                let batch = self.waiting.remove(place);
+                let held = batch.map(|batch| batch.held).unwrap_or_default();
+                self.report_crash(held, format!("{error:#}"));
             }
-            Some(Event::Finished(finished)) if finished.error.is_empty() => {
-                self.release_rest("training was stopped");
-                self.heartbeat();
-            }
-            Some(Event::Finished(finished)) => {
-                // Whatever state the child is in, a fresh one is in a better one.
-                self.child = None;
-                self.crash(finished.error);
-            }
-            None => tracing::warn!("the trainer sent an empty message"),
         }
     }
 
-    fn member(&mut self, replica: u32) -> Option<&mut Held> {
-        let member = self.cohort.as_mut().and_then(|cohort| cohort.get_mut(replica as usize));
-        if member.is_none() {
-            tracing::warn!(replica, "the trainer reports on a replica it was not given");
+    fn release_unprepared(&mut self, reason: &str) {
+        let (ready, unready): (VecDeque<Batch>, VecDeque<Batch>) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|batch| batch.ready);
+        self.waiting = ready;
+        for held in unready.iter().flat_map(|batch| &batch.held).filter(|held| !held.over) {
+            self.release(held, 1, reason);
         }
-        member
     }
 
-    fn evaluated(&mut self, evaluated: trainer_event::Evaluated) {
-        let Some(held) = self.member(evaluated.replica) else { return };
-        let key = held.key.clone();
-        let chunk = match convert::metrics_chunk("metrics", evaluated.metrics.unwrap_or_default()) {
-            Ok(chunk) => chunk,
-            Err(error) => {
-                tracing::warn!(%error, "the trainer sent metrics that cannot be read");
-                return;
+    /// Gives back leases that wait.
+    fn release_waiting(&mut self, reason: &str, which: impl Fn(&Held) -> bool) {
+        let mut released = Vec::new();
+        for batch in &mut self.waiting {
+            for held in batch.held.iter_mut().filter(|held| !held.over && which(held)) {
+                // It stays in its place until the preparation, which goes by places, is done.
+                held.over = true;
+                released.push(held.key.clone());
             }
-        };
-        held.step = chunk.steps.last().copied().unwrap_or(held.step);
-        for evaluation in chunk.into_evaluations() {
-            let _ = self.reports.send(Report::Evaluated(key.clone(), evaluation));
+            if batch.ready {
+                batch.held.retain(|held| !held.over);
+            }
         }
-    }
-
-    fn ended(&mut self, ended: trainer_event::Ended) {
-        let share = self.cohort.as_ref().map_or(1, Vec::len).max(1) as f64;
-        let Some(held) = self.member(ended.replica) else { return };
-        held.span.in_scope(|| tracing::info!(step = ended.step, "ended"));
-        held.over = true;
-        held.step = ended.step;
-        let report = EndedReport {
-            lease: Some(held.key.clone()),
-            ending: ended.ending,
-            step: ended.step,
-            train_seconds: seconds(held, share),
-            weights_hash: held.weights_hash.clone(),
-        };
-        let key = held.key.clone();
-        self.over(vec![key], Body::Ended(report));
+        self.waiting.retain(|batch| batch.held.iter().any(|held| !held.over));
+        for key in released {
+            let body = Released { lease: Some(key.clone()), reason: reason.to_owned(), train_seconds: 0.0 };
+            self.over(vec![key], Body::Released(body));
+        }
     }
 
     /// Queues the last report of some leases.
-    fn over(&mut self, leases: Vec<LeaseKey>, body: Body) {
+    pub fn over(&mut self, leases: Vec<LeaseKey>, body: Body) {
         self.unsettled.extend(leases.iter().cloned());
         let _ = self.reports.send(Report::Over(leases, body));
     }
 
-    fn release(&mut self, held: &Held, reason: &str) {
-        let share = self.cohort.as_ref().map_or(1, Vec::len).max(1) as f64;
+    /// Gives a lease back; `share` replicas shared the device.
+    pub fn release(&mut self, held: &Held, share: usize, reason: &str) {
         let body = Released {
             lease: Some(held.key.clone()),
             reason: reason.to_owned(),
-            train_seconds: seconds(held, share),
+            train_seconds: held.seconds(share),
         };
         self.over(vec![held.key.clone()], Body::Released(body));
-    }
-
-    /// Ends the cohort; members without an ending go back to the coordinator.
-    fn release_rest(&mut self, reason: &str) {
-        self.stop_by = None;
-        for held in self.cohort.take().unwrap_or_default().iter().filter(|held| !held.over) {
-            self.release(held, reason);
-        }
-    }
-
-    /// Ends the cohort after an accident.
-    fn crash(&mut self, reason: String) {
-        self.stop_by = None;
-        let leases: Vec<LeaseKey> = self
-            .cohort
-            .take()
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|held| !held.over)
-            .map(|held| held.key)
-            .collect();
-        tracing::error!(reason, leases = leases.len(), "the trainer failed");
-        if !leases.is_empty() {
-            let body = Body::Crashed(Crashed { leases: leases.clone(), reason });
-            self.over(leases, body);
-        }
-    }
-
-    /// The child closed its output: it died.
-    async fn mourn(&mut self) {
-        if let Some(child) = self.child.take() {
-            let reason = child.obituary().await;
-            if self.cohort.is_some() && self.preparing.is_none() {
-                self.crash(reason);
-            } else {
-                tracing::warn!(reason, "an idle trainer ended");
-            }
-        }
     }
 
     async fn note(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Settled(lease) => {
                 self.unsettled.retain(|known| *known != lease);
-                if self.cohort.is_none() && self.unsettled.is_empty() {
+                if self.is_idle() && self.unsettled.is_empty() {
                     // Work is granted to idle agents that hold nothing: say so at once.
                     self.heartbeat();
                 }
             }
             Outcome::Dropped(lease, reason) => {
                 tracing::warn!(trial = lease.trial, attempt = lease.attempt, reason, "lease lost");
-                let mut training = self.cohort.iter_mut().flatten();
-                if let Some(held) = training.find(|held| held.key == lease) {
-                    held.over = true;
+                for batch in &mut self.waiting {
+                    batch.held.iter_mut().filter(|held| held.key == lease).for_each(|held| held.over = true);
                 }
-                // A cohort in which no lease is left trains for nobody.
-                if self.cohort.as_ref().is_some_and(|cohort| cohort.iter().all(|held| held.over)) {
-                    self.stop_cohort("all its leases are lost").await;
+                self.waiting.retain(|batch| batch.held.iter().any(|held| !held.over));
+                // Nobody wants its training any more.
+                self.let_go(|held| held.key == lease).await;
+                for held in self.cohort.iter_mut().flat_map(|cohort| &mut cohort.members) {
+                    held.over |= held.key == lease;
                 }
             }
         }
     }
-}
-
-fn seconds(held: &Held, share: f64) -> f64 {
-    held.started.map_or(0.0, |started| started.elapsed().as_secs_f64() / share)
-}
-
-/// Resolves when the preparation is done; never, where there is none.
-async fn prepared(preparing: &mut Option<JoinHandle<Prepared>>) -> Prepared {
-    let Some(task) = preparing else { return std::future::pending().await };
-    let result = match task.await {
-        Ok(result) => result,
-        Err(error) => Err(Unprepared::Lasting(anyhow::anyhow!("preparing the cohort failed: {error}"))),
-    };
-    *preparing = None;
-    result
 }
 
 /// Resolves at the deadline; never, where there is none.

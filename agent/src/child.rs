@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -14,6 +15,8 @@ use tokio::sync::mpsc;
 
 use crate::pipe;
 
+/// The signal that operating systems out of memory send.
+const SIGKILL: i32 = 9;
 /// Last lines of the child's standard error that a crash report quotes.
 const KEPT_LINES: usize = 20;
 /// Events waiting to be handled; beyond it the child waits.
@@ -90,17 +93,19 @@ impl TrainerChild {
         self.events.recv().await
     }
 
-    /// Waits for the end of a child that closed its output, and says how it ended, for a person.
-    pub async fn obituary(mut self) -> String {
-        let status = match self.process.wait().await {
-            Ok(status) => status.to_string(),
-            Err(error) => format!("unknown status: {error}"),
+    /// Waits for the end of a child that closed its output, and says how it ended, for a person, and whether somebody
+    /// killed it (an agent's own kills are not waited for).
+    pub async fn obituary(mut self) -> (String, bool) {
+        let (status, killed) = match self.process.wait().await {
+            Ok(status) => (status.to_string(), status.signal() == Some(SIGKILL)),
+            Err(error) => (format!("unknown status: {error}"), false),
         };
         let lines = self.last_lines.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let quoted: Vec<&str> = lines.iter().map(String::as_str).collect();
-        match quoted.is_empty() {
+        let obituary = match quoted.is_empty() {
             true => format!("the trainer ended ({status}) and left no message"),
             false => format!("the trainer ended ({status}); its last lines: {}", quoted.join(" | ")),
-        }
+        };
+        (obituary, killed)
     }
 }

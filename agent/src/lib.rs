@@ -1,25 +1,30 @@
 //! The agent: the process that owns one device.
 //!
-//! It keeps a session with the coordinator (`link`), holds at most one cohort of leases at a time, has it trained by a
-//! child process that stays warm across cohorts and is thrown away after any error (`child`, `trainer`), and passes
-//! metrics, checkpoints and endings on in an order that makes a resumed trial complete (`reporter`).
+//! It keeps a session with the coordinator (`link`), holds the leases of the cohort in training and, when that is about to
+//! end, of the next one (`cohort`), has them trained by a child process that stays warm across cohorts and is thrown away
+//! after any error (`child`, `trainer`, `training`), and passes metrics, checkpoints and endings on in an order that makes
+//! a resumed trial complete (`reporter`).
 //!
 //! Owns no decision about what runs where, and trusts no lease: every report carries its attempt number and the
 //! coordinator may refuse it.
 
 mod agent;
+mod calibration;
 mod child;
+mod cohort;
 mod device;
 mod link;
 mod pipe;
 mod prepare;
 mod reporter;
 mod trainer;
+mod training;
 mod transfer;
 
 use std::path::PathBuf;
 
 pub use agent::run;
+pub use calibration::{Measured, measure};
 pub use trainer::trainer_main;
 
 /// What an agent needs to know.
@@ -37,6 +42,8 @@ pub struct AgentOptions {
     pub threads: usize,
     /// Largest cohort to ask for.
     pub max_cohort: u32,
+    /// Bytes that cohorts may take on the device; `None`: not known.
+    pub memory_bytes: Option<u64>,
     /// Folder for checkpoints on their way; a folder of this process is made inside and removed at the end.
     pub work_dir: PathBuf,
     /// Executable whose `trainer` subcommand is the trainer child (normally this very executable).

@@ -1,4 +1,4 @@
-//! What happens between a grant and its training: checkpoints are fetched, and the trainer's command is worded.
+//! What happens between a grant and its training: checkpoints are fetched, and the trainer's orders are worded.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,8 +13,8 @@ use crate::transfer;
 /// How often, and how far apart, the checkpoint to continue from is asked for while the coordinator is away.
 const DOWNLOAD_TRIES: u32 = 30;
 const DOWNLOAD_PAUSE: Duration = Duration::from_secs(1);
-/// The trainer's command, or why there is none.
-pub type Prepared = Result<trainer_command::Train, Unprepared>;
+/// The trainer's orders about each lease, or why there are none.
+pub type Prepared = Result<Vec<trainer_command::Member>, Unprepared>;
 
 /// Why a cohort could not be prepared.
 pub enum Unprepared {
@@ -30,14 +30,12 @@ impl From<WireError> for Unprepared {
     }
 }
 
-/// Downloads what the leases continue from and words the command for the trainer.
+/// Downloads what the leases continue from and words the orders for the trainer.
 pub async fn prepare(
     leases: Vec<Lease>,
     spans: Vec<tracing::Span>,
     link: Link,
     scratch: PathBuf,
-    device: String,
-    threads: usize,
 ) -> Prepared {
     let mut members = Vec::with_capacity(leases.len());
     for (lease, attempt) in leases.into_iter().zip(spans) {
@@ -59,8 +57,7 @@ pub async fn prepare(
             traceparent: lease.traceparent,
         });
     }
-    let threads = u32::try_from(threads).unwrap_or(u32::MAX);
-    Ok(trainer_command::Train { members, device, threads, scratch: scratch.to_string_lossy().into_owned() })
+    Ok(members)
 }
 
 /// Where the checkpoint that a lease continues from is put.

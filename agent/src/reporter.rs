@@ -138,19 +138,22 @@ impl Reporter {
                 self.drop_lease(lease, reason);
             }
         }
+        // All last words go out before the first answer is awaited: together they cost the coordinator one commit.
+        let mut last_words = Vec::with_capacity(over.len());
         for (leases, body) in over {
-            let live: Vec<LeaseKey> =
-                leases.iter().filter(|lease| !self.dropped.contains_key(&key(lease))).cloned().collect();
+            let live = leases.iter().find(|lease| !self.dropped.contains_key(&key(lease))).cloned();
+            let answer = match &live {
+                Some(_) => Some(self.link.deliver(body).await),
+                None => None,
+            };
+            last_words.push((leases, live, answer));
+        }
+        for (leases, live, answer) in last_words {
             // An error means that the link is gone, and with it the agent. A refusal of the last word changes nothing.
-            if !live.is_empty()
-                && let Ok(Delivery::Refused(reason)) = self.link.deliver(body).await.await
+            if let (Some(lease), Some(answer)) = (live, answer)
+                && let Ok(Delivery::Refused(reason)) = answer.await
             {
-                tracing::warn!(
-                    trial = live[0].trial,
-                    attempt = live[0].attempt,
-                    reason,
-                    "last report refused"
-                );
+                tracing::warn!(trial = lease.trial, attempt = lease.attempt, reason, "last report refused");
             }
             for lease in leases {
                 self.chunks.remove(&key(&lease));

@@ -32,8 +32,10 @@ pub struct AgentSpecification {
     pub device: Device,
     /// Threads of its trainer.
     pub threads: usize,
-    /// Largest cohort it takes; `None`: the device's default.
+    /// Largest cohort it takes; `None`: as its measured speed suggests.
     pub max_cohort: Option<u32>,
+    /// Bytes that training may take; `None`: its share.
+    pub memory: Option<u64>,
 }
 
 struct Agent {
@@ -130,6 +132,9 @@ impl Household {
         ];
         if let Some(max_cohort) = agent.max_cohort {
             arguments.push(format!("--max-cohort={max_cohort}"));
+        }
+        if let Some(memory) = agent.memory {
+            arguments.push(format!("--memory={memory}"));
         }
         ChildProcess::start(
             &self.program,

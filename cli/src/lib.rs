@@ -17,6 +17,7 @@ pub mod follow;
 pub mod household;
 pub mod interrupt;
 pub mod logging;
+pub mod memory;
 pub mod output;
 pub mod progress;
 pub mod reporting;

@@ -14,6 +14,7 @@ pub mod identity;
 pub mod limits;
 pub mod metrics;
 pub mod node;
+pub mod prediction;
 pub mod random;
 pub mod results;
 pub mod study;

@@ -32,12 +32,35 @@ impl Stream {
     /// A uniform number in `[0, bound)`; `bound` must not be 0. Unbiased (Lemire's method with rejection).
     pub fn below(&mut self, bound: u32) -> u32 {
         debug_assert!(bound > 0);
-        let threshold = bound.wrapping_neg() % bound;
-        loop {
-            let product = u64::from(self.generator.next_u32()) * u64::from(bound);
-            if product as u32 >= threshold {
-                return (product >> 32) as u32;
+        let mut product = u64::from(self.generator.next_u32()) * u64::from(bound);
+        // The threshold is below the bound, so that its division is hardly ever needed.
+        if (product as u32) < bound {
+            let threshold = bound.wrapping_neg() % bound;
+            while (product as u32) < threshold {
+                product = u64::from(self.generator.next_u32()) * u64::from(bound);
             }
+        }
+        (product >> 32) as u32
+    }
+
+    /// Fills `values` with the numbers of as many calls of [`Stream::below`], at a fraction of their cost.
+    pub fn fill_as_below(&mut self, bound: u32, values: &mut [u32]) {
+        debug_assert!(bound > 0);
+        let threshold = bound.wrapping_neg() % bound;
+        let mut words = [0u8; 4 * BULK_WORDS];
+        let mut rest = values;
+        while !rest.is_empty() {
+            let wanted = rest.len().min(BULK_WORDS);
+            let words = &mut words[..4 * wanted];
+            self.generator.fill_bytes(words);
+            let mut accepted = 0;
+            for word in words.as_chunks::<4>().0 {
+                let product = u64::from(u32::from_le_bytes(*word)) * u64::from(bound);
+                // The number of a rejected word is written over by the next.
+                rest[accepted] = (product >> 32) as u32;
+                accepted += usize::from(product as u32 >= threshold);
+            }
+            rest = &mut rest[accepted..];
         }
     }
 
@@ -72,12 +95,19 @@ impl Stream {
 
     /// A uniform random permutation of `0..length` (Fisher–Yates).
     pub fn permutation(&mut self, length: u32) -> Vec<u32> {
-        let mut order: Vec<u32> = (0..length).collect();
+        let mut order = Vec::new();
+        self.permute(length, &mut order);
+        order
+    }
+
+    /// Overwrites `order` with the numbers of [`Stream::permutation`], in the memory it has.
+    pub fn permute(&mut self, length: u32, order: &mut Vec<u32>) {
+        order.clear();
+        order.extend(0..length);
         for last in (1..length).rev() {
             let other = self.below(last + 1);
             order.swap(last as usize, other as usize);
         }
-        order
     }
 }
 
@@ -130,6 +160,19 @@ mod tests {
         let mut values = [0; 8];
         Stream::new(42, "golden", 7).fill_below(1000, &mut values);
         assert_eq!(values, [78, 640, 100, 500, 88, 283, 366, 497]);
+    }
+
+    #[test]
+    fn bulk_draws_in_order_are_those_of_single_calls_also_where_many_words_are_rejected() {
+        for bound in [1, 2, 7, 1000, 3 << 30, (1 << 31) + 1, u32::MAX] {
+            let (mut bulk, mut single) = (Stream::new(8, "bulk", 1), Stream::new(8, "bulk", 1));
+            for length in [0, 1, 255, 256, 257, 1000] {
+                let mut values = vec![0; length];
+                bulk.fill_as_below(bound, &mut values);
+                assert_eq!(values, (0..length).map(|_| single.below(bound)).collect::<Vec<u32>>(), "{bound}");
+            }
+            assert_eq!(bulk.bits(), single.bits());
+        }
     }
 
     /// A bound for which a quarter of all words is rejected: each kind of draw must stay uniform.

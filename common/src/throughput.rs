@@ -1,7 +1,7 @@
 //! How fast a device trains cohorts of one shape, and how much memory they take: what cohorts are sized by.
 //!
-//! Owns the throughput curve, the rule that chooses a cohort's size from it, and the prediction of a sweep's duration.
-//! Measures nothing; `plateau_lab::calibrate` does.
+//! Owns the throughput curve and the rule that chooses a cohort's size from it. Measures nothing;
+//! `plateau_lab::calibrate` does.
 
 use std::collections::BTreeMap;
 
@@ -90,6 +90,42 @@ impl ThroughputCurve {
     }
 }
 
+/// Seconds that a cohort should last at least, where there are trials enough: below it, the way of grants and reports
+/// between coordinator, agent and trainer would be felt.
+const SHORTEST_SECONDS: f64 = 2.0;
+
+/// What the size of a cohort depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice<'a> {
+    /// What is known of the shape's speed; may be empty.
+    pub curve: Option<&'a ThroughputCurve>,
+    /// The curve comes from a measurement of several sizes, so that its best is the best.
+    pub calibrated: bool,
+    /// Size where nothing better is known.
+    pub unmeasured: u32,
+    /// Largest size that is wanted and fits.
+    pub most: u32,
+    /// Updates of one trial.
+    pub steps: u64,
+    /// Trials that wait.
+    pub waiting: usize,
+    /// Agents that share them.
+    pub share: usize,
+}
+
+impl Choice<'_> {
+    /// How many trials should be trained together: the smallest measured cohort that reaches [`ENOUGH`] of the best rate,
+    /// enough trials to last two seconds, all within `most` and an even share of what waits; at least 1.
+    pub fn size(&self) -> usize {
+        let good = self.curve.filter(|_| self.calibrated).and_then(|curve| curve.good_size(self.most));
+        let good = good.unwrap_or(self.unmeasured);
+        let rate = self.curve.and_then(|curve| curve.rate(good)).unwrap_or(0.0);
+        let lasting = (SHORTEST_SECONDS * rate / self.steps.max(1) as f64).min(f64::from(self.most)) as u32;
+        let share = self.waiting.div_ceil(self.share.max(1));
+        (good.max(lasting).min(self.most) as usize).min(share).max(1)
+    }
+}
+
 /// What a short measurement of one shape on one device found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibration {
@@ -141,5 +177,28 @@ mod tests {
         for (size, rate) in [(0, 1.0), (MAX_COHORT as u32 + 1, 1.0), (1, 0.0), (1, f64::NAN), (1, -1.0)] {
             assert!(ThroughputCurve::new([(size, rate)]).is_err(), "{size}: {rate}");
         }
+    }
+
+    #[test]
+    fn a_size_follows_from_speed_length_limit_and_share() {
+        let curve = curve(&[(1, 100.0), (4, 390.0), (16, 400.0)]);
+        let choice = Choice {
+            curve: Some(&curve),
+            calibrated: true,
+            unmeasured: 8,
+            most: 64,
+            steps: 100_000,
+            waiting: 50,
+            share: 2,
+        };
+        assert_eq!(choice.size(), 4);
+        assert_eq!(Choice { calibrated: false, ..choice }.size(), 8);
+        assert_eq!(Choice { curve: None, waiting: 5, ..choice }.size(), 3);
+        // 390 a second make 2 s of 7 trials of 100 steps.
+        assert_eq!(Choice { steps: 100, ..choice }.size(), 7);
+        assert_eq!(Choice { steps: 1, ..choice }.size(), 25);
+        assert_eq!(Choice { steps: 1, waiting: 5000, ..choice }.size(), 64);
+        assert_eq!(Choice { most: 2, ..choice }.size(), 1, "the best of 1 and 2 is 1, which alone was measured");
+        assert_eq!(Choice { waiting: 0, share: 0, ..choice }.size(), 1);
     }
 }

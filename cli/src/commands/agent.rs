@@ -9,6 +9,7 @@ use super::Context;
 use crate::device::{self, Device};
 use crate::exit::{Exit, Outcome};
 use crate::interrupt::{self, Interrupts, Parent};
+use crate::memory;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,9 +35,13 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_threads)]
     threads: usize,
 
-    /// Most trials to train together [default: 8 on a processor, 64 on a card]
+    /// Most trials to train together [default: as many as the device's measured speed suggests]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=plateau_common::limits::MAX_COHORT as i64))]
     max_cohort: Option<u32>,
+
+    /// Memory that training may take, e.g. 512M or 4G [default: an even share of this machine's, or what the card has]
+    #[arg(long, value_name = "BYTES", value_parser = crate::memory::parse_bytes)]
+    memory: Option<u64>,
 
     /// Folder for checkpoints in the making [default: a temporary one]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
@@ -92,7 +97,8 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
         device: arguments.device.to_string(),
         device_description: device::describe(arguments.device),
         threads: arguments.threads,
-        max_cohort: arguments.max_cohort.unwrap_or_else(|| arguments.device.default_cohort()),
+        max_cohort: arguments.max_cohort.unwrap_or(plateau_common::limits::MAX_COHORT as u32),
+        memory_bytes: arguments.memory.or_else(|| memory::share(arguments.device, arguments.threads)),
         work_dir,
         trainer_program: std::env::current_exe()
             .context("finding the program's own file, to start the trainer")?,

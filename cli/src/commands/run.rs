@@ -54,9 +54,13 @@ pub struct Arguments {
     #[arg(long, value_name = "DEVICE")]
     device: Vec<Device>,
 
-    /// Most trials an agent trains together [default: 8 on a processor, 64 on a card]
+    /// Most trials an agent trains together [default: as many as its device's measured speed suggests]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=plateau_common::limits::MAX_COHORT as i64))]
     max_cohort: Option<u32>,
+
+    /// Memory that training may take on each device, e.g. 512M or 4G [default: an even share of the machine's, or what the card has]
+    #[arg(long, value_name = "BYTES", value_parser = crate::memory::parse_bytes)]
+    memory: Option<u64>,
 
     /// Folder for the report [default: reports/NAME in the data directory]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
@@ -119,6 +123,9 @@ fn again(arguments: &Arguments) -> String {
     }
     if let Some(max_cohort) = arguments.max_cohort {
         command.push_str(&format!(" --max-cohort {max_cohort}"));
+    }
+    if let Some(memory) = arguments.memory {
+        command.push_str(&format!(" --memory {memory}"));
     }
     if let Some(report) = &arguments.report {
         command.push_str(&format!(" --report {}", shell_word(&report.to_string_lossy())));
@@ -195,14 +202,15 @@ fn agents(arguments: &Arguments, waiting: u64) -> Vec<AgentSpecification> {
                 Device::Cpu => format!("cpu-{copy}"),
             };
             let max_cohort = arguments.max_cohort;
-            agents.push(AgentSpecification { name, device, threads: arguments.threads, max_cohort });
+            let (threads, memory) = (arguments.threads, arguments.memory);
+            agents.push(AgentSpecification { name, device, threads, max_cohort, memory });
         }
     }
     agents.truncate(usize::try_from(waiting).unwrap_or(usize::MAX));
     // The agent that connects first must not take the share of those a moment behind it.
-    let share = u32::try_from(waiting.div_ceil(agents.len().max(1) as u64)).unwrap_or(u32::MAX).max(1);
+    let share = u32::try_from(waiting.div_ceil(agents.len().max(1) as u64)).unwrap_or(u32::MAX);
     for agent in &mut agents {
-        agent.max_cohort.get_or_insert(agent.device.default_cohort().min(share));
+        agent.max_cohort.get_or_insert(share.clamp(1, plateau_common::limits::MAX_COHORT as u32));
     }
     agents
 }

@@ -5,12 +5,14 @@
 //!
 //! The contract of [`Task`] and [`Examples`] is checked for every entry of the list by `tests/tasks_conformance.rs`.
 
+mod batch;
 mod modular;
 mod most_frequent;
 mod noise;
 mod query_count;
 mod sequences;
 
+pub use batch::{Batch, Form, Input, Memory, Targets};
 pub use modular::{Layout, Modular, Operation};
 pub use most_frequent::{MostFrequent, MostFrequentTarget};
 pub use noise::Noise;
@@ -76,67 +78,6 @@ pub enum Split {
     Test,
 }
 
-/// How inputs are written down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// Every token of the sequence.
-    Tokens,
-    /// Only how often each token occurs, and the last token: exact for models without positions and causal mask
-    /// (docs/science.md, "Counting from the histogram"). Only asked of tasks whose [`Task::supports_counts`] is true.
-    Counts,
-}
-
-/// The inputs of `B` examples.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Input {
-    /// Row-major `[B, length]` token ids.
-    Tokens {
-        /// Ids below the task's vocabulary.
-        tokens: Vec<u32>,
-        /// Tokens per example.
-        length: usize,
-    },
-    /// Row-major `[B, vocabulary]` occurrences, and the id of each example's last token (`[B]`).
-    Counts {
-        /// How often each token occurs; sums to the sequence length in every row.
-        counts: Vec<f32>,
-        /// The last token of each sequence; it is counted too.
-        last: Vec<u32>,
-    },
-}
-
-/// The right answers of `B` examples, `R` read positions each (`R` = 1 for [`ReadOut::Last`]), row-major `[B, R]`.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Targets {
-    /// Class ids.
-    Classes(Vec<u32>),
-    /// Numbers, in the task's own unit (not standardised).
-    Scalars(Vec<f32>),
-}
-
-/// Examples of one replica.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Batch {
-    /// What the model sees.
-    pub input: Input,
-    /// What it should say.
-    pub targets: Targets,
-    /// Weight of each read position in loss and accuracy, `[B, R]`; `None`: all 1.
-    pub weights: Option<Vec<f32>>,
-    /// Answers that count as correct besides the target: (row in `[B, R]`, class).
-    pub also_correct: Vec<(u32, u32)>,
-}
-
-impl Batch {
-    /// Number of examples, B.
-    pub fn examples(&self) -> usize {
-        match &self.input {
-            Input::Tokens { tokens, length } => tokens.len() / (*length).max(1),
-            Input::Counts { last, .. } => last.len(),
-        }
-    }
-}
-
 /// Affine map from the model's scalar output to the task's unit: `value = output * deviation + mean`. The loss is taken
 /// on the output side.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -170,9 +111,17 @@ pub trait Task: Clone + std::fmt::Debug + PartialEq + Serialize + Sized {
 
 /// The examples of one trial.
 pub trait Examples: Send {
-    /// The batch of update number `update` (from 1): `size` examples, or the whole training set for `None` (finite
-    /// tasks only; then every update sees the same batch). A pure function: no draw depends on earlier calls.
-    fn train(&self, update: u64, size: Option<usize>, form: Form) -> Batch;
+    /// Overwrites `batch` with that of update number `update` (from 1): `size` examples, or the whole training set for
+    /// `None` (finite tasks only; then every update sees the same batch). A pure function: neither earlier calls nor what
+    /// `batch` held change what is drawn.
+    ///
+    /// A training step allocates nothing, so from the second draw of equal `size` and `form` into the same batch on this
+    /// must not either: it writes into the batch's own [`Memory`], and what else it needs is kept between calls.
+    fn draw(&self, update: u64, size: Option<usize>, form: Form, batch: &mut Batch);
+    /// The batch of [`Examples::draw`] in memory of its own.
+    fn train(&self, update: u64, size: Option<usize>, form: Form) -> Batch {
+        Batch::filled(|batch| self.draw(update, size, form, batch))
+    }
     /// The fixed evaluation set of a split, or `None` for the training split of a task with endless data.
     fn evaluation(&self, split: Split, form: Form) -> Option<Batch>;
     /// The unit of scalar outputs.

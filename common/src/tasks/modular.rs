@@ -5,7 +5,7 @@ use std::cell::RefCell;
 
 use serde::Serialize;
 
-use super::{Batch, Examples, Form, Input, Output, ReadOut, Split, Targets, Task, TaskShape};
+use super::{Batch, Examples, Form, Input, Memory, Output, ReadOut, Split, Targets, Task, TaskShape};
 use crate::fields::{ConfigResult, Fields};
 use crate::limits;
 use crate::random::{Stream, StreamFamily};
@@ -286,7 +286,7 @@ impl Task for Modular {
             train: train.to_vec(),
             test: test.to_vec(),
             shuffles: StreamFamily::new(seed, "data-order"),
-            epoch: RefCell::new((u64::MAX, Vec::new())),
+            epoch: RefCell::default(),
         })
     }
 }
@@ -304,52 +304,78 @@ struct Table {
     train: Vec<[u32; 3]>,
     test: Vec<[u32; 3]>,
     shuffles: StreamFamily,
-    /// The permutation of the epoch used last.
-    epoch: RefCell<(u64, Vec<u32>)>,
+    /// The epoch used last.
+    epoch: RefCell<Epoch>,
+}
+
+/// A pass over all training rows in an order of its own.
+#[derive(Default)]
+struct Epoch {
+    /// From 0; `None` before the first use.
+    number: Option<u64>,
+    /// Indices of the training rows.
+    order: Vec<u32>,
+}
+
+impl Epoch {
+    /// Turns to epoch `number` over `rows` rows.
+    fn turn_to(&mut self, number: u64, rows: usize, shuffles: &StreamFamily) {
+        if self.number != Some(number) {
+            shuffles.at(number).permute(rows as u32, &mut self.order);
+            self.number = Some(number);
+        }
+    }
 }
 
 impl Table {
-    fn write(&self, rows: impl Iterator<Item = [u32; 3]>) -> Batch {
-        let elements = self.task.elements();
-        let mut tokens = Vec::new();
-        let mut answers = Vec::new();
+    /// Overwrites `batch` with `rows`.
+    fn write(&self, rows: impl ExactSizeIterator<Item = [u32; 3]>, batch: &mut Batch) {
+        let (elements, length) = (self.task.elements(), self.task.shape().length);
+        let Memory { ids: mut tokens, classes: mut answers, .. } = batch.take_memory();
+        tokens.reserve(rows.len() * length);
+        answers.reserve(rows.len());
         for [x, y, answer] in rows {
             match self.task.layout {
-                Layout::Nanda => tokens.extend([x, y, elements]),
-                Layout::Power => tokens.extend([elements + 2, x, elements, y, elements + 1]),
+                Layout::Nanda => tokens.extend_from_slice(&[x, y, elements]),
+                Layout::Power => tokens.extend_from_slice(&[elements + 2, x, elements, y, elements + 1]),
             }
             answers.push(answer);
         }
-        let length = self.task.shape().length;
-        Batch {
+        *batch = Batch {
             input: Input::Tokens { tokens, length },
             targets: Targets::Classes(answers),
             weights: None,
             also_correct: Vec::new(),
-        }
+        };
     }
 }
 
 impl Examples for Table {
-    fn train(&self, update: u64, size: Option<usize>, _form: Form) -> Batch {
-        let Some(size) = size else { return self.write(self.train.iter().copied()) };
-        // Epochs are shuffled one by one and laid end to end; a batch may span two of them.
-        let (total, start) = (self.train.len() as u64, (update - 1) * size as u64);
-        let rows = (start..start + size as u64).map(|position| {
-            let mut epoch = self.epoch.borrow_mut();
-            if epoch.0 != position / total {
-                *epoch = (position / total, self.shuffles.at(position / total).permutation(total as u32));
+    fn draw(&self, update: u64, size: Option<usize>, _form: Form, batch: &mut Batch) {
+        let Some(size) = size else { return self.write(self.train.iter().copied(), batch) };
+        // Epochs are shuffled one by one and laid end to end; a batch may span several of them.
+        let total = self.train.len();
+        let start = (update - 1) * size as u64;
+        let (mut number, mut place) = (start / total as u64, (start % total as u64) as usize);
+        let mut epoch = self.epoch.borrow_mut();
+        epoch.turn_to(number, total, &self.shuffles);
+        let rows = (0..size).map(|_| {
+            if place == total {
+                (number, place) = (number + 1, 0);
+                epoch.turn_to(number, total, &self.shuffles);
             }
-            self.train[epoch.1[(position % total) as usize] as usize]
+            place += 1;
+            self.train[epoch.order[place - 1] as usize]
         });
-        self.write(rows)
+        self.write(rows, batch);
     }
 
     fn evaluation(&self, split: Split, _form: Form) -> Option<Batch> {
-        Some(match split {
-            Split::Train => self.write(self.train.iter().copied()),
-            Split::Test => self.write(self.test.iter().copied()),
-        })
+        let rows = match split {
+            Split::Train => &self.train,
+            Split::Test => &self.test,
+        };
+        Some(Batch::filled(|batch| self.write(rows.iter().copied(), batch)))
     }
 }
 

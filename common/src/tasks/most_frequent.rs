@@ -4,8 +4,8 @@
 use serde::Serialize;
 
 use super::query_count::{Counting, TargetScale};
-use super::sequences::Sequences;
-use super::{Batch, Examples, Form, Head, Output, ReadOut, Scale, Split, Targets, Task, TaskShape};
+use super::sequences::{Sequence, Sequences};
+use super::{Batch, Examples, Form, Head, Memory, Output, ReadOut, Scale, Split, Targets, Task, TaskShape};
 use crate::fields::{ConfigResult, Fields};
 use crate::random::Stream;
 
@@ -81,12 +81,13 @@ impl Task for MostFrequent {
 }
 
 fn highest(counts: &[u32]) -> u32 {
-    counts.iter().copied().max().unwrap_or(0)
+    counts.iter().copied().fold(0, u32::max)
 }
 
 fn measured_scale(sequences: &Sequences, seed: u64) -> Scale {
     let mut labels = Vec::with_capacity(SCALE_SAMPLES);
-    sequences.draw(Stream::new(seed, "target-scale", 0), SCALE_SAMPLES, Form::Counts, |sequence| {
+    let stream = Stream::new(seed, "target-scale", 0);
+    sequences.draw(stream, SCALE_SAMPLES, Form::Counts, (Vec::new(), Vec::new()), |sequence| {
         labels.push(f64::from(highest(sequence.counts)));
     });
     let mean = labels.iter().sum::<f64>() / labels.len() as f64;
@@ -102,38 +103,44 @@ struct MostFrequentExamples {
 }
 
 impl MostFrequentExamples {
-    fn draw(&self, stream: Stream, examples: usize, form: Form) -> Batch {
-        let mut labels = Vec::with_capacity(examples);
-        let mut also_correct = Vec::new();
-        let input = self.sequences.draw(stream, examples, form, |sequence| {
-            let top = highest(sequence.counts);
-            if self.task.target == MostFrequentTarget::Count {
-                labels.push(top);
-                return;
+    fn write(&self, stream: Stream, examples: usize, form: Form, batch: &mut Batch) {
+        match self.task.target {
+            MostFrequentTarget::Count => {
+                let count = |sequence: Sequence<'_>| highest(sequence.counts);
+                self.task.counting.write(&self.sequences, stream, examples, form, batch, count);
             }
-            let row = labels.len() as u32;
+            MostFrequentTarget::Token => self.write_tokens(stream, examples, form, batch),
+        }
+    }
+
+    /// Overwrites `batch` with sequences and the tokens that are most frequent in them.
+    fn write_tokens(&self, stream: Stream, examples: usize, form: Form, batch: &mut Batch) {
+        let Memory { ids, counts, mut classes, mut also_correct, .. } = batch.take_memory();
+        classes.reserve(examples);
+        // The most there can be, so that no draw with more ties than those before it needs more memory.
+        also_correct.reserve(examples * (self.task.counting.vocab.min(self.task.counting.length) - 1));
+        let input = self.sequences.draw(stream, examples, form, (ids, counts), |sequence| {
+            let row = classes.len() as u32;
+            let top = highest(sequence.counts);
             let mut winners =
                 (0..).zip(sequence.counts).filter(|(_, count)| **count == top).map(|(token, _)| token);
-            labels.push(winners.next().unwrap_or(0));
+            classes.push(winners.next().unwrap_or(0));
             also_correct.extend(winners.map(|token| (row, token)));
         });
-        let targets = match self.task.target {
-            MostFrequentTarget::Count => self.task.counting.targets(labels),
-            MostFrequentTarget::Token => Targets::Classes(labels),
-        };
-        Batch { input, targets, weights: None, also_correct }
+        *batch = Batch { input, targets: Targets::Classes(classes), weights: None, also_correct };
     }
 }
 
 impl Examples for MostFrequentExamples {
-    fn train(&self, update: u64, size: Option<usize>, form: Form) -> Batch {
-        self.draw(self.sequences.train.at(update), size.unwrap_or(1), form)
+    fn draw(&self, update: u64, size: Option<usize>, form: Form, batch: &mut Batch) {
+        self.write(self.sequences.train.at(update), size.unwrap_or(1), form, batch);
     }
 
     fn evaluation(&self, split: Split, form: Form) -> Option<Batch> {
+        let (stream, examples) = (self.sequences.test.at(0), self.task.counting.test_examples);
         match split {
             Split::Train => None,
-            Split::Test => Some(self.draw(self.sequences.test.at(0), self.task.counting.test_examples, form)),
+            Split::Test => Some(Batch::filled(|batch| self.write(stream, examples, form, batch))),
         }
     }
 

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::{Batch, Examples, Form, Input, Output, ReadOut, Split, Targets, Task, TaskShape};
+use super::{Batch, Examples, Form, Input, Memory, Output, ReadOut, Split, Targets, Task, TaskShape};
 use crate::fields::{ConfigResult, Fields};
 use crate::limits;
 use crate::random::{Stream, StreamFamily};
@@ -77,34 +77,38 @@ struct NoiseExamples {
 }
 
 impl NoiseExamples {
-    fn draw(&self, mut stream: Stream, examples: usize) -> Batch {
+    /// Overwrites `batch` with `examples` examples of `stream`.
+    fn write(&self, mut stream: Stream, examples: usize, batch: &mut Batch) {
         let Noise { vocab, length, read_out, .. } = self.task;
         let read_positions = match read_out {
             ReadOut::Last => 1,
             ReadOut::Every => length,
         };
-        let mut tokens = vec![0; examples * length];
+        let Memory { ids: mut tokens, classes: mut answers, .. } = batch.take_memory();
+        tokens.resize(examples * length, 0);
         stream.fill_below(vocab as u32, &mut tokens);
-        let mut answers = vec![0; examples * read_positions];
+        answers.resize(examples * read_positions, 0);
         stream.fill_below(vocab as u32, &mut answers);
-        Batch {
+        *batch = Batch {
             input: Input::Tokens { tokens, length },
             targets: Targets::Classes(answers),
             weights: None,
             also_correct: Vec::new(),
-        }
+        };
     }
 }
 
 impl Examples for NoiseExamples {
-    fn train(&self, update: u64, size: Option<usize>, _form: Form) -> Batch {
-        self.draw(self.train.at(update), size.unwrap_or(1))
+    fn draw(&self, update: u64, size: Option<usize>, _form: Form, batch: &mut Batch) {
+        self.write(self.train.at(update), size.unwrap_or(1), batch);
     }
 
     fn evaluation(&self, split: Split, _form: Form) -> Option<Batch> {
         match split {
             Split::Train => None,
-            Split::Test => Some(self.draw(self.test.at(0), self.task.test_examples)),
+            Split::Test => {
+                Some(Batch::filled(|batch| self.write(self.test.at(0), self.task.test_examples, batch)))
+            }
         }
     }
 }

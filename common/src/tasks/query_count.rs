@@ -3,10 +3,11 @@
 
 use serde::Serialize;
 
-use super::sequences::Sequences;
-use super::{Batch, Examples, Form, Output, ReadOut, Scale, Split, Targets, Task, TaskShape};
+use super::sequences::{Sequence, Sequences};
+use super::{Batch, Examples, Form, Memory, Output, ReadOut, Scale, Split, Targets, Task, TaskShape};
 use crate::fields::{ConfigError, ConfigResult, Fields};
 use crate::limits;
+use crate::random::Stream;
 
 /// Where the query stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -108,14 +109,31 @@ impl Counting {
         }
     }
 
-    /// Turns counts into targets.
-    pub fn targets(&self, counts: Vec<u32>) -> Targets {
-        match self.head {
-            Head::Regress => Targets::Scalars(counts.into_iter().map(|count| count as f32).collect()),
-            Head::Classify => {
-                Targets::Classes(counts.into_iter().map(|count| count.min(self.max_count as u32)).collect())
+    /// Overwrites `batch` with `examples` sequences of `stream`; the answer to each is what `count` finds in it.
+    pub fn write(
+        &self,
+        sequences: &Sequences,
+        stream: Stream,
+        examples: usize,
+        form: Form,
+        batch: &mut Batch,
+        count: impl Fn(Sequence<'_>) -> u32,
+    ) {
+        let Memory { ids, counts, mut classes, mut scalars, .. } = batch.take_memory();
+        let (input, targets) = match self.head {
+            Head::Regress => {
+                scalars.reserve(examples);
+                let label = |sequence: Sequence<'_>| scalars.push(count(sequence) as f32);
+                (sequences.draw(stream, examples, form, (ids, counts), label), Targets::Scalars(scalars))
             }
-        }
+            Head::Classify => {
+                classes.reserve(examples);
+                let last = self.max_count as u32;
+                let label = |sequence: Sequence<'_>| classes.push(count(sequence).min(last));
+                (sequences.draw(stream, examples, form, (ids, counts), label), Targets::Classes(classes))
+            }
+        };
+        *batch = Batch { input, targets, weights: None, also_correct: Vec::new() };
     }
 }
 
@@ -192,24 +210,22 @@ struct QueryCountExamples {
 }
 
 impl QueryCountExamples {
-    fn draw(&self, stream: crate::random::Stream, examples: usize, form: Form) -> Batch {
-        let mut labels = Vec::with_capacity(examples);
-        let input = self.sequences.draw(stream, examples, form, |sequence| {
-            labels.push(sequence.counts[sequence.last as usize]);
-        });
-        Batch { input, targets: self.task.counting.targets(labels), weights: None, also_correct: Vec::new() }
+    fn write(&self, stream: Stream, examples: usize, form: Form, batch: &mut Batch) {
+        let count = |sequence: Sequence<'_>| sequence.counts[sequence.last as usize];
+        self.task.counting.write(&self.sequences, stream, examples, form, batch, count);
     }
 }
 
 impl Examples for QueryCountExamples {
-    fn train(&self, update: u64, size: Option<usize>, form: Form) -> Batch {
-        self.draw(self.sequences.train.at(update), size.unwrap_or(1), form)
+    fn draw(&self, update: u64, size: Option<usize>, form: Form, batch: &mut Batch) {
+        self.write(self.sequences.train.at(update), size.unwrap_or(1), form, batch);
     }
 
     fn evaluation(&self, split: Split, form: Form) -> Option<Batch> {
+        let (stream, examples) = (self.sequences.test.at(0), self.task.counting.test_examples);
         match split {
             Split::Train => None,
-            Split::Test => Some(self.draw(self.sequences.test.at(0), self.task.counting.test_examples, form)),
+            Split::Test => Some(Batch::filled(|batch| self.write(stream, examples, form, batch))),
         }
     }
 

@@ -1,6 +1,8 @@
 //! Random token sequences shared by the counting tasks: every token independently uniform (Yehudai et al.
 //! 2024, arXiv 2407.15160; docs/science.md, "Counting").
 
+use std::cell::RefCell;
+
 use super::{Form, Input};
 use crate::random::{Stream, StreamFamily};
 
@@ -13,6 +15,16 @@ pub(super) struct Sequences {
     pub appended: bool,
     pub train: StreamFamily,
     pub test: StreamFamily,
+    scratch: RefCell<Scratch>,
+}
+
+/// Memory kept between draws.
+#[derive(Default)]
+struct Scratch {
+    /// The tokens of one sequence, where they are not written down.
+    tokens: Vec<u32>,
+    /// The counts of one sequence.
+    counts: Vec<u32>,
 }
 
 /// One example: token counts, and the last token.
@@ -31,48 +43,54 @@ impl Sequences {
             appended,
             train: StreamFamily::new(seed, "train-data"),
             test: StreamFamily::new(seed, "test-data"),
+            scratch: RefCell::default(),
         }
     }
 
-    /// Draws `examples` sequences, hands each to `label`, and writes the inputs in `form`.
+    /// Draws `examples` sequences, hands each to `label`, and writes the inputs in `form` into the emptied `ids` and
+    /// `counts`.
     pub fn draw(
         &self,
         mut stream: Stream,
         examples: usize,
         form: Form,
+        (mut ids, mut counts): (Vec<u32>, Vec<f32>),
         mut label: impl FnMut(Sequence<'_>),
     ) -> Input {
         let length = self.drawn + usize::from(self.appended);
-        let vocabulary = self.vocabulary as usize;
-        let mut tokens = Vec::with_capacity(if form == Form::Tokens { examples * length } else { 0 });
-        let mut all_counts = Vec::with_capacity(if form == Form::Counts { examples * vocabulary } else { 0 });
-        let mut all_last = Vec::with_capacity(examples);
-        let mut counts = vec![0u32; vocabulary];
-        for _ in 0..examples {
-            counts.fill(0);
-            let mut last = 0;
-            for position in 0..length {
-                last = stream.below(self.vocabulary);
-                if position < self.drawn {
-                    counts[last as usize] += 1;
-                }
-                if form == Form::Tokens {
-                    tokens.push(last);
-                }
-            }
-            label(Sequence { counts: &counts, last });
-            if form == Form::Counts {
-                let start = all_counts.len();
-                all_counts.extend(counts.iter().map(|count| *count as f32));
-                if self.appended {
-                    all_counts[start + last as usize] += 1.0;
-                }
-            }
-            all_last.push(last);
-        }
+        let scratch = &mut *self.scratch.borrow_mut();
+        scratch.counts.resize(self.vocabulary as usize, 0);
         match form {
-            Form::Tokens => Input::Tokens { tokens, length },
-            Form::Counts => Input::Counts { counts: all_counts, last: all_last },
+            Form::Tokens => {
+                ids.resize(examples * length, 0);
+                stream.fill_as_below(self.vocabulary, &mut ids);
+                ids.chunks_exact(length).for_each(|tokens| label(self.count(tokens, &mut scratch.counts)));
+                Input::Tokens { tokens: ids, length }
+            }
+            Form::Counts => {
+                scratch.tokens.resize(length, 0);
+                ids.reserve(examples);
+                counts.reserve(examples * self.vocabulary as usize);
+                for _ in 0..examples {
+                    stream.fill_as_below(self.vocabulary, &mut scratch.tokens);
+                    let sequence = self.count(&scratch.tokens, &mut scratch.counts);
+                    let (start, last) = (counts.len(), sequence.last);
+                    counts.extend(sequence.counts.iter().map(|count| *count as f32));
+                    if self.appended {
+                        counts[start + last as usize] += 1.0;
+                    }
+                    ids.push(last);
+                    label(sequence);
+                }
+                Input::Counts { counts, last: ids }
+            }
         }
+    }
+
+    /// Counts the tokens of one sequence into `counts`.
+    fn count<'a>(&self, tokens: &[u32], counts: &'a mut [u32]) -> Sequence<'a> {
+        counts.fill(0);
+        tokens[..self.drawn].iter().for_each(|token| counts[*token as usize] += 1);
+        Sequence { counts, last: tokens[tokens.len() - 1] }
     }
 }

@@ -3,14 +3,11 @@
 //! Owns what is learnt of speed and memory and the size that follows; which trials go where is the scheduler's.
 
 use plateau_common::limits;
-use plateau_common::throughput::{CALIBRATION_SECONDS, ThroughputCurve};
+use plateau_common::throughput::{CALIBRATION_SECONDS, Choice, ThroughputCurve};
 
 use super::effect::{Effect, Write};
 use super::state::{Agent, State, Throughput};
 
-/// Seconds that a cohort should last at least, where there are trials enough: below it, the way of grants and reports
-/// between coordinator, agent and trainer would be felt.
-const SHORTEST_SECONDS: f64 = 2.0;
 /// A measurement may cost this share of the work it is made for.
 const CALIBRATION_SHARE: f64 = 0.01;
 /// Assumed floating-point operations per second of one thread and of one card where nothing was measured; used only to
@@ -85,8 +82,7 @@ pub struct Work {
     pub share: usize,
 }
 
-/// How many trials should be trained together: the smallest cohort that reaches 95 % of the best measured rate, enough
-/// of them to last a moment, within memory and the agent's share of what waits.
+/// How many trials should be trained together; see [`Choice::size`].
 pub fn size(state: &State, agent: &Agent, work: Work) -> usize {
     let most = largest(state, agent, work.cohort).max(1);
     let known = state.throughput.get(&(work.cohort, agent.kind()));
@@ -94,12 +90,16 @@ pub fn size(state: &State, agent: &Agent, work: Work) -> usize {
         true => limits::UNMEASURED_PROCESSOR_COHORT.max(agent.threads),
         false => limits::UNMEASURED_CARD_COHORT,
     };
-    let good = known.filter(|known| known.calibrated).and_then(|known| known.curve.good_size(most));
-    let good = good.unwrap_or(unmeasured);
-    let rate = known.and_then(|known| known.curve.rate(good)).unwrap_or(0.0);
-    let lasting = (SHORTEST_SECONDS * rate / work.steps.max(1) as f64).min(f64::from(most)) as u32;
-    let share = work.waiting.div_ceil(work.share.max(1));
-    (good.max(lasting).min(most) as usize).min(share).max(1)
+    let choice = Choice {
+        curve: known.map(|known| &known.curve),
+        calibrated: known.is_some_and(|known| known.calibrated),
+        unmeasured,
+        most,
+        steps: work.steps,
+        waiting: work.waiting,
+        share: work.share,
+    };
+    choice.size()
 }
 
 /// Whether the agent should measure the shape before it trains it: nobody has or does, and what waits takes so long that
