@@ -1,44 +1,11 @@
 //! The contract of tasks, checked for every entry of the list under several configurations, and the exact label laws of
 //! the counting tasks.
 
-use plateau_common::fields::Fields;
-use plateau_common::node::Node;
+mod task_list;
+
 use plateau_common::tasks::{Batch, Form, Input, Output, ReadOut, Split, Targets, TaskConfig};
 use serde_json::{Value, json};
-
-/// At least two configurations of every task of the list.
-fn configurations() -> Vec<Value> {
-    vec![
-        json!({"kind": "modular", "modulus": 13, "train-share": 0.4}),
-        json!({"kind": "modular", "modulus": 13, "train-share": 0.7, "operation": "x/y", "layout": "power"}),
-        json!({"kind": "modular", "modulus": 11, "train-share": 0.5, "operation": "x/y-if-y-odd-else-x-y"}),
-        json!({"kind": "modular", "modulus": 11, "train-share": 0.5, "operation": "x^3+xy^2+y"}),
-        json!({"kind": "modular", "train-share": 0.3, "operation": "s5:xyx^-1"}),
-        json!({"kind": "query-count", "vocab": 5, "test-examples": 200}),
-        json!({"kind": "query-count", "vocab": 7, "length": 12, "query-mode": "appended", "test-examples": 200}),
-        json!({"kind": "query-count", "vocab": 6, "head": "classify", "max-count": 9, "test-examples": 200}),
-        json!({"kind": "query-count", "vocab": 6, "target-scale": "standardised", "test-examples": 200}),
-        json!({"kind": "most-frequent", "vocab": 5, "test-examples": 200}),
-        json!({"kind": "most-frequent", "vocab": 8, "length": 16, "target": "token", "test-examples": 200}),
-        json!({"kind": "most-frequent", "vocab": 5, "head": "classify", "test-examples": 200}),
-        json!({"kind": "most-frequent", "vocab": 5, "target-scale": "standardised", "test-examples": 200}),
-        json!({"kind": "noise", "vocab": 7, "length": 5}),
-        json!({"kind": "noise", "vocab": 9, "length": 4, "read-out": "every", "test-examples": 200}),
-    ]
-}
-
-fn read(json: &Value) -> TaskConfig {
-    let node = Node::from_json(json);
-    TaskConfig::read(Fields::new("task", &node).expect("a table")).expect("a valid task")
-}
-
-/// Calls `check` with every configuration.
-fn for_every_task(check: impl Fn(&TaskConfig)) {
-    for json in configurations() {
-        println!("{json}");
-        check(&read(&json));
-    }
-}
+use task_list::{batch_sizes, configurations, for_every_task, forms, read};
 
 fn batch_size(task: &TaskConfig) -> Option<usize> {
     Some(task.training_set_size().unwrap_or(32).min(32))
@@ -207,6 +174,71 @@ fn counts_are_the_histogram_of_the_tokens() {
             assert_eq!(listed.also_correct, counted.also_correct);
         }
     });
+}
+
+/// A digest of what a task draws: training batches of several sizes in every form, test set, unit.
+fn digest(task: &TaskConfig) -> String {
+    let examples = task.examples(11);
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |batch: &Batch| {
+        let mut words = |values: &[u32]| {
+            values.iter().for_each(|value| {
+                hasher.update(&value.to_le_bytes());
+            });
+        };
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<u32>>();
+        match &batch.input {
+            Input::Tokens { tokens, length } => words(&[&[*length as u32], &tokens[..]].concat()),
+            Input::Counts { counts, last } => words(&[&bits(counts), &last[..]].concat()),
+        }
+        match &batch.targets {
+            Targets::Classes(classes) => words(classes),
+            Targets::Scalars(numbers) => words(&bits(numbers)),
+        }
+        words(&bits(batch.weights.as_deref().unwrap_or_default()));
+        batch.also_correct.iter().for_each(|(row, class)| words(&[*row, *class]));
+    };
+    for form in forms(task) {
+        for size in batch_sizes(task) {
+            (1..=9).for_each(|update| add(&examples.train(update, size, *form)));
+        }
+        add(&examples.evaluation(Split::Test, *form).expect("a test set"));
+    }
+    let scale = examples.scale();
+    hasher.update(&[scale.mean.to_le_bytes(), scale.deviation.to_le_bytes()].concat());
+    hasher.finalize().to_hex()[..16].to_owned()
+}
+
+/// Digests of what was drawn when the task was added: a changed one means that every stored trial would change its
+/// meaning.
+#[test]
+fn golden_examples_do_not_change() {
+    for (json, expected) in [
+        (json!({"kind": "modular", "modulus": 113, "train-share": 0.3}), "5a96fefda08c2310"),
+        (
+            json!({"kind": "modular", "modulus": 13, "train-share": 0.7, "operation": "x/y", "layout": "power"}),
+            "f1f2020f58b7d691",
+        ),
+        (json!({"kind": "modular", "train-share": 0.3, "operation": "s5:xyx^-1"}), "1c3c175be49749ae"),
+        (json!({"kind": "query-count", "vocab": 20}), "9ef4b7f45937bfbf"),
+        (
+            json!({"kind": "query-count", "vocab": 7, "length": 300, "query-mode": "appended"}),
+            "22aa1891b0a5ed50",
+        ),
+        (json!({"kind": "query-count", "vocab": 6, "head": "classify", "max-count": 9}), "88d965901273998c"),
+        (json!({"kind": "query-count", "vocab": 6, "target-scale": "standardised"}), "0b8ae7e0a197bbdb"),
+        (json!({"kind": "most-frequent", "vocab": 100}), "766f5351476da6e5"),
+        (json!({"kind": "most-frequent", "vocab": 8, "length": 16, "target": "token"}), "bdbee66cef32c99d"),
+        (
+            json!({"kind": "most-frequent", "vocab": 5, "head": "classify", "max-count": 14}),
+            "d5a85643130d7290",
+        ),
+        (json!({"kind": "most-frequent", "vocab": 5, "target-scale": "standardised"}), "6d465b504f3a421f"),
+        (json!({"kind": "noise", "vocab": 114, "length": 3}), "711506a5e68165ef"),
+        (json!({"kind": "noise", "vocab": 9, "length": 70, "read-out": "every"}), "8e1265d4ba2492bc"),
+    ] {
+        assert_eq!(digest(&read(&json)), expected, "{json}");
+    }
 }
 
 #[test]

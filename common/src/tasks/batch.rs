@@ -1,0 +1,122 @@
+//! Batches: what a task hands to the training loop, and how a batch is drawn over another without new memory.
+//!
+//! Owns the layout of inputs, answers and weights. Which numbers stand in them is the tasks' business; turning them into
+//! tensors is `plateau-lab`'s.
+
+/// How inputs are written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Every token of the sequence.
+    Tokens,
+    /// Only how often each token occurs, and the last token: exact for models without positions and causal mask
+    /// (docs/science.md, "Counting from the histogram"). Only asked of tasks whose [`Task::supports_counts`](super::Task::supports_counts) is
+    /// true.
+    Counts,
+}
+
+/// The inputs of `B` examples.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// Row-major `[B, length]` token ids.
+    Tokens {
+        /// Ids below the task's vocabulary.
+        tokens: Vec<u32>,
+        /// Tokens per example.
+        length: usize,
+    },
+    /// Row-major `[B, vocabulary]` occurrences, and the id of each example's last token (`[B]`).
+    Counts {
+        /// How often each token occurs; sums to the sequence length in every row.
+        counts: Vec<f32>,
+        /// The last token of each sequence; it is counted too.
+        last: Vec<u32>,
+    },
+}
+
+/// The right answers of `B` examples, `R` read positions each (`R` = 1 for [`ReadOut::Last`](super::ReadOut::Last)), row-major `[B, R]`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Targets {
+    /// Class ids.
+    Classes(Vec<u32>),
+    /// Numbers, in the task's own unit (not standardised).
+    Scalars(Vec<f32>),
+}
+
+/// Examples of one replica.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// What the model sees.
+    pub input: Input,
+    /// What it should say.
+    pub targets: Targets,
+    /// Weight of each read position in loss and accuracy, `[B, R]`; `None`: all 1.
+    pub weights: Option<Vec<f32>>,
+    /// Answers that count as correct besides the target: (row in `[B, R]`, class).
+    pub also_correct: Vec<(u32, u32)>,
+}
+
+/// The emptied vectors of a batch, to be filled and put back: their memory is what a new batch is written into.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// Of [`Input::Tokens`], or of the last tokens of [`Input::Counts`].
+    pub ids: Vec<u32>,
+    /// Of [`Input::Counts`].
+    pub counts: Vec<f32>,
+    /// Of [`Targets::Classes`].
+    pub classes: Vec<u32>,
+    /// Of [`Targets::Scalars`].
+    pub scalars: Vec<f32>,
+    /// Of [`Batch::weights`].
+    pub weights: Vec<f32>,
+    /// Of [`Batch::also_correct`].
+    pub also_correct: Vec<(u32, u32)>,
+}
+
+impl Batch {
+    /// No examples, and no memory yet.
+    pub fn empty() -> Self {
+        Batch {
+            input: Input::Tokens { tokens: Vec::new(), length: 0 },
+            targets: Targets::Classes(Vec::new()),
+            weights: None,
+            also_correct: Vec::new(),
+        }
+    }
+
+    /// A new batch, written by `fill`.
+    pub fn filled(fill: impl FnOnce(&mut Batch)) -> Self {
+        let mut batch = Batch::empty();
+        fill(&mut batch);
+        batch
+    }
+
+    /// Takes the batch's memory out and leaves it [empty](Batch::empty). A task fills what it needs of it and assigns the
+    /// new batch as a whole, so that nothing of the old one can stay.
+    pub fn take_memory(&mut self) -> Memory {
+        let Batch { input, targets, weights, also_correct } = std::mem::replace(self, Batch::empty());
+        let mut memory = Memory { weights: weights.unwrap_or_default(), also_correct, ..Memory::default() };
+        match input {
+            Input::Tokens { tokens, .. } => memory.ids = tokens,
+            Input::Counts { counts, last } => (memory.counts, memory.ids) = (counts, last),
+        }
+        match targets {
+            Targets::Classes(classes) => memory.classes = classes,
+            Targets::Scalars(scalars) => memory.scalars = scalars,
+        }
+        memory.ids.clear();
+        memory.counts.clear();
+        memory.classes.clear();
+        memory.scalars.clear();
+        memory.weights.clear();
+        memory.also_correct.clear();
+        memory
+    }
+
+    /// Number of examples, B.
+    pub fn examples(&self) -> usize {
+        match &self.input {
+            Input::Tokens { tokens, length } => tokens.len() / (*length).max(1),
+            Input::Counts { last, .. } => last.len(),
+        }
+    }
+}
