@@ -131,6 +131,47 @@ fn no_draw_depends_on_earlier_calls() {
     });
 }
 
+/// A used batch of every kind that a draw may be given: of another form, size, kind of answer, with weights and ties.
+fn used_batches(task: &TaskConfig) -> Vec<Batch> {
+    let examples = task.examples(21);
+    let mut used = vec![
+        Batch::empty(),
+        Batch {
+            input: Input::Counts { counts: vec![7.5; 6], last: vec![99, 98] },
+            targets: Targets::Scalars(vec![-1.0, f32::NAN]),
+            weights: Some(vec![0.25, 0.5]),
+            also_correct: vec![(1, 77), (0, 78)],
+        },
+        Batch {
+            input: Input::Tokens { tokens: vec![99; 5000], length: 50 },
+            targets: Targets::Classes(vec![98; 100]),
+            weights: Some(vec![0.5; 100]),
+            also_correct: vec![(3, 97); 500],
+        },
+    ];
+    for form in forms(task) {
+        used.extend(batch_sizes(task).into_iter().map(|size| examples.train(13, size, *form)));
+    }
+    used
+}
+
+#[test]
+fn drawing_over_a_used_batch_gives_a_fresh_one() {
+    for_every_task(|task| {
+        for form in forms(task) {
+            for size in batch_sizes(task) {
+                let (fresh, reused) = (task.examples(9), task.examples(9));
+                for (update, mut batch) in (1..).zip(used_batches(task)) {
+                    reused.draw(update, size, *form, &mut batch);
+                    assert_eq!(batch, fresh.train(update, size, *form), "{size:?} {form:?}");
+                    reused.draw(update + 5, size, *form, &mut batch);
+                    assert_eq!(batch, task.examples(9).train(update + 5, size, *form), "{size:?} {form:?}");
+                }
+            }
+        }
+    });
+}
+
 /// For finite tasks train and test together are the whole table, without overlap.
 #[test]
 fn finite_tasks_split_their_examples() {
