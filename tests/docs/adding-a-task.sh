@@ -38,8 +38,8 @@ entries = [line for line in in_list if line.endswith(",")]
 assert len(declarations) == 2 and len(entries) == 1, in_list
 insert("common/src/tasks/mod.rs", "mod query_count;\n", declarations)
 insert("common/src/tasks/mod.rs", '}\n\nimpl TaskConfig {\n    /// Whether this is addition', entries)
-insert("common/tests/tasks_conformance.rs", "    ]\n}\n\nfn read(", in_suite)
+insert("common/tests/task_list/mod.rs", "    ]\n}\n\n/// Reads a valid", in_suite)
 (copy / "parity.toml").write_text(blocks("toml")[0])
 PYTHON
 cd "$copy"
-CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$project/target} cargo test -p plateau-common --test tasks_conformance
+CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$project/target} cargo test -p plateau-common --test tasks_conformance --test tasks_allocations
