@@ -19,6 +19,7 @@ pub mod interrupt;
 pub mod logging;
 pub mod memory;
 pub mod output;
+pub mod prediction;
 pub mod progress;
 pub mod reporting;
 pub mod results;

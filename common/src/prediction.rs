@@ -27,12 +27,13 @@ impl Speed {
         let above = above.min_by(|a, b| a.flops_per_update.total_cmp(&b.flops_per_update));
         match (below, above) {
             (Some(low), Some(high)) if high.flops_per_update > low.flops_per_update => {
-                let part = (flops / low.flops_per_update).ln()
-                    / (high.flops_per_update / low.flops_per_update).ln();
+                let part =
+                    (flops / low.flops_per_update).ln() / (high.flops_per_update / low.flops_per_update).ln();
                 let between = |a: f64, b: f64| if a > 0.0 && b > 0.0 { a * (b / a).powf(part) } else { a };
-                let points = low.curve.points().filter_map(|(size, rate)| {
-                    Some((size, between(rate, high.curve.rate(size)?)))
-                });
+                let points = low
+                    .curve
+                    .points()
+                    .filter_map(|(size, rate)| Some((size, between(rate, high.curve.rate(size)?))));
                 Some(Speed {
                     flops_per_update: flops,
                     curve: ThroughputCurve::new(points).ok()?,
@@ -116,8 +117,10 @@ pub fn seconds(jobs: &[Job], agents: Agents) -> f64 {
 /// About how often a trial is evaluated, first and last step included.
 pub fn evaluations(config: &TrialConfig) -> f64 {
     let steps = config.train.steps as f64;
-    let by_steps = config.evaluate.every.map_or(0.0, |every| (steps / every.max(1) as f64 - 1.0).max(0.0).floor());
-    let by_decades = config.evaluate.per_decade.map_or(0.0, |count| f64::from(count) * steps.max(1.0).log10());
+    let by_steps =
+        config.evaluate.every.map_or(0.0, |every| (steps / every.max(1) as f64 - 1.0).max(0.0).floor());
+    let by_decades =
+        config.evaluate.per_decade.map_or(0.0, |count| f64::from(count) * steps.max(1.0).log10());
     2.0 + by_steps + by_decades
 }
 

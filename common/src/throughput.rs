@@ -198,7 +198,11 @@ mod tests {
         assert_eq!(Choice { steps: 100, ..choice }.size(), 7);
         assert_eq!(Choice { steps: 1, ..choice }.size(), 25);
         assert_eq!(Choice { steps: 1, waiting: 5000, ..choice }.size(), 64);
-        assert_eq!(Choice { most: 2, ..choice }.size(), 1, "the best of 1 and 2 is 1, which alone was measured");
+        assert_eq!(
+            Choice { most: 2, ..choice }.size(),
+            1,
+            "the best of 1 and 2 is 1, which alone was measured"
+        );
         assert_eq!(Choice { waiting: 0, share: 0, ..choice }.size(), 1);
     }
 }

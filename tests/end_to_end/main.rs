@@ -1,5 +1,6 @@
 //! Whole-system tests: the real binary, real processes, real training.
 
+mod cohorts;
 mod faults;
 mod python;
 mod run;

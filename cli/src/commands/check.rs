@@ -1,4 +1,4 @@
-//! `plateau check`: what a study holds and costs, without running anything.
+//! `plateau check`: what a study holds and costs, without running it; on request, how long it will take.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,8 +8,10 @@ use plateau_common::study::{CohortOverview, Overview};
 use serde_json::{Value, json};
 
 use super::Context;
+use crate::client;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::Output;
+use crate::prediction::{self, Prediction, PredictionArguments};
 use crate::study_file::{ReadStudy, StudyArguments};
 use crate::table::{Columns, number};
 use crate::{results, words};
@@ -18,6 +20,8 @@ const EXAMPLES: &str = "\
 Examples:
   plateau check study.toml
   plateau check study.toml --set axes.seed=[0,1] --set train.steps=500
+  plateau check study.toml --predict --agents 2
+  plateau check study.toml --predict --coordinator http://node1:7733
   plateau check study.toml --output json
 
 Errors name file, line and key; the exit code is then 4.";
@@ -33,15 +37,27 @@ const SHOWN_VALUES: usize = 8;
 pub struct Arguments {
     #[command(flatten)]
     study: StudyArguments,
+
+    #[command(flatten)]
+    prediction: PredictionArguments,
 }
 
 /// Checks the study.
-pub fn run(arguments: &Arguments, context: &Context) -> Outcome {
+pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
     let read = arguments.study.read()?;
     let overview = read.study.overview().map_err(|error| Failure::new(Exit::InvalidStudy, error))?;
+    let prediction = match (arguments.prediction.predict, context.coordinator_named) {
+        (false, _) => None,
+        (true, false) => Some(prediction::on_this_machine(&arguments.prediction, &overview).await?),
+        (true, true) => {
+            let mut connection = client::connect(&context.coordinator).await?;
+            Some(prediction::on_agents_of(&mut connection, &overview).await?)
+        }
+    };
+    let prediction = prediction.as_ref();
     context.output.answer(
-        || describe(&read, &overview, &context.output),
-        || to_json(&read, &overview),
+        || describe(&read, &overview, prediction, &context.output),
+        || to_json(&read, &overview, prediction),
         || overview.trials.to_string(),
     )?;
     Ok(Exit::Done)
@@ -62,7 +78,12 @@ fn between<T: PartialEq>(low: T, high: T, word: impl Fn(&T) -> String) -> String
     if low == high { word(&low) } else { format!("{} to {}", word(&low), word(&high)) }
 }
 
-fn describe(read: &ReadStudy, overview: &Overview, output: &Output) -> String {
+fn describe(
+    read: &ReadStudy,
+    overview: &Overview,
+    prediction: Option<&Prediction>,
+    output: &Output,
+) -> String {
     let study = &read.study;
     let mut lines = vec![format!("study       {}", study.name)];
     if !study.description.is_empty() {
@@ -98,6 +119,22 @@ fn describe(read: &ReadStudy, overview: &Overview, output: &Output) -> String {
             )
         ),
     ]);
+    if let Some(predicted) = prediction {
+        let carried = match predicted.shapes - predicted.measured.len().min(predicted.shapes) {
+            0 => "every shape".to_owned(),
+            _ => format!(
+                "{} of {} shapes, the others carried over by their arithmetic",
+                predicted.measured.len(),
+                predicted.shapes
+            ),
+        };
+        lines.push(format!(
+            "duration    about {} with {}, without the report",
+            words::duration(predicted.seconds),
+            words::plural(predicted.agents as u64, "agent")
+        ));
+        lines.push(format!("            {}: {carried}", predicted.source));
+    }
     for (path, values) in &overview.varying {
         lines.push(format!("axis        {path} = {}", shorten(values)));
     }
@@ -189,7 +226,7 @@ fn partition(examples: &[BTreeMap<String, Parameter>], path: &str) -> Vec<usize>
         .collect()
 }
 
-fn to_json(read: &ReadStudy, overview: &Overview) -> Value {
+fn to_json(read: &ReadStudy, overview: &Overview, prediction: Option<&Prediction>) -> Value {
     let cohorts: Vec<Value> = overview
         .cohorts
         .iter()
@@ -214,6 +251,12 @@ fn to_json(read: &ReadStudy, overview: &Overview) -> Value {
         "parameters": overview.parameters,
         "flops_per_trial": overview.flops_per_trial,
         "flops": overview.flops,
+        "predicted": prediction.map(|predicted| json!({
+            "seconds": predicted.seconds,
+            "agents": predicted.agents,
+            "measured_cohorts": predicted.measured,
+            "source": predicted.source,
+        })),
         "steps": u64::try_from(total_steps(overview)).unwrap_or(u64::MAX),
         "axes": overview.varying.iter().map(|(path, values)| json!({ "path": path, "values": values })).collect::<Vec<_>>(),
         "analyses": read.plan.analyses.iter().map(|analysis| analysis.name()).collect::<Vec<_>>(),

@@ -45,7 +45,7 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
             let history: Vec<Value> = answer
                 .history
                 .iter()
-                .map(|event| json!({ "time": words::time(event.unix_milliseconds), "event": event.event }))
+                .map(|event| json!({ "time": words::time(event.unix_milliseconds), "unix_milliseconds": event.unix_milliseconds, "event": event.event }))
                 .collect();
             json!({ "kind": answer.kind, "summary": answer.summary, "history": history })
         },

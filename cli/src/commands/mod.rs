@@ -121,7 +121,7 @@ impl Command {
     pub fn run(self, context: &Context) -> Outcome {
         match self {
             Command::Run(arguments) => wait(run::run(&arguments, context)),
-            Command::Check(arguments) => check::run(&arguments, context),
+            Command::Check(arguments) => wait(check::run(&arguments, context)),
             Command::Submit(arguments) => wait(submit::run(&arguments, context)),
             Command::List(arguments) => wait(list::run(&arguments, context)),
             Command::Show(arguments) => wait(show::run(&arguments, context)),

@@ -3,7 +3,8 @@
 //! A task is a pure function: (configuration, seed, step) -> examples. It therefore lives here, without tensors or I/O,
 //! where the study file is validated as well; `plateau-lab` turns its batches into tensors.
 //!
-//! The contract of [`Task`] and [`Examples`] is checked for every entry of the list by `tests/tasks_conformance.rs`.
+//! The contract of [`Task`] and [`Examples`] is checked for every entry of the list by `tests/tasks_conformance.rs`
+//! and `tests/tasks_allocations.rs`.
 
 mod batch;
 mod modular;
