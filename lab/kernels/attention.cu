@@ -6,27 +6,24 @@
 // numbers of steps, so shuffles name the lanes of the group only.
 #include "common.cuh"
 
-/// Extents and tables of a call; see the fields' use in `Place`.
+/// Extents and tables of a call.
 struct Attention {
-    int examples;       // B
-    int queries;        // Q
-    int keys;           // T
-    int heads;          // H
-    int head;           // h, coordinates of a head
-    int query_rows;     // rows of the query matrix, per replica
-    int key_rows;       // rows of the key and value matrices, per replica
-    int causal;         // query i sees keys 0..=i (only where Q = T)
+    RowMap query_map;     // groups are examples
+    RowMap key_map;       // of keys and values alike
+    i64 bias_distance;    // between replicas, in numbers
+    i64 dropout_distance; // likewise
+    const float *bias;    // [B, T] for each replica, added to the scaled logits, minus infinity hides; null: none
+    const float *dropout; // [B, Q, H, T] for each replica, factors of the weights; null: none
+    int examples;         // B
+    int queries;          // Q
+    int keys;             // T
+    int heads;            // H
+    int head;             // h, coordinates of a head
+    int query_rows;       // rows of the query matrix, per replica
+    int key_rows;         // rows of the key and value matrices, per replica
+    int causal;           // query i sees keys 0..=i (only where Q = T)
+    float scale;          // 1 / sqrt(h)
     int padding;
-    i64 query_distance;   // between replicas' query tables, in numbers; 0 where they share one
-    i64 key_distance;     // likewise of the key tables
-    i64 bias_distance;    // of the biases
-    i64 dropout_distance; // and of the dropout factors
-    const u32 *query_table; // [B Q] rows of the query matrix; null: b Q + i
-    const u32 *key_table;   // [B T] rows of the key and value matrices; null: b T + t
-    const float *bias;      // [K, B, T] added to the scaled logits, minus infinity hides; null: none
-    const float *dropout;   // [K, B, Q, H, T] factors of the weights; null: none
-    float scale;            // 1 / sqrt(h)
-    int more_padding;
 };
 
 /// Sum over the lanes of a group; every lane of it gets it.
@@ -53,11 +50,11 @@ __device__ inline void load(float *values, const float *row, int lane, int head)
 }
 
 template <int LANES, int COORDINATES>
-__device__ inline void store(float *row, const float *values, int lane, int head) {
+__device__ inline void store(float *row, const float *values, int lane, int head, int accumulate) {
 #pragma unroll
     for (int index = 0; index < COORDINATES; ++index) {
         const int coordinate = lane + index * LANES;
-        if (coordinate < head) row[coordinate] = values[index];
+        if (coordinate < head) row[coordinate] = accumulate ? row[coordinate] + values[index] : values[index];
     }
 }
 
@@ -84,15 +81,11 @@ struct Place {
         replica = group / call.examples;
     }
     __device__ i64 query_at(const Attention &call, int query) const {
-        const int index = example * call.queries + query;
-        const u32 row = call.query_table == nullptr ? (u32)index
-                                                    : call.query_table[replica * call.query_distance + index];
+        const u32 row = row_of(call.query_map, replica, example, query);
         return ((replica * call.query_rows + row) * call.heads + head) * call.head;
     }
     __device__ i64 key_at(const Attention &call, int key) const {
-        const int index = example * call.keys + key;
-        const u32 row = call.key_table == nullptr ? (u32)index
-                                                  : call.key_table[replica * call.key_distance + index];
+        const u32 row = row_of(call.key_map, replica, example, key);
         return ((replica * call.key_rows + row) * call.heads + head) * call.head;
     }
     /// Into [K, B, Q, H], and times h into [K, B Q, d].
@@ -147,16 +140,17 @@ __device__ inline void forward(float *output, float *log_sums, const float *q, c
 #pragma unroll
     for (int index = 0; index < COORDINATES; ++index) sum[index] *= share;
     const i64 answer = place.answer(call, place.position);
-    store<LANES, COORDINATES>(output + answer * call.head, sum, lane, call.head);
+    store<LANES, COORDINATES>(output + answer * call.head, sum, lane, call.head, 0);
     if (lane == 0 && log_sums != nullptr) log_sums[answer] = highest + logf(total);
 }
 
-/// Gradient of the queries by position [K, B Q, d], and for each query the sum of weight times weight's gradient,
-/// `means` [K, B, Q, H].
+/// Gradient of the queries by position [K, B Q, d], added to what is there with `accumulate`, and for each query the sum of
+/// weight times weight's gradient, `means` [K, B, Q, H]: the output times its gradient, or, where the output is not kept
+/// (null), by one more pass over the keys.
 template <int LANES, int COORDINATES>
 __device__ inline void backward_queries(float *to_q, float *means, const float *to_output, const float *output,
                                         const float *log_sums, const float *q, const float *k, const float *v,
-                                        const Attention &call, i64 groups) {
+                                        const Attention &call, i64 groups, int accumulate) {
     const i64 group = ((i64)blockIdx.x * blockDim.x + threadIdx.x) / LANES;
     if (group >= groups) return; // whole groups leave
     const u32 lanes = group_mask<LANES>();
@@ -166,12 +160,25 @@ __device__ inline void backward_queries(float *to_q, float *means, const float *
     float query[COORDINATES], slope[COORDINATES], key[COORDINATES], value[COORDINATES], sum[COORDINATES];
     load<LANES, COORDINATES>(query, q + place.query_at(call, place.position), lane, call.head);
     load<LANES, COORDINATES>(slope, to_output + answer * call.head, lane, call.head);
-    load<LANES, COORDINATES>(value, output + answer * call.head, lane, call.head);
-    const float mean = dot<LANES, COORDINATES>(slope, value, lanes);
     const float log_sum = log_sums[answer];
+    const int visible = call.causal ? place.position + 1 : call.keys;
+    float mean = 0;
+    if (output != nullptr) {
+        load<LANES, COORDINATES>(value, output + answer * call.head, lane, call.head);
+        mean = dot<LANES, COORDINATES>(slope, value, lanes);
+    } else {
+        for (int at = 0; at < visible; ++at) {
+            const i64 from = place.key_at(call, at);
+            load<LANES, COORDINATES>(key, k + from, lane, call.head);
+            load<LANES, COORDINATES>(value, v + from, lane, call.head);
+            const float logit = dot<LANES, COORDINATES>(query, key, lanes) * call.scale + place.bias(call, at);
+            const float to_weight =
+                dot<LANES, COORDINATES>(slope, value, lanes) * place.factor(call, place.position, at);
+            mean += expf(logit - log_sum) * to_weight;
+        }
+    }
 #pragma unroll
     for (int index = 0; index < COORDINATES; ++index) sum[index] = 0;
-    const int visible = call.causal ? place.position + 1 : call.keys;
     for (int at = 0; at < visible; ++at) {
         const i64 from = place.key_at(call, at);
         load<LANES, COORDINATES>(key, k + from, lane, call.head);
@@ -183,15 +190,15 @@ __device__ inline void backward_queries(float *to_q, float *means, const float *
 #pragma unroll
         for (int index = 0; index < COORDINATES; ++index) sum[index] += to_logit * key[index];
     }
-    store<LANES, COORDINATES>(to_q + answer * call.head, sum, lane, call.head);
+    store<LANES, COORDINATES>(to_q + answer * call.head, sum, lane, call.head, accumulate);
     if (lane == 0) means[answer] = mean;
 }
 
-/// Gradients of keys and values by position [K, B T, d].
+/// Gradients of keys and values by position [K, B T, d], each added to what is there where its flag says so.
 template <int LANES, int COORDINATES>
 __device__ inline void backward_keys(float *to_k, float *to_v, const float *to_output, const float *means,
                                      const float *log_sums, const float *q, const float *k, const float *v,
-                                     const Attention &call, i64 groups) {
+                                     const Attention &call, i64 groups, int accumulate_k, int accumulate_v) {
     const i64 group = ((i64)blockIdx.x * blockDim.x + threadIdx.x) / LANES;
     if (group >= groups) return; // whole groups leave
     const u32 lanes = group_mask<LANES>();
@@ -222,25 +229,27 @@ __device__ inline void backward_keys(float *to_k, float *to_v, const float *to_o
         }
     }
     const i64 target = place.asked(call, place.position) * call.head;
-    store<LANES, COORDINATES>(to_k + target, key_sum, lane, call.head);
-    store<LANES, COORDINATES>(to_v + target, value_sum, lane, call.head);
+    store<LANES, COORDINATES>(to_k + target, key_sum, lane, call.head, accumulate_k);
+    store<LANES, COORDINATES>(to_v + target, value_sum, lane, call.head, accumulate_v);
 }
 
 // Grid of each: ceil(groups LANES / block), with groups = K B Q H (forward, queries) or K B T H (keys).
 #define ATTENTION(LANES, COORDINATES)                                                                                  \
-    KERNEL void attention_forward_##LANES##_##COORDINATES(float *output, float *log_sums, const float *q,             \
-                                                          const float *k, const float *v, Attention call, i64 groups) { \
+    KERNEL void attention_forward_##LANES##_##COORDINATES(float *output, float *log_sums, const float *q,              \
+                                                          const float *k, const float *v, Attention call, i64 groups) {\
         forward<LANES, COORDINATES>(output, log_sums, q, k, v, call, groups);                                          \
     }                                                                                                                  \
     KERNEL void attention_backward_queries_##LANES##_##COORDINATES(                                                    \
         float *to_q, float *means, const float *to_output, const float *output, const float *log_sums, const float *q, \
-        const float *k, const float *v, Attention call, i64 groups) {                                                  \
-        backward_queries<LANES, COORDINATES>(to_q, means, to_output, output, log_sums, q, k, v, call, groups);         \
+        const float *k, const float *v, Attention call, i64 groups, int accumulate) {                                  \
+        backward_queries<LANES, COORDINATES>(to_q, means, to_output, output, log_sums, q, k, v, call, groups,          \
+                                             accumulate);                                                              \
     }                                                                                                                  \
     KERNEL void attention_backward_keys_##LANES##_##COORDINATES(                                                       \
         float *to_k, float *to_v, const float *to_output, const float *means, const float *log_sums, const float *q,   \
-        const float *k, const float *v, Attention call, i64 groups) {                                                  \
-        backward_keys<LANES, COORDINATES>(to_k, to_v, to_output, means, log_sums, q, k, v, call, groups);              \
+        const float *k, const float *v, Attention call, i64 groups, int accumulate_k, int accumulate_v) {              \
+        backward_keys<LANES, COORDINATES>(to_k, to_v, to_output, means, log_sums, q, k, v, call, groups, accumulate_k, \
+                                          accumulate_v);                                                               \
     }
 
 ATTENTION(1, 4)

@@ -47,3 +47,21 @@ __device__ inline T block_sum(T value, T *partial) {
     value = lane < warps ? partial[lane] : T(0);
     return warp_sum(value);
 }
+
+/// Which row of a value or table each place n of a list stands for. Places come in groups (of one example, mostly) of
+/// `positions`; place n is position n mod positions of group n / positions.
+struct RowMap {
+    const u32 *table;   // a row for each place; null: the position plus `first`
+    i64 distance;       // between the tables of neighbouring replicas, in numbers; 0: one for all
+    int positions;
+    int table_step;     // numbers of the table per group: positions, or 0 where groups share them
+    int rows_per_group; // rows of a group: its rows are counted from the group's number times this; 0: groups share rows
+    int first;
+};
+
+__device__ inline u32 row_of(const RowMap &map, i64 replica, int group, int position) {
+    const u32 own = map.table == nullptr
+                        ? (u32)(position + map.first)
+                        : map.table[replica * map.distance + (i64)group * map.table_step + position];
+    return (u32)group * (u32)map.rows_per_group + own;
+}

@@ -1,39 +1,41 @@
-// Rows of a table by index, and their gradient: the sum of the rows that came from each row of the table.
+// Rows of a table by number, and their gradient: the sum of the rows that came from each row of the table.
 #include "common.cuh"
 
-/// output[k, n, :] = table_k[rows[k, n], :] (+ second_k[second_rows[n mod period], :], where second is not null).
-/// rows are [N] for each replica, `distance` numbers apart; 0: all replicas share one list. Tables of neighbouring replicas
-/// are as many numbers apart as their strides say. Grid: (ceil(N width / block), K).
-KERNEL void gather_rows(float *output, const float *table, i64 table_stride, const u32 *rows, i64 distance,
-                        const float *second, i64 second_stride, const u32 *second_rows, int period, int count,
-                        int width) {
+/// output[k, n, :] = table_k[map(n), :] (+ second_k[second_map(n), :], where second is not null). Tables of neighbouring
+/// replicas are as many numbers apart as their strides say. Grid: (ceil(count width / block), K).
+KERNEL void gather_rows(float *output, const float *table, i64 table_stride, RowMap map, const float *second,
+                        i64 second_stride, RowMap second_map, int count, int width) {
     const i64 at = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     const i64 replica = blockIdx.y;
     if (at >= (i64)count * width) return;
-    const int row = (int)(at / width), column = (int)(at % width);
-    const u32 from = rows[replica * distance + row];
-    float value = table[replica * table_stride + (i64)from * width + column];
+    const int n = (int)(at / width), column = (int)(at % width);
+    const i64 from = row_of(map, replica, n / map.positions, n % map.positions);
+    float value = table[replica * table_stride + from * width + column];
     if (second != nullptr) {
-        const u32 other = second_rows[row % period];
-        value += second[replica * second_stride + (i64)other * width + column];
+        const i64 other = row_of(second_map, replica, n / second_map.positions, n % second_map.positions);
+        value += second[replica * second_stride + other * width + column];
     }
     output[replica * count * width + at] = value;
 }
 
-/// The gradient of a table's row: sums[k, s, row, :] = sum of gradient[k, n, :] over the n of segment s with
-/// rows[k, n mod period] == row, in the order of n. With one segment the sums may go straight to their place: sums_stride is the
-/// distance between replicas, and `accumulate` adds to what is there. Segment s covers n in [s, s + 1) * segment.
+/// The gradient of a table's rows: sums[k, s, row, :] = sum of gradient[k, n, :] over the places n of segment s with
+/// map(n) == row, in the order of n. With one segment the sums may go straight to their place: sums_stride is the distance
+/// between replicas, and `accumulate` adds to what is there. Segment s covers places [s, s + 1) * segment; where groups have
+/// rows of their own, a row's block looks at its group only, and there is one segment.
 /// Grid: (table rows, segments, K); block: a multiple of 32 threads, at most 256.
-KERNEL void gather_backward(float *sums, i64 sums_stride, const float *gradient, i64 gradient_stride, const u32 *rows,
-                            i64 distance, int period, int count, int width, int segment, int accumulate) {
-    __shared__ u32 matches[256];
+KERNEL void gather_backward(float *sums, i64 sums_stride, const float *gradient, i64 gradient_stride, RowMap map,
+                            int count, int width, int segment, int accumulate) {
+    __shared__ int matches[256];
     __shared__ int matches_of_warp[8];
     const u32 row = blockIdx.x;
     const i64 replica = blockIdx.z;
     const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
-    const int start = blockIdx.y * segment;
-    const int end = start + segment < count ? start + segment : count;
-    rows += replica * distance;
+    int start = blockIdx.y * segment;
+    int end = start + segment < count ? start + segment : count;
+    if (map.rows_per_group > 0) {
+        start = (int)(row / map.rows_per_group) * map.positions;
+        end = start + map.positions;
+    }
     gradient += replica * gradient_stride;
     float *target = sums + replica * sums_stride + ((i64)blockIdx.y * gridDim.x + row) * width;
     for (int tile = 0; tile < width; tile += blockDim.x) {
@@ -41,7 +43,7 @@ KERNEL void gather_backward(float *sums, i64 sums_stride, const float *gradient,
         float sum = 0;
         for (int chunk = start; chunk < end; chunk += blockDim.x) {
             const int n = chunk + threadIdx.x;
-            const bool match = n < end && rows[n % period] == row;
+            const bool match = n < end && row_of(map, replica, n / map.positions, n % map.positions) == row;
             const u32 mask = __ballot_sync(ALL_LANES, match);
             __syncthreads(); // the matches of the chunk before have been used
             if (lane == 0) matches_of_warp[warp] = __popc(mask);
@@ -51,7 +53,7 @@ KERNEL void gather_backward(float *sums, i64 sums_stride, const float *gradient,
                 if (other < warp) before += matches_of_warp[other];
                 found += matches_of_warp[other];
             }
-            if (match) matches[before + __popc(mask & ((1u << lane) - 1u))] = (u32)n;
+            if (match) matches[before + __popc(mask & ((1u << lane) - 1u))] = n;
             __syncthreads();
             if (column < width)
                 for (int index = 0; index < found; ++index) sum += gradient[(i64)matches[index] * width + column];

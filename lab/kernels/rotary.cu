@@ -1,11 +1,12 @@
 // Rotary positions (Su et al. 2021): coordinates i and i + h/2 of each head turn by position / 10 000^(2i/h).
 #include "common.cuh"
 
-/// Turns every row of x [K, rows, width] by its angle; y may be x. cosines and sines are [rows, head / 2], the same for
-/// all replicas; direction 1 forward, -1 backward; with `accumulate` added to y (then y must not be x).
+/// Turns every row of x [K, rows, width] by its angle; y may be x. cosines and sines are [positions, head / 2], row number r
+/// is turned by number r modulo positions, the same in all replicas; direction 1 forward, -1 backward; with `accumulate`
+/// added to y (then y must not be x).
 /// Grid: (ceil(rows width / 2 / block), K).
-KERNEL void rotary(float *y, const float *x, const float *cosines, const float *sines, int rows, int width, int head,
-                   float direction, int accumulate) {
+KERNEL void rotary(float *y, const float *x, const float *cosines, const float *sines, int positions, int rows, int width,
+                   int head, float direction, int accumulate) {
     const i64 at = (i64)blockIdx.x * blockDim.x + threadIdx.x;
     const i64 replica = blockIdx.y;
     const int half = head / 2, pairs = width / 2;
@@ -13,7 +14,8 @@ KERNEL void rotary(float *y, const float *x, const float *cosines, const float *
     const i64 row = at / pairs;
     const int pair = (int)(at % pairs), own = pair / half, index = pair % half;
     const i64 low = (replica * rows + row) * width + (i64)own * head + index, high = low + half;
-    const float cosine = cosines[row * half + index], sine = direction * sines[row * half + index];
+    const i64 angle = row % positions * half + index;
+    const float cosine = cosines[angle], sine = direction * sines[angle];
     const float first = x[low], second = x[high];
     float turned_low = first * cosine - second * sine, turned_high = second * cosine + first * sine;
     if (accumulate) {

@@ -130,10 +130,28 @@ pub(super) struct PartialSum {
     pub padding: i32,
 }
 
+/// Which row of a value each place of a list stands for; as `RowMap` of `common.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RowMapCall {
+    pub table: u64,
+    pub distance: i64,
+    pub positions: i32,
+    pub table_step: i32,
+    pub rows_per_group: i32,
+    pub first: i32,
+}
+
 /// A call of attention; as `Attention` of `attention.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct AttentionCall {
+    pub query_map: RowMapCall,
+    pub key_map: RowMapCall,
+    pub bias_distance: i64,
+    pub dropout_distance: i64,
+    pub bias: u64,
+    pub dropout: u64,
     pub examples: i32,
     pub queries: i32,
     pub keys: i32,
@@ -142,22 +160,16 @@ pub(super) struct AttentionCall {
     pub query_rows: i32,
     pub key_rows: i32,
     pub causal: i32,
-    pub padding: i32,
-    pub query_distance: i64,
-    pub key_distance: i64,
-    pub bias_distance: i64,
-    pub dropout_distance: i64,
-    pub query_table: u64,
-    pub key_table: u64,
-    pub bias: u64,
-    pub dropout: u64,
     pub scale: f32,
-    pub more_padding: i32,
+    pub padding: i32,
 }
 
-// SAFETY: plain numbers in the order and with the alignment of the source's structure.
-#[allow(unsafe_code, reason = "promises something about the layout of a type")]
-unsafe impl Argument for AttentionCall {}
+// SAFETY: plain numbers in the order and with the alignment of the source's structures, without gaps.
+#[allow(unsafe_code, reason = "promises something about the layout of types")]
+mod structures {
+    unsafe impl super::Argument for super::RowMapCall {}
+    unsafe impl super::Argument for super::AttentionCall {}
+}
 
 /// The examples commands are made for.
 #[derive(Clone, Copy, Debug)]

@@ -141,11 +141,6 @@ impl<T: Plain> Pinned<T> {
         // SAFETY: as above, and borrowed exclusively.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.count) }
     }
-
-    /// Address of the first number.
-    pub fn address(&self) -> *mut T {
-        self.start
-    }
 }
 
 impl<T: Plain> Drop for Pinned<T> {

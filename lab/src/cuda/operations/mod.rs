@@ -1,11 +1,14 @@
 //! Each operation's form for cards: one file each, one line in the list.
 
 mod activation;
+mod attention;
 mod embedding;
 mod linear;
 mod norm;
 mod objective;
+mod rotary;
 mod rows;
+mod select;
 mod sum;
 
 use super::error::CudaError;
@@ -45,11 +48,14 @@ macro_rules! forms {
 
 forms! {
     ops::activation::Activation,
+    ops::attention::Attention,
     ops::embedding::Embedding,
     ops::layer_norm::LayerNorm,
     ops::linear::Linear,
     ops::objective::Objective,
     ops::rms_norm::RmsNorm,
+    ops::rotary::Rotary,
+    ops::select::Select,
     ops::sum::Scaled,
     ops::sum::Sum,
 }

@@ -2,7 +2,8 @@
 
 use crate::cuda::commands::arguments;
 use crate::cuda::error::CudaError;
-use crate::cuda::lower::{Buffer, Call, SlotPlace, flag, int};
+use crate::cuda::lower::{Buffer, Call, RowMapCall, SlotPlace, flag, int};
+use crate::ops::rows::{RowIndex, RowMap};
 
 /// Matches of one row of a table that one block adds up.
 const MATCHES_OF_SEGMENT: usize = 128;
@@ -17,11 +18,30 @@ pub(super) struct Table {
     pub stride: i64,
 }
 
-/// Rows that stand for others: their numbers, and after how many rows the numbers repeat.
-#[derive(Clone, Copy)]
-pub(super) struct Numbers {
-    pub rows: SlotPlace,
-    pub period: usize,
+/// Every place has a row of its own in a list `[count]` that examples do not share rows by.
+pub(super) fn listed(rows: SlotPlace, count: usize) -> Result<RowMapCall, CudaError> {
+    let positions = int(count.max(1))?;
+    Ok(RowMapCall { table: rows.address, distance: rows.distance, positions, table_step: positions, ..Default::default() })
+}
+
+/// The rows of a list `[period]` that begins anew after `period` places.
+pub(super) fn repeated(rows: SlotPlace, period: usize) -> Result<RowMapCall, CudaError> {
+    let positions = int(period.max(1))?;
+    Ok(RowMapCall { table: rows.address, distance: rows.distance, positions, ..Default::default() })
+}
+
+/// The rows of positions of examples.
+pub(super) fn indexed(call: &Call<'_, '_>, index: &RowIndex) -> Result<RowMapCall, CudaError> {
+    let per_example = index.rows_per_example().unwrap_or(0);
+    let table = index.slot().map(|slot| call.slot(slot));
+    Ok(RowMapCall {
+        table: table.map_or(0, |place| place.address),
+        distance: table.map_or(0, |place| place.distance),
+        positions: int(index.positions())?,
+        table_step: int(index.positions())?,
+        rows_per_group: int(per_example)?,
+        first: if index.map() == RowMap::Last { int(per_example.saturating_sub(1))? } else { 0 },
+    })
 }
 
 /// Where the gradient of a table goes.
@@ -33,21 +53,18 @@ pub(super) enum Target {
     Value(Buffer, bool),
 }
 
-/// `y[n] = table[rows[n]] + second[numbers[n mod period]]`, the second where there is one.
+/// `y[n] = table[map(n)] + second[second_map(n)]`, the second where there is one.
 pub(super) fn look_up(
     call: &mut Call<'_, '_>,
     y: Buffer,
-    table: Table,
-    rows: SlotPlace,
-    second: Option<(Table, Numbers)>,
+    (table, map): (Table, RowMapCall),
+    second: Option<(Table, RowMapCall)>,
 ) -> Result<(), CudaError> {
-    let (second, numbers) = second.unwrap_or((
-        Table { address: 0, stride: 0 },
-        Numbers { rows: SlotPlace { address: 0, distance: 0 }, period: 1 },
-    ));
+    let none = (Table { address: 0, stride: 0 }, RowMapCall { positions: 1, ..Default::default() });
+    let (second, second_map) = second.unwrap_or(none);
     let all = arguments![
-        y.address, table.address, table.stride, rows.address, rows.distance, second.address, second.stride,
-        numbers.rows.address, int(numbers.period)?, int(y.rows)?, int(y.width)?
+        y.address, table.address, table.stride, map, second.address, second.stride, second_map, int(y.rows)?,
+        int(y.width)?
     ];
     call.launch_by_number("gather_rows", y.count(), all)
 }
@@ -56,12 +73,14 @@ pub(super) fn look_up(
 pub(super) fn add_up(
     call: &mut Call<'_, '_>,
     gradient: Buffer,
-    numbers: Numbers,
+    map: RowMapCall,
     table_rows: usize,
     target: Target,
 ) -> Result<(), CudaError> {
     let replicas = call.replicas();
-    let segments = (gradient.rows / table_rows.max(1)).div_ceil(MATCHES_OF_SEGMENT).clamp(1, SEGMENTS);
+    // Where examples have rows of their own, a row looks at its example only.
+    let matches = if map.rows_per_group > 0 { 1 } else { gradient.rows / table_rows.max(1) };
+    let segments = matches.div_ceil(MATCHES_OF_SEGMENT).clamp(1, SEGMENTS);
     let segment = gradient.rows.div_ceil(segments).max(1);
     let segments = gradient.rows.div_ceil(segment).max(1);
     let table = table_rows * gradient.width;
@@ -78,8 +97,8 @@ pub(super) fn add_up(
         Target::Value(..) => (call.scratch(replicas * segments * table), (segments * table) as i64, false),
     };
     let all = arguments![
-        sums, stride, gradient.address, gradient.stride(), numbers.rows.address, numbers.rows.distance,
-        int(numbers.period)?, int(gradient.rows)?, int(gradient.width)?, int(segment)?, flag(accumulate)
+        sums, stride, gradient.address, gradient.stride(), map, int(gradient.rows)?, int(gradient.width)?,
+        int(segment)?, flag(accumulate)
     ];
     // As many threads as there are columns, in whole warps.
     let threads = gradient.width.next_multiple_of(32).clamp(64, 256) as u32;

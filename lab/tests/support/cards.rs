@@ -1,0 +1,60 @@
+//! Holds recorded operations on a card against the same on a processor, where there is a card.
+
+use std::sync::{Arc, OnceLock};
+
+use plateau_common::config::{OptimizerConfig, SgdConfig};
+use plateau_lab::cpu::{self, Feed, Team};
+use plateau_lab::cuda::{CudaDevice, Executor, MatrixMode};
+use plateau_lab::program::Program;
+
+use super::{narrow, relative};
+
+/// The first card, if there is one; says once why not.
+pub fn card() -> Option<&'static CudaDevice> {
+    static CARD: OnceLock<Option<CudaDevice>> = OnceLock::new();
+    CARD.get_or_init(|| match CudaDevice::open(0) {
+        Ok(device) => {
+            eprintln!("checked on {}", device.describe());
+            Some(device)
+        }
+        Err(error) => {
+            eprintln!("not checked on a card: {error}");
+            None
+        }
+    })
+    .as_ref()
+}
+
+/// Losses and gradients of three replicas with parameters of their own.
+pub fn check(name: &str, program: &Arc<Program>, feed: &Feed<f64>, parameters: &[f64]) {
+    let Some(device) = card() else { return };
+    let rule = OptimizerConfig::Sgd(SgdConfig { lr: 0.1, momentum: 0.0, weight_decay: 0.0 });
+    let replicas: Vec<Vec<f64>> =
+        [1.0, 0.7, -1.1].map(|factor| parameters.iter().map(|number| number * factor).collect()).to_vec();
+    let mut executor =
+        Executor::new(device, program.clone(), 3, feed.examples + 1, &rule, MatrixMode::F32).unwrap();
+    let small = |numbers: &[f64]| numbers.iter().map(|number| *number as f32).collect::<Vec<f32>>();
+    for (replica, parameters) in replicas.iter().enumerate() {
+        executor.set_parameters(replica, &small(parameters)).unwrap();
+        assert_eq!(executor.parameters(replica).unwrap(), small(parameters), "{name}: parameters come back");
+    }
+    let feeds = vec![narrow(feed); 3];
+    let losses = executor.differentiate(&feeds).unwrap();
+    let mut processor = cpu::Executor::<f64>::new(program.clone(), 1);
+    for (replica, parameters) in replicas.iter().enumerate() {
+        // Rounded to 32 bits, as the card has them.
+        let rounded: Vec<f64> = small(parameters).iter().map(|number| f64::from(*number)).collect();
+        let loss = processor.differentiate(&Team::new(1), &rounded, feed);
+        let error = (losses[replica] - loss).abs() / loss.abs().max(1.0);
+        assert!(error < 1e-5, "{name}: the card's loss of replica {replica} is {}, not {loss}", losses[replica]);
+        let found: Vec<f64> =
+            executor.gradients(replica).unwrap().iter().map(|number| f64::from(*number)).collect();
+        let error = relative(&found, processor.gradients());
+        assert!(error < 2e-5, "{name}: the card's gradients of replica {replica} are off by {error:e}");
+    }
+    let first: Vec<Vec<f32>> = (0..3).map(|replica| executor.gradients(replica).unwrap()).collect();
+    assert_eq!(executor.differentiate(&feeds).unwrap(), losses, "{name}: losses once more");
+    for (replica, first) in first.iter().enumerate() {
+        assert_eq!(executor.gradients(replica).unwrap(), *first, "{name}: gradients once more");
+    }
+}
