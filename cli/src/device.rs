@@ -37,15 +37,6 @@ impl std::str::FromStr for Device {
 }
 
 impl Device {
-    /// The largest cohort an agent on this device asks for unless told otherwise: a processor gains from sharing a
-    /// batched model among a few replicas and then runs out of cache; a card wants many.
-    pub fn default_cohort(self) -> u32 {
-        match self {
-            Device::Cpu => 8,
-            Device::Cuda(_) => 64,
-        }
-    }
-
     /// A word for names of agents and files: `cpu`, `cuda0`.
     pub fn word(self) -> String {
         self.to_string().replace(':', "")

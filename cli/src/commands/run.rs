@@ -286,7 +286,7 @@ mod tests {
         assert!(names("--device cpu", 0).is_empty());
         let cohort = |words: &str, waiting| agents(&parse(words), waiting)[0].max_cohort;
         assert_eq!(cohort("--device cpu --agents 2", 10), Some(5));
-        assert_eq!(cohort("--device cpu --agents 2", 120), Some(8));
+        assert_eq!(cohort("--device cpu --agents 2", 120), Some(60));
         assert_eq!(cohort("--device cpu --agents 2 --max-cohort 3", 10), Some(3));
         assert_eq!(names("--device cpu --threads 1024", 9), ["cpu-1"]);
     }
@@ -299,8 +299,8 @@ mod tests {
             "plateau run s.toml --set 'a.b=[1,2]' --data-dir d --device cpu --agents 2"
         );
         assert_eq!(
-            again(&parse("--report out --max-cohort 4 --threads 2")),
-            "plateau run s.toml --threads 2 --max-cohort 4 --report out"
+            again(&parse("--report out --max-cohort 4 --threads 2 --memory 1K")),
+            "plateau run s.toml --threads 2 --max-cohort 4 --memory 1024 --report out"
         );
     }
 }
