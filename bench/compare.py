@@ -74,7 +74,8 @@ def call(command, environment=None):
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
         complaint = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-        raise RuntimeError(complaint[-1][:200] if len(complaint) < 4 else " / ".join(complaint[-3:])[:300])
+        program = next(pathlib.Path(word).name for word in command if not str(word).endswith(("python", "python3")))
+        raise RuntimeError(f"{program}: {' / '.join(complaint[-3:])[:400]}")
     return json.loads(lines[-1])
 
 
@@ -374,4 +375,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RuntimeError as error:
+        sys.exit(f"bench/run cannot go on: {error}")
