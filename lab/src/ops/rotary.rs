@@ -61,7 +61,7 @@ impl Rotary {
     ) {
         let (size, half) = (self.width / self.heads, self.width / self.heads / 2);
         let (cosines, sines) = (call.numbers(0), call.numbers(1));
-        vectorised(|| {
+        vectorised(#[inline(always)] || {
             let rows = from.chunks_exact(self.width).zip(to.chunks_exact_mut(self.width));
             for (row, (from, to)) in (first..).zip(rows) {
                 let at = row % self.positions * half;

@@ -91,7 +91,7 @@ fn attend<T: Float, const SIZE: usize>(attention: &Attention, call: &Call<'_, T>
     let (biases, factors) = (attention.biases(call), attention.factors(call));
     let (rows, output) = call.output_share_by(queries);
     let (_, weights) = call.saved_share_by(WEIGHTS, queries);
-    vectorised(|| {
+    vectorised(#[inline(always)] || {
         let asked = rows.zip(output.chunks_exact_mut(width)).zip(weights.chunks_exact_mut(heads * keys));
         for ((row, output), weights) in asked {
             let (example, query) = (row / queries, row % queries);
@@ -129,7 +129,7 @@ fn to_logits<T: Float, const SIZE: usize>(attention: &Attention, call: &Call<'_,
     let (v, weights, gradient) = (call.input(2), call.saved(WEIGHTS), call.gradient());
     let (key_rows, factors) = (attention.key_rows.of(call), attention.factors(call));
     let (rows, to_logits) = call.saved_share_by(TO_LOGITS, queries);
-    vectorised(|| {
+    vectorised(#[inline(always)] || {
         for (row, to_logits) in rows.zip(to_logits.chunks_exact_mut(heads * keys)) {
             let (example, visible) = (row / queries, attention.visible(row % queries));
             for (head, to_logits) in to_logits.chunks_exact_mut(keys).enumerate() {
@@ -159,7 +159,7 @@ fn to_queries<T: Float, const SIZE: usize>(attention: &Attention, call: &Call<'_
     let (k, to_logits) = (call.input(1), call.saved(TO_LOGITS));
     let (query_rows, key_rows) = (attention.query_rows.of(call), attention.key_rows.of(call));
     let Some(sums) = attention.sums(0, call) else { return };
-    vectorised(|| {
+    vectorised(#[inline(always)] || {
         for example in sums.examples {
             for query in 0..queries {
                 let to_logits = &to_logits[(example * queries + query) * heads * keys..][..heads * keys];
@@ -203,7 +203,7 @@ fn add_outer_products<T: Float, const SIZE: usize>(
     let size = head_size::<SIZE>(attention);
     let key_rows = attention.key_rows.of(call);
     let Some(sums) = attention.sums(input, call) else { return };
-    vectorised(|| {
+    vectorised(#[inline(always)] || {
         for example in sums.examples {
             for query in 0..queries {
                 let values = &values[row_of(example, query) * width..][..width];

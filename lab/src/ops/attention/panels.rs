@@ -207,7 +207,7 @@ pub(super) fn forward<T: Float>(attention: &Attention, call: &Call<'_, T>) {
     let units = examples.flat_map(|example| (0..heads).map(move |head| (example, head))).enumerate();
     for (unit, (example, head)) in units {
         let column = head * size;
-        vectorised(|| {
+        vectorised(#[inline(always)] || {
             copy_head(own_k, size, k, (width, column), |key| key_rows.row(example, key));
             copy_head(own_v, size, v, (width, column), |key| key_rows.row(example, key));
         });
@@ -216,7 +216,7 @@ pub(super) fn forward<T: Float>(attention: &Attention, call: &Call<'_, T>) {
             let count = panel::<T>().min(queries - first);
             let visible = attention.visible(first + count - 1);
             let logits = &mut logits[..visible * panel::<T>()];
-            vectorised(|| {
+            vectorised(#[inline(always)] || {
                 let row = |at: usize| &q[query_rows.row(example, first + at) * width + column..];
                 pack_panel(asking, size, scale, count, row);
             });
@@ -228,7 +228,7 @@ pub(super) fn forward<T: Float>(attention: &Attention, call: &Call<'_, T>) {
                 false,
                 Finish::NONE,
             );
-            let shares = vectorised(|| {
+            let shares = vectorised(#[inline(always)] || {
                 if let Some(biases) = biases {
                     add_biases(logits, &biases[example * keys..][..visible]);
                 }
@@ -255,7 +255,7 @@ pub(super) fn forward<T: Float>(attention: &Attention, call: &Call<'_, T>) {
                 false,
                 Finish::NONE,
             );
-            vectorised(|| {
+            vectorised(#[inline(always)] || {
                 for (share, row) in shares[..count].iter().zip(output.chunks_mut(width)) {
                     row[..size].iter_mut().for_each(|number| *number *= *share);
                 }
@@ -282,7 +282,7 @@ fn add_up<T: Float>(attention: &Attention, call: &Call<'_, T>, input: usize, sav
     let (map, positions, width) = (index.of(call), index.positions(), attention.width);
     let by_position = call.saved(saved);
     let Some(sums) = attention.sums(input, call) else { return };
-    vectorised(|| {
+    vectorised(#[inline(always)] || {
         for example in sums.examples {
             for position in 0..positions {
                 let row = map.row(example, position) - sums.first_row;
@@ -425,7 +425,7 @@ impl<'a, T: Float> Head<'a, T> {
             let gradient_panel = Matrix::new(self.gradient_panel, size, width);
             multiply(self.product, (weights, width), k, q_panel, false, Finish::NONE);
             multiply(self.product, (to_logits, width), v, gradient_panel, false, Finish::NONE);
-            vectorised(|| panel.block(self.attention, start, weights, to_logits));
+            vectorised(#[inline(always)] || panel.block(self.attention, start, weights, to_logits));
             let weights = Matrix::strided(weights, block, count, width);
             let to_logits = Matrix::strided(to_logits, block, count, width);
             let gradient = Matrix::new(&self.gradient[..count * size], count, size);
@@ -488,7 +488,7 @@ fn gradients<T: Float>(attention: &Attention, call: &Call<'_, T>) {
     let units = call.share_of(call.examples()).flat_map(|example| (0..heads).map(move |head| (example, head)));
     for (example, head) in units {
         let column = head * size;
-        vectorised(|| {
+        vectorised(#[inline(always)] || {
             copy_head(own.k, size, k, (width, column), |key| key_rows.row(example, key));
             copy_head(own.v, size, v, (width, column), |key| key_rows.row(example, key));
         });
@@ -500,7 +500,7 @@ fn gradients<T: Float>(attention: &Attention, call: &Call<'_, T>) {
             let mut columns = [[T::ZERO; WIDEST]; 3];
             columns[0][..count].copy_from_slice(&highest[saved..saved + count]);
             columns[1][..count].copy_from_slice(&shares[saved..saved + count]);
-            vectorised(|| {
+            vectorised(#[inline(always)] || {
                 let (q_rows, gradient_rows) = (&mut own.q[..count * size], &mut own.gradient[..count * size]);
                 copy_head(q_rows, size, q, (width, column), |at| query_rows.row(example, first + at));
                 copy_head(gradient_rows, size, gradient, (width, column), |at| row + at);
@@ -522,9 +522,9 @@ fn gradients<T: Float>(attention: &Attention, call: &Call<'_, T>) {
                 biases: biases.map(|biases| &biases[example * keys..][..keys]),
                 factors: factors.map(|factors| &factors[(row * heads + head) * keys..]),
             });
-            vectorised(|| to_q.write(example, first, column, size, &own.to_q[..count * size]));
+            vectorised(#[inline(always)] || to_q.write(example, first, column, size, &own.to_q[..count * size]));
         }
-        vectorised(|| {
+        vectorised(#[inline(always)] || {
             to_k.write(example, 0, column, size, own.to_k);
             to_v.write(example, 0, column, size, own.to_v);
         });
