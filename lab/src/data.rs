@@ -1,83 +1,138 @@
-//! From a task's batches to tensors: the examples of K replicas side by side.
+//! From a task's batches to a program's slots.
 
-use std::sync::Arc;
+use plateau_common::random::Stream;
+use plateau_common::tasks::{Batch, Input, Scale, Targets};
 
-use candle_core::{DType, Device, Result};
-use plateau_common::tasks::{Batch, Input, Output, Scale, Targets, TaskShape};
+use crate::cpu::Feed;
+use crate::error::LabError;
+use crate::float::Float;
+use crate::program::{Program, SlotSpecification, Source};
 
-use crate::model::Inputs;
-use crate::ops_old::loss::{Answers, Criterion};
-
-/// What batches become tensors for.
-#[derive(Clone)]
-pub(crate) struct Destination {
-    pub shape: TaskShape,
-    pub dtype: DType,
-    pub device: Device,
+fn misfit(what: &str) -> LabError {
+    LabError::Compute { doing: "preparing a batch", message: format!("{what} does not fit the model") }
 }
 
-/// A batch of K replicas, ready for a forward pass and its loss.
-pub(crate) struct Prepared {
-    pub inputs: Inputs,
-    pub criterion: Criterion,
-}
-
-/// Puts the batches of K replicas side by side; `scales[k]` is the unit of replica k's scalar targets.
-pub(crate) fn prepare(batches: &[Batch], scales: &[Scale], to: &Destination) -> Result<Prepared> {
-    let inputs: Vec<Input> = batches.iter().map(|batch| batch.input.clone()).collect();
-    let inputs = Inputs::new(&inputs, to.shape.vocabulary, to.dtype, &to.device)?;
-    let (mut classes, mut values, mut weights) = (Vec::new(), Vec::new(), Vec::new());
-    for (batch, scale) in batches.iter().zip(scales) {
-        match &batch.targets {
-            Targets::Classes(ids) => classes.extend(ids),
-            Targets::Scalars(numbers) => {
-                values
-                    .extend(numbers.iter().map(|number| (f64::from(*number) - scale.mean) / scale.deviation));
+/// Fills the slots of a program with a batch, in place; `dropout` is the probability and the update's stream.
+pub(crate) fn fill<T: Float>(
+    feed: &mut Feed<T>,
+    program: &Program,
+    batch: &Batch,
+    scale: Scale,
+    mut dropout: Option<(f64, &mut Stream)>,
+) -> Result<(), LabError> {
+    let examples = batch.examples();
+    feed.examples = examples;
+    let rows = examples * program.output_rows();
+    let total = match &batch.weights {
+        Some(weights) => weights.iter().map(|weight| f64::from(*weight)).sum(),
+        None => rows as f64,
+    };
+    feed.loss_scale = 1.0 / total;
+    for (slot, specification) in program.slots.iter().enumerate() {
+        let count = specification.extent.count(examples);
+        match specification.source {
+            Source::Constant => {}
+            Source::Dropout => {
+                let Some((probability, stream)) = &mut dropout else { return Err(misfit("an update without dropout")) };
+                let keep = T::of(1.0 / (1.0 - *probability));
+                let numbers = feed.numbers_mut(slot);
+                numbers.clear();
+                let draw = || if stream.unit() < *probability { T::ZERO } else { keep };
+                numbers.extend(std::iter::repeat_with(draw).take(count));
+            }
+            Source::Tokens | Source::Pairs { .. } | Source::LastPair { .. } | Source::LogCounts | Source::LastToken => {
+                fill_input(feed, slot, specification, &batch.input)?;
+            }
+            Source::Classes | Source::Values | Source::Weights => {
+                fill_answers(feed, slot, specification, batch, scale, program.outputs.extent.width)?;
             }
         }
-        if let Some(own) = &batch.weights {
-            weights.extend(own.iter().map(|weight| f64::from(*weight)));
+        let filled = match &feed.slots[slot] {
+            crate::cpu::SlotData::Constant => count,
+            crate::cpu::SlotData::Ids(ids) => ids.len(),
+            crate::cpu::SlotData::Numbers(numbers) => numbers.len(),
+        };
+        if specification.source != Source::Constant && filled != count {
+            return Err(misfit(&format!("a batch with {filled} numbers for {count} of {}", specification.name)));
         }
     }
-    let answers = match to.shape.output {
-        Output::Classes(_) => Answers::Classes(Arc::new(classes)),
-        Output::Scalar => Answers::Values(Arc::new(values)),
-    };
-    let weights = if weights.is_empty() { None } else { Some(Arc::new(weights)) };
-    Ok(Prepared { inputs, criterion: Criterion { answers, weights } })
+    Ok(())
 }
 
-/// Examples `from..to` of a batch.
-pub(crate) fn part(batch: &Batch, from: usize, to: usize) -> Batch {
-    let input = match &batch.input {
-        Input::Tokens { tokens, length } => {
-            Input::Tokens { tokens: tokens[from * length..to * length].to_vec(), length: *length }
+fn fill_input<T: Float>(
+    feed: &mut Feed<T>,
+    slot: usize,
+    specification: &SlotSpecification,
+    input: &Input,
+) -> Result<(), LabError> {
+    match (specification.source, input) {
+        (Source::Tokens, Input::Tokens { tokens, .. }) => refill(feed.ids_mut(slot), tokens.iter().copied()),
+        (Source::Pairs { vocabulary }, Input::Tokens { tokens, length }) => {
+            let pair = |(at, token): (usize, &u32)| (at % length * vocabulary) as u32 + token;
+            refill(feed.ids_mut(slot), tokens.iter().enumerate().map(pair));
         }
-        Input::Counts { counts, last } => {
-            let types = counts.len() / last.len().max(1);
-            Input::Counts { counts: counts[from * types..to * types].to_vec(), last: last[from..to].to_vec() }
+        (Source::LastPair { vocabulary }, Input::Tokens { tokens, length }) => {
+            let from = ((length - 1) * vocabulary) as u32;
+            let last = tokens.iter().skip(length - 1).step_by(*length).map(|token| from + token);
+            refill(feed.ids_mut(slot), last);
         }
-    };
-    let examples = batch.examples().max(1);
-    let rows = match &batch.targets {
-        Targets::Classes(ids) => ids.len() / examples,
-        Targets::Scalars(numbers) => numbers.len() / examples,
-    };
-    let (start, end) = (from * rows, to * rows);
-    let targets = match &batch.targets {
-        Targets::Classes(ids) => Targets::Classes(ids[start..end].to_vec()),
-        Targets::Scalars(numbers) => Targets::Scalars(numbers[start..end].to_vec()),
-    };
-    let within = |(row, _): &&(u32, u32)| (start..end).contains(&(*row as usize));
-    Batch {
-        input,
-        targets,
-        weights: batch.weights.as_ref().map(|weights| weights[start..end].to_vec()),
-        also_correct: batch
-            .also_correct
-            .iter()
-            .filter(within)
-            .map(|(row, id)| (row - start as u32, *id))
-            .collect(),
+        (Source::LogCounts, Input::Counts { counts, .. }) => {
+            let numbers = feed.numbers_mut(slot);
+            numbers.clear();
+            numbers.extend(counts.iter().map(|count| T::of(f64::from(*count).ln())));
+        }
+        (Source::LastToken, Input::Counts { last, .. }) => refill(feed.ids_mut(slot), last.iter().copied()),
+        _ => return Err(misfit("the form of a batch's inputs")),
     }
+    Ok(())
 }
+
+fn refill(ids: &mut Vec<u32>, from: impl Iterator<Item = u32>) {
+    ids.clear();
+    ids.extend(from);
+}
+
+fn fill_answers<T: Float>(
+    feed: &mut Feed<T>,
+    slot: usize,
+    specification: &SlotSpecification,
+    batch: &Batch,
+    scale: Scale,
+    classes: usize,
+) -> Result<(), LabError> {
+    match (specification.source, &batch.targets) {
+        (Source::Classes, Targets::Classes(ids)) => {
+            if ids.iter().any(|id| *id as usize >= classes) {
+                return Err(misfit("an answer beyond the classes"));
+            }
+            refill(feed.ids_mut(slot), ids.iter().copied());
+        }
+        (Source::Values, Targets::Scalars(values)) => {
+            let numbers = feed.numbers_mut(slot);
+            numbers.clear();
+            let value = |number: &f32| T::of((f64::from(*number) - scale.mean) / scale.deviation);
+            numbers.extend(values.iter().map(value));
+        }
+        (Source::Weights, _) => {
+            let numbers = feed.numbers_mut(slot);
+            numbers.clear();
+            let weights = batch.weights.iter().flatten();
+            numbers.extend(weights.map(|weight| T::of(f64::from(*weight))));
+        }
+        _ => return Err(misfit("the kind of a batch's answers")),
+    }
+    Ok(())
+}
+
+/// Refuses tokens that a model of this vocabulary has no embedding for.
+pub(crate) fn check_tokens(input: &Input, vocabulary: usize) -> Result<(), LabError> {
+    let ids = match input {
+        Input::Tokens { tokens, .. } => tokens,
+        Input::Counts { last, .. } => last,
+    };
+    if ids.iter().any(|id| *id as usize >= vocabulary) {
+        return Err(misfit(&format!("a token beyond the vocabulary of {vocabulary}")));
+    }
+    Ok(())
+}
+

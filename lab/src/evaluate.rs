@@ -1,28 +1,13 @@
-//! Loss and accuracy of K replicas on their examples, in chunks of bounded memory.
-//!
-//! Where chunks end depends on the model and the task only, never on the cohort, so that equal trials measure equal bits.
+//! Loss and accuracy of a replica on its examples, a stretch of outputs at a time.
 
-use candle_core::{DType, Device, Result};
-use plateau_common::config::{ModelConfig, TrialConfig};
 use plateau_common::tasks::{Batch, Input, Scale, Targets};
 
-use crate::data::{Destination, part, prepare};
-use crate::float::{Float, read, vectorised, with_float};
-use crate::model::{Model, Parameters, Trace};
-use crate::ops_old::loss::log_sum_exp;
+use crate::engine::{Engine, Outputs};
+use crate::error::LabError;
+use crate::float::{Float, vectorised};
+use crate::ops::objective::log_sum_exp;
 
-/// Numbers of the widest activation a chunk of one replica may hold.
-const CHUNK_NUMBERS: usize = 1 << 21;
-
-/// Examples per chunk for a configuration.
-pub(crate) fn chunk_examples(config: &TrialConfig) -> usize {
-    let ModelConfig::Transformer(model) = &config.model;
-    let shape = config.task.shape();
-    let per_position = (model.mlp_dim + 4 * model.dim).max(shape.output.width()) + model.heads * shape.length;
-    (CHUNK_NUMBERS / (per_position * shape.length)).max(1)
-}
-
-/// Sums over the examples of one replica.
+/// Sums over examples.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sums {
     loss: f64,
@@ -33,33 +18,24 @@ struct Sums {
     rows: f64,
 }
 
-/// What was asked for beside loss and accuracy.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Wanted {
-    /// Attention entropies.
-    pub trace: bool,
-    /// All outputs.
-    pub outputs: bool,
-}
-
 /// The outputs of all examples, for probes.
 pub(crate) struct Kept {
-    /// Per replica `[N, width]`.
-    outputs: Vec<Vec<f64>>,
+    /// `[N, width]`.
+    outputs: Vec<f64>,
     width: usize,
-    /// Per replica the input tokens and their number per example.
-    tokens: Vec<(Vec<u32>, usize)>,
+    /// The input tokens and their number per example.
+    tokens: (Vec<u32>, usize),
 }
 
 impl Kept {
-    /// Rows of outputs of one replica.
-    pub fn outputs(&self, replica: usize) -> impl Iterator<Item = &[f64]> {
-        self.outputs[replica].chunks_exact(self.width)
+    /// Rows of outputs.
+    pub fn outputs(&self) -> impl Iterator<Item = &[f64]> {
+        self.outputs.chunks_exact(self.width)
     }
 
     /// The first two tokens below `p` of each example: the operands of a table row in either layout.
-    pub fn residues(&self, replica: usize, p: u32) -> Vec<(u32, u32)> {
-        let (tokens, length) = &self.tokens[replica];
+    pub fn residues(&self, p: u32) -> Vec<(u32, u32)> {
+        let (tokens, length) = &self.tokens;
         let operands = |example: &[u32]| {
             let mut operands = example.iter().copied().filter(|token| *token < p);
             Some((operands.next()?, operands.next()?))
@@ -68,95 +44,70 @@ impl Kept {
     }
 }
 
-/// Scores of K replicas on one split.
+/// Scores of a replica on one split.
 pub(crate) struct Scores {
-    sums: Vec<Sums>,
-    entropies: Vec<(Vec<f64>, f64)>,
+    sums: Sums,
+    /// The outputs, where they were asked for.
     pub kept: Option<Kept>,
 }
 
 impl Scores {
-    /// Weighted mean loss per replica.
-    pub fn losses(&self) -> Vec<f64> {
-        self.sums.iter().map(|sums| sums.loss / sums.weight).collect()
+    /// Weighted mean loss.
+    pub fn loss(&self) -> f64 {
+        self.sums.loss / self.sums.weight
     }
 
-    /// Weighted share of right answers per replica.
-    pub fn accuracies(&self) -> Vec<f64> {
-        self.sums.iter().map(|sums| sums.correct / sums.weight).collect()
+    /// Weighted share of right answers.
+    pub fn accuracy(&self) -> f64 {
+        self.sums.correct / self.sums.weight
     }
 
     /// Mean over rows of the standard deviation of the outputs over classes.
-    pub fn logit_scales(&self) -> Vec<f64> {
-        self.sums.iter().map(|sums| sums.scale / sums.rows).collect()
-    }
-
-    /// Mean attention entropy per layer and replica.
-    pub fn entropies(&self) -> Vec<Vec<f64>> {
-        self.entropies.iter().map(|(sums, terms)| sums.iter().map(|sum| sum / terms).collect()).collect()
+    pub fn logit_scale(&self) -> f64 {
+        self.sums.scale / self.sums.rows
     }
 }
 
-/// Evaluates every replica on its own batch; all batches have one size.
+/// Evaluates a replica on a batch; `keep` keeps all outputs, `width` wide, as well.
 pub(crate) fn score(
-    model: &dyn Model,
-    parameters: &Parameters,
-    batches: &[Batch],
-    scales: &[Scale],
-    to: &Destination,
-    chunk: usize,
-    wanted: Wanted,
-) -> Result<Scores> {
-    let parameters = parameters.frozen();
-    let examples = batches.first().map_or(0, Batch::examples);
-    let mut scores = Scores { sums: vec![Sums::default(); batches.len()], entropies: Vec::new(), kept: None };
-    let mut outputs_kept = vec![Vec::new(); batches.len()];
-    let mut from = 0;
-    while from < examples {
-        let end = (from + chunk).min(examples);
-        let parts: Vec<Batch> = batches.iter().map(|batch| part(batch, from, end)).collect();
-        let prepared = prepare(&parts, scales, to)?;
-        let mut trace = wanted.trace.then(Trace::default);
-        let outputs = model.forward(&parameters, &prepared.inputs, None, trace.as_mut())?;
-        let outputs = outputs.to_device(&Device::Cpu)?.contiguous()?;
-        let width = outputs.dims3()?.2;
-        with_float!(outputs.dtype(), T => read::<T, _>(&outputs, |outputs| {
-            let per_replica = outputs.len() / parts.len().max(1);
-            for (replica, outputs) in outputs.chunks_exact(per_replica).enumerate() {
-                vectorised(|| add_rows(&mut scores.sums[replica], outputs, width, &parts[replica], scales[replica]));
-            }
-            Ok(())
-        }))?;
-        if wanted.outputs {
-            for (replica, kept) in outputs_kept.iter_mut().enumerate() {
-                kept.extend(outputs.get(replica)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?);
+    engine: &mut dyn Engine,
+    replica: usize,
+    batch: &Batch,
+    scale: Scale,
+    width: usize,
+    keep: bool,
+) -> Result<Scores, LabError> {
+    let mut sums = Sums::default();
+    let mut kept = Vec::new();
+    let mut shares = vec![0.0; width];
+    engine.evaluate(replica, batch, scale, &mut |first, outputs| match outputs {
+        Outputs::F32(outputs) => {
+            vectorised(#[inline(always)] || add_rows(&mut sums, outputs, &mut shares, first, batch, scale));
+            if keep {
+                kept.extend(outputs.iter().map(|output| f64::from(*output)));
             }
         }
-        for (layer, (sums, terms)) in trace.into_iter().flat_map(|trace| trace.entropies).enumerate() {
-            match scores.entropies.get_mut(layer) {
-                Some((totals, count)) => {
-                    totals.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
-                    *count += terms;
-                }
-                None => scores.entropies.push((sums, terms)),
+        Outputs::F64(outputs) => {
+            vectorised(#[inline(always)] || add_rows(&mut sums, outputs, &mut shares, first, batch, scale));
+            if keep {
+                kept.extend(outputs);
             }
         }
-        from = end;
-    }
-    if wanted.outputs {
-        let tokens = batches.iter().map(|batch| match &batch.input {
+    })?;
+    let kept = keep.then(|| {
+        let tokens = match &batch.input {
             Input::Tokens { tokens, length } => (tokens.clone(), *length),
             Input::Counts { .. } => (Vec::new(), 1),
-        });
-        let width = to.shape.output.width();
-        scores.kept = Some(Kept { outputs: outputs_kept, width, tokens: tokens.collect() });
-    }
-    Ok(scores)
+        };
+        Kept { outputs: kept, width, tokens }
+    });
+    Ok(Scores { sums, kept })
 }
 
-fn add_rows<T: Float>(sums: &mut Sums, outputs: &[T], width: usize, batch: &Batch, scale: Scale) {
-    let mut shares = vec![0.0; width];
+fn add_rows<T: Float>(sums: &mut Sums, outputs: &[T], shares: &mut [f64], first: usize, batch: &Batch, scale: Scale) {
+    let width = shares.len();
     for (row, outputs) in outputs.chunks_exact(width).enumerate() {
+        let row = first + row;
         let weight = batch.weights.as_ref().map_or(1.0, |weights| f64::from(weights[row]));
         sums.weight += weight;
         sums.rows += 1.0;
@@ -167,7 +118,7 @@ fn add_rows<T: Float>(sums: &mut Sums, outputs: &[T], width: usize, batch: &Batc
         match &batch.targets {
             Targets::Classes(answers) => {
                 let answer = answers[row];
-                sums.loss += weight * (log_sum_exp(outputs, &mut shares) - outputs[answer as usize].wide());
+                sums.loss += weight * (log_sum_exp(outputs, shares) - outputs[answer as usize].wide());
                 let said = highest(outputs);
                 let right = said
                     .is_some_and(|said| said == answer || batch.also_correct.contains(&(row as u32, said)));

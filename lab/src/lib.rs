@@ -9,14 +9,14 @@ pub mod checkpoint;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod data;
+mod engine;
 mod error;
 mod evaluate;
 mod float;
+mod network;
 pub mod model;
 pub mod cpu;
 pub mod ops;
-#[allow(missing_docs, reason = "on its way out")]
-pub mod ops_old;
 pub mod optimizer;
 pub mod probes;
 pub mod program;
@@ -26,5 +26,6 @@ mod vector;
 
 pub use calibrate::calibrate;
 pub use error::LabError;
+pub use network::Network;
 pub use train::{Control, DeviceChoice, Member, Observer, train_cohort, train_cohort_within};
 pub use trained::{TrainedModel, load_model};

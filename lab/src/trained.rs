@@ -2,23 +2,21 @@
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
-use plateau_common::config::TrialConfig;
+use candle_core::DType;
+use plateau_common::config::{Precision, TrialConfig};
 use plateau_common::tasks::{Examples, Input};
 
 use crate::checkpoint;
 use crate::error::{Doing, LabError};
-use crate::float::dtype;
-use crate::model::{self, Inputs, Model, Parameters};
+use crate::network::Network;
 
-/// One trial's model with its weights, on the CPU.
+/// One trial's model with its weights, on the processor.
 pub struct TrainedModel {
     /// The trial's configuration.
     pub config: TrialConfig,
     /// Updates made.
     pub step: u64,
-    model: Box<dyn Model>,
-    parameters: Parameters,
+    network: Network,
 }
 
 /// Reads and verifies a checkpoint folder.
@@ -26,9 +24,8 @@ pub fn load_model(folder: &Path) -> Result<TrainedModel, LabError> {
     let checkpoint = checkpoint::load(folder)?;
     let config = TrialConfig::from_json(&checkpoint.manifest.config)
         .map_err(|error| LabError::checkpoint(folder, format!("its configuration is refused: {error}")))?;
-    let model = model::build(&config.model, config.task.shape());
-    let mut named = Vec::new();
-    for parameter in model.parameters() {
+    let mut network = Network::new(&config.model, config.task.shape(), config.seed);
+    for parameter in network.layout().parameters.clone() {
         let Some((name, tensor)) = checkpoint.weights.iter().find(|(name, _)| *name == parameter.name) else {
             return Err(LabError::checkpoint(folder, format!("parameter `{}` is missing", parameter.name)));
         };
@@ -36,27 +33,25 @@ pub fn load_model(folder: &Path) -> Result<TrainedModel, LabError> {
             let problem = format!("`{name}` has the shape {:?}, not {:?}", tensor.dims(), parameter.shape);
             return Err(LabError::checkpoint(folder, problem));
         }
-        named.push((name.clone(), tensor.unsqueeze(0).doing("restoring parameters")?));
+        let numbers = tensor.to_dtype(DType::F64).and_then(|tensor| tensor.flatten_all()?.to_vec1::<f64>());
+        network.set(name, &numbers.doing("restoring parameters")?)?;
     }
-    let parameters = Parameters::trainable(named).doing("restoring parameters")?;
-    Ok(TrainedModel { config, step: checkpoint.manifest.step, model, parameters })
+    Ok(TrainedModel { config, step: checkpoint.manifest.step, network })
 }
 
 impl TrainedModel {
-    /// Outputs of every read position, `[B R, width]`, in the model's own unit (scalar outputs are not scaled back).
-    pub fn outputs(&self, input: &Input) -> Result<Tensor, LabError> {
-        let run = || {
-            let dtype = dtype(self.config.train.precision);
-            let vocabulary = self.config.task.shape().vocabulary;
-            let inputs = Inputs::new(std::slice::from_ref(input), vocabulary, dtype, &Device::Cpu)?;
-            self.model.forward(&self.parameters.frozen(), &inputs, None, None)?.squeeze(0)
-        };
-        run().doing("computing a model's outputs")
+    /// Outputs of every read position, `[B R, width]`, in the model's own unit (scalar outputs are not scaled back), computed in
+    /// the precision of training.
+    pub fn outputs(&self, input: &Input) -> Result<Vec<f64>, LabError> {
+        match self.config.train.precision {
+            Precision::F64 => self.network.outputs::<f64>(input),
+            _ => self.network.outputs::<f32>(input),
+        }
     }
 
-    /// The parameters, `[1, …]` each.
-    pub fn parameters(&self) -> &Parameters {
-        &self.parameters
+    /// The model and its weights.
+    pub fn network(&self) -> &Network {
+        &self.network
     }
 
     /// The trial's examples.

@@ -228,7 +228,7 @@ impl<'a, T: Float> Call<'a, T> {
         let (rows, numbers) = self.write_place(TO_INPUT, target.place, 1);
         let gradient = self.gradient();
         let from = rows.start * target.place.extent.width;
-        vectorised(|| {
+        vectorised(#[inline(always)] || {
             for (sum, number) in numbers.iter_mut().zip(&gradient[from..]) {
                 *sum += *number;
             }

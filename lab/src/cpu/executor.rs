@@ -17,6 +17,8 @@ pub struct Executor<T> {
     numbers: Numbers<T>,
     gradients: Numbers<T>,
     losses: Numbers<f64>,
+    /// Partial sums of the gradients' squares.
+    sums: Numbers<f64>,
     scratch: Vec<OwnScratch<T>>,
     barrier: Barrier,
 }
@@ -64,6 +66,7 @@ impl<T: Float> Executor<T> {
             numbers: Numbers::zeros(program.workspace),
             gradients: Numbers::zeros(program.layout.count()),
             losses: Numbers::zeros(program.outputs.extent.rows.count(program.micro_batch)),
+            sums: Numbers::zeros(Self::sum_count(program.layout.count())),
             scratch: scratch.collect(),
             barrier: Barrier::default(),
             program,
@@ -78,6 +81,11 @@ impl<T: Float> Executor<T> {
     /// Gradients of the last update, in the layout's order.
     pub fn gradients(&self) -> &[T] {
         self.gradients.slice()
+    }
+
+    /// The gradients, and memory for sums over them.
+    pub(super) fn gradients_and_sums(&mut self) -> (&[T], &mut Numbers<f64>) {
+        (self.gradients.slice(), &mut self.sums)
     }
 
     /// Outputs `[rows, width]` of the last micro-batch of `examples`.

@@ -7,6 +7,7 @@
 //!
 //! Owns workspaces, the traffic between an operation and its numbers ([`Call`]), and teams. Knows no operation.
 
+mod arena;
 mod call;
 mod executor;
 mod feed;
@@ -14,6 +15,7 @@ mod kernel;
 mod memory;
 mod team;
 
+pub use arena::Arena;
 pub use call::{Call, Share};
 pub use executor::Executor;
 pub use feed::{Feed, SlotData};

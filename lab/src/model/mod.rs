@@ -1,34 +1,71 @@
 //! Models: one file each, one line in [`build`].
+//!
+//! A model file names its parameters and records its forward pass into a [`Graph`], operation by operation, as one would
+//! write it down; what is fused, differentiated and kept is the graph's business.
 
 mod initialise;
-mod input;
 mod parameters;
 mod transformer;
 
-pub use input::{Dropout, InputForm, Inputs};
-pub use parameters::{Initial, ParameterSpecification, Parameters};
+pub use parameters::{Initial, ParameterSpecification};
 pub use transformer::Transformer;
 
-use candle_core::{Result, Tensor};
-use plateau_common::config::ModelConfig;
-use plateau_common::tasks::{Form, TaskConfig, TaskShape};
+use candle_core::Result;
+use plateau_common::config::{Batch, ModelConfig, TrialConfig};
+use plateau_common::tasks::{Form, Output, ReadOut, TaskConfig, TaskShape};
 
-use crate::ops_old::attention::Plan;
-use crate::probes::attention_entropy;
+use crate::ops::objective::Answers;
+use crate::program::{Extent, Graph, Program, Rows, Source, Value};
 
-/// A model: named parameters, and a forward pass for K replicas at once.
+/// What a recording of a model is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Occasion {
+    /// How inputs are written.
+    pub form: Form,
+    /// Tokens per example.
+    pub length: usize,
+    /// Examples per batch.
+    pub examples: usize,
+    /// Whether dropout is applied.
+    pub dropout: bool,
+    /// Whether read positions have weights.
+    pub weighted: bool,
+}
+
+impl Occasion {
+    /// Training of a trial.
+    pub fn of_training(config: &TrialConfig) -> Self {
+        let ModelConfig::Transformer(model) = &config.model;
+        let examples = match config.train.batch {
+            Batch::Full => config.task.training_set_size().unwrap_or(1),
+            Batch::Size(size) => size,
+        };
+        Occasion { examples, dropout: model.dropout > 0.0, ..Self::of_evaluation(config) }
+    }
+
+    /// Evaluation of a trial: no dropout, batches as for training.
+    pub fn of_evaluation(config: &TrialConfig) -> Self {
+        let examples = match config.train.batch {
+            Batch::Full => config.task.training_set_size().unwrap_or(1),
+            Batch::Size(size) => size,
+        };
+        Occasion {
+            form: input_form(&config.model, &config.task),
+            length: config.task.shape().length,
+            examples,
+            dropout: false,
+            weighted: false,
+        }
+    }
+}
+
+/// A model: named parameters, and a forward pass to record.
 pub trait Model: Send {
     /// Every parameter, in an order that never changes.
     fn parameters(&self) -> Vec<ParameterSpecification>;
 
-    /// Outputs `[K, B R, width]` at the R read positions of each example.
-    fn forward(
-        &self,
-        parameters: &Parameters,
-        inputs: &Inputs,
-        dropout: Option<&mut Dropout>,
-        trace: Option<&mut Trace>,
-    ) -> Result<Tensor>;
+    /// Records the forward pass; the outputs have one row for each read position of each example.
+    fn record(&self, graph: &mut Graph, occasion: &Occasion) -> Result<Value>;
 }
 
 /// The model of a configuration, for sequences of this shape.
@@ -43,23 +80,35 @@ pub fn input_form(model: &ModelConfig, task: &TaskConfig) -> Form {
     if model.is_permutation_invariant() && task.supports_counts() { Form::Counts } else { Form::Tokens }
 }
 
-/// What probes see of a forward pass.
-#[derive(Default)]
-pub struct Trace {
-    /// Per layer: for each replica the sum over examples, read positions and heads of the attention entropy in nats,
-    /// and the number of terms.
-    pub entropies: Vec<(Vec<f64>, f64)>,
-}
+/// Numbers of a micro-batch's workspace that stay in a core's second-level cache.
+const CACHED_NUMBERS: usize = 1 << 18;
+/// Rows below which matrix products become slow.
+const FEWEST_ROWS: usize = 192;
 
-impl Trace {
-    pub(crate) fn attention(
-        &mut self,
-        q: &Tensor,
-        k: &Tensor,
-        plan: &Plan,
-        asked: Option<Vec<u32>>,
-    ) -> Result<()> {
-        self.entropies.push(attention_entropy::sums(q, k, plan, asked.as_deref())?);
-        Ok(())
-    }
+/// Records a model with its objective and plans it in micro-batches that fit a processor's cache. `traced` keeps queries and
+/// keys until the end of the forward pass.
+pub fn program(model: &dyn Model, shape: TaskShape, occasion: &Occasion, traced: bool) -> Result<Program> {
+    let recorded = |micro_batch: usize| -> Result<Program> {
+        let mut graph = Graph::new(model.parameters());
+        let outputs = model.record(&mut graph, occasion)?;
+        let rows = match shape.read_out {
+            ReadOut::Last => 1,
+            ReadOut::Every => occasion.length,
+        };
+        let single = Extent { rows: Rows::PerExample(rows), width: 1 };
+        let answers = match shape.output {
+            Output::Classes(_) => Answers::Classes(graph.slot(Source::Classes, single)),
+            Output::Scalar => Answers::Values(graph.slot(Source::Values, single)),
+        };
+        let weights = occasion.weighted.then(|| graph.slot(Source::Weights, single));
+        graph.objective(outputs, answers, weights)?;
+        graph.finish(outputs, micro_batch, traced)
+    };
+    let (one, two) = (recorded(1)?, recorded(2)?);
+    let per_example = two.workspace.saturating_sub(one.workspace).max(1);
+    let rows = one.nodes.iter().map(|node| one.extent(node.output).rows.count(1)).max().unwrap_or(1);
+    let most = (CACHED_NUMBERS / per_example).max(FEWEST_ROWS.div_ceil(rows.max(1))).max(1);
+    // Micro-batches of nearly equal size.
+    let count = occasion.examples.div_ceil(most).max(1);
+    recorded(occasion.examples.div_ceil(count).max(1))
 }

@@ -1,4 +1,4 @@
-//! The transformer: embeddings, attention and MLP blocks, read-out (Vaswani et al. 2017), for K replicas at once.
+//! The transformer: embeddings, attention and MLP blocks, read-out (Vaswani et al. 2017).
 //!
 //! Three exact savings keep it small and fast. The last block of a model that is read at the last position computes
 //! queries, MLP, norm and read-out there only. Without dropout the first block sees only as many different rows as there
@@ -6,23 +6,18 @@
 //! the batch. And a model that cannot tell a sequence from its multiset of tokens gets token counts, whose logarithms
 //! are added to the attention logits.
 
-use std::sync::Arc;
-
-use candle_core::{Result, Tensor};
+use candle_core::Result;
 use plateau_common::config::{Activation, Norm, Positions, TransformerConfig};
-use plateau_common::tasks::{ReadOut, TaskShape};
+use plateau_common::tasks::{Form, ReadOut, TaskShape};
 
 use super::initialise::{self, Role};
-use super::input::{Dropout, InputForm, Inputs};
-use super::parameters::{Initial, ParameterSpecification, Parameters};
-use super::{Model, Trace};
-use crate::ops_old::activation::{geglu, gelu, relu};
-use crate::ops_old::attention::{Plan, attention};
-use crate::ops_old::gather::{Index, gather};
-use crate::ops_old::layer_norm::layer_norm;
-use crate::ops_old::linear::{WeightLayout, linear};
-use crate::ops_old::rotary::{Rotation, rotary};
-use crate::ops_old::sum::{add, scale};
+use super::parameters::{Initial, ParameterSpecification};
+use super::{Model, Occasion};
+use crate::ops::attention::AttentionPlan;
+use crate::ops::embedding::Positional;
+use crate::ops::linear::WeightLayout;
+use crate::ops::rows::RowMap;
+use crate::program::{Extent, Graph, Rows, Source, Value};
 
 /// A transformer for one task.
 pub struct Transformer {
@@ -30,31 +25,21 @@ pub struct Transformer {
     shape: TaskShape,
 }
 
-/// The residual stream on its way through the blocks: rows `[K, S, d]`, and which of them each key position of each
-/// example is.
+/// The residual stream on its way through the blocks.
 struct Stream {
-    rows: Tensor,
-    /// `[K, B, T]` into the rows.
-    keys: Index,
+    rows: Value,
+    /// Which row each key position of an example is.
+    keys: RowMap,
+    /// Which row its last position is.
+    last: RowMap,
     /// Keys per example, T.
     length: usize,
-    /// The row of each example's last position, `[K, B]`.
-    last: Index,
-    /// Positions of the rows (the same in every replica); only for rotary positions.
-    positions: Arc<Vec<u32>>,
-    /// Log-counts of the keys, `[K, B, T]`.
-    bias: Option<Tensor>,
-    /// Whether rows are shared between examples, so that the next states need other rows.
+    /// Positions of an example's rows, or of all where they are fixed; only for rotary positions.
+    positions: Vec<u32>,
+    /// Slot of the keys' log-counts.
+    log_counts: Option<usize>,
+    /// Whether rows are shared between examples, so that the next states need rows of their own.
     shared: bool,
-}
-
-impl Stream {
-    /// Which position of each example is read, `[K, B]`; `None`: every one.
-    fn asked(&self, read_out: ReadOut) -> Option<Vec<u32>> {
-        let length = self.length as u32;
-        let position = |row: &u32| if self.bias.is_some() { row % length } else { length - 1 };
-        (read_out == ReadOut::Last).then(|| self.last.rows().iter().map(position).collect())
-    }
 }
 
 impl Transformer {
@@ -64,227 +49,184 @@ impl Transformer {
     }
 
     /// The rows before the first block.
-    fn embed(
-        &self,
-        parameters: &Parameters,
-        inputs: &Inputs,
-        dropout: Option<&mut Dropout>,
-    ) -> Result<Stream> {
-        let tokens = parameters.get("embedding.token")?;
-        let (replicas, examples, vocabulary) = (inputs.replicas, inputs.examples, self.shape.vocabulary);
-        let (tokens_in, length) = match &inputs.form {
-            InputForm::Counts { logarithms, last } => {
-                let keys = (0..replicas * examples).flat_map(|_| 0..vocabulary as u32).collect();
-                return Ok(Stream {
-                    rows: tokens.clone(),
-                    keys: Index::new(keys, vocabulary)?,
-                    length: vocabulary,
-                    last: Index::new(last.clone(), vocabulary)?,
-                    positions: Arc::default(),
-                    bias: Some(logarithms.clone()),
-                    shared: true,
-                });
-            }
-            InputForm::Tokens { tokens, length } => (tokens, *length),
-        };
-        let positions = self.position_table(parameters, replicas, length)?;
-        let positional = self.config.positions != Positions::None;
-        let pairs = if positional { vocabulary * length } else { vocabulary };
-        if dropout.is_none() && pairs < examples * length {
-            // Row `position * vocabulary + token`.
-            let repeated = |row: fn(u32, u32) -> u32| {
-                let all = (0..replicas).flat_map(|_| 0..pairs as u32);
-                all.map(|pair| row(pair, vocabulary as u32)).collect::<Vec<u32>>()
-            };
-            let mut rows = match positional {
-                true => {
-                    gather(tokens, &Index::new(repeated(|pair, vocabulary| pair % vocabulary), vocabulary)?)?
-                }
-                false => tokens.clone(),
-            };
-            if let Some(positions) = positions {
-                let index = Index::new(repeated(|pair, vocabulary| pair / vocabulary), length)?;
-                rows = add(&rows, &gather(&positions, &index)?)?;
-            }
-            let keys: Vec<u32> = tokens_in
-                .iter()
-                .enumerate()
-                .map(
-                    |(at, token)| if positional { (at % length * vocabulary) as u32 + token } else { *token },
-                )
-                .collect();
+    fn embed(&self, graph: &mut Graph, occasion: &Occasion) -> Result<Stream> {
+        let tokens = graph.parameter("embedding.token")?;
+        let (vocabulary, length) = (self.shape.vocabulary, occasion.length);
+        let single = |rows: usize| Extent { rows: Rows::PerExample(rows), width: 1 };
+        if occasion.form == Form::Counts {
+            let all = graph.constant_ids("all tokens", 1, (0..vocabulary as u32).collect());
             return Ok(Stream {
-                rows,
-                last: Index::new(last_of_each(&keys, length), pairs)?,
-                keys: Index::new(keys, pairs)?,
-                length,
-                positions: Arc::new((0..pairs).map(|row| (row / vocabulary) as u32).collect()),
-                bias: None,
+                rows: graph.embedding(tokens, all, Positional::None, Vec::new())?,
+                keys: RowMap::InOrder,
+                last: RowMap::Table(graph.slot(Source::LastToken, single(1))),
+                length: vocabulary,
+                positions: Vec::new(),
+                log_counts: Some(graph.slot(Source::LogCounts, single(vocabulary))),
                 shared: true,
             });
         }
-        let mut rows = gather(tokens, &Index::new(tokens_in.clone(), vocabulary)?)?;
-        if let Some(positions) = positions {
-            let index = (0..tokens_in.len()).map(|at| (at % length) as u32).collect();
-            rows = add(&rows, &gather(&positions, &Index::new(index, length)?)?)?;
+        let positional = self.positional(graph, length)?;
+        let uses_positions = self.config.positions != Positions::None;
+        let pairs = if uses_positions { vocabulary * length } else { vocabulary };
+        if !occasion.dropout && pairs < occasion.examples * length {
+            // Row `position * vocabulary + token`.
+            let rows = 0..pairs as u32;
+            let token = graph.constant_ids("tokens of all pairs", 1, rows.clone().map(|row| row % vocabulary as u32).collect());
+            let positions: Vec<u32> = rows.map(|row| row / vocabulary as u32).collect();
+            let numbering = if uses_positions { vocabulary } else { 0 };
+            let source = if uses_positions { Source::Pairs { vocabulary } } else { Source::Tokens };
+            return Ok(Stream {
+                rows: graph.embedding(tokens, token, positional, positions.clone())?,
+                keys: RowMap::Table(graph.slot(source, single(length))),
+                last: RowMap::Table(graph.slot(Source::LastPair { vocabulary: numbering }, single(1))),
+                length,
+                positions,
+                log_counts: None,
+                shared: true,
+            });
         }
-        if let Some(dropout) = dropout {
-            rows = drop(&rows, dropout)?;
-        }
-        own_rows(rows, examples, length, None)
+        let ids = graph.slot(Source::Tokens, single(length));
+        let rows = graph.embedding(tokens, ids, positional, (0..length as u32).collect())?;
+        let rows = drop(graph, rows, occasion)?;
+        Ok(own_rows(rows, length))
     }
 
-    /// What is added per position, `[K, T, d]`.
-    fn position_table(
-        &self,
-        parameters: &Parameters,
-        replicas: usize,
-        length: usize,
-    ) -> Result<Option<Tensor>> {
+    /// What is added per position.
+    fn positional(&self, graph: &mut Graph, length: usize) -> Result<Positional> {
         let dim = self.config.dim;
-        match self.config.positions {
-            Positions::Learned => Ok(Some(parameters.get("embedding.position")?.clone())),
+        Ok(match self.config.positions {
+            Positions::Learned => Positional::Learned(graph.parameter("embedding.position")?),
             Positions::Sinusoidal => {
-                let token = parameters.get("embedding.token")?;
-                let table: Vec<f64> = (0..length)
+                let table = (0..length)
                     .flat_map(|position| (0..dim).map(move |index| sinusoid(position, index, dim)))
                     .collect();
-                let table =
-                    Tensor::from_vec(table, (1, length, dim), token.device())?.to_dtype(token.dtype())?;
-                Ok(Some(table.broadcast_as((replicas, length, dim))?.contiguous()?))
+                Positional::Constant(graph.constant_numbers("sinusoids", dim, table))
             }
-            Positions::Rotary | Positions::None => Ok(None),
-        }
+            Positions::Rotary | Positions::None => Positional::None,
+        })
     }
 
-    fn norm(&self, parameters: &Parameters, name: &str, x: &Tensor) -> Result<Tensor> {
-        layer_norm(x, parameters.get(&format!("{name}.gain"))?, parameters.get(&format!("{name}.bias"))?)
+    fn norm(&self, graph: &mut Graph, name: &str, x: Value) -> Result<Value> {
+        let (gain, bias) = (graph.parameter(&format!("{name}.gain"))?, graph.parameter(&format!("{name}.bias"))?);
+        graph.layer_norm(x, gain, bias)
     }
 
-    fn map(&self, parameters: &Parameters, name: &str, bias: bool, x: &Tensor) -> Result<Tensor> {
-        let bias = if bias { Some(parameters.get(&format!("{name}_bias"))?) } else { None };
-        linear(x, parameters.get(name)?, bias, WeightLayout::InOut)
+    fn map(&self, graph: &mut Graph, name: &str, bias: bool, x: Value) -> Result<Value> {
+        let bias = if bias { Some(graph.parameter(&format!("{name}_bias"))?) } else { None };
+        let weight = graph.parameter(name)?;
+        graph.linear(x, weight, bias, WeightLayout::InOut)
     }
 
     /// One block. `read` tells which positions the states behind it are needed at.
-    fn block(&self, layer: usize, stream: Stream, read: ReadOut, call: &mut Call<'_>) -> Result<Stream> {
-        let (config, parameters) = (&self.config, call.parameters);
+    fn block(
+        &self,
+        graph: &mut Graph,
+        layer: usize,
+        stream: Stream,
+        read: ReadOut,
+        occasion: &Occasion,
+    ) -> Result<Stream> {
+        let config = &self.config;
         let name = format!("blocks.{layer}");
-        let (replicas, row_count, _) = stream.rows.dims3()?;
-        let examples = call.examples;
         let queries = if read == ReadOut::Last { 1 } else { stream.length };
+        let attended = self.attend(graph, &name, &stream, (read, queries), occasion)?;
         let states = match (read, stream.shared) {
-            (ReadOut::Last, _) => gather(&stream.rows, &stream.last)?,
-            (ReadOut::Every, true) => gather(&stream.rows, &stream.keys)?,
-            (ReadOut::Every, false) => stream.rows.clone(),
+            (ReadOut::Last, _) => graph.select(stream.rows, stream.last, 1)?,
+            (ReadOut::Every, true) => graph.select(stream.rows, stream.keys, queries)?,
+            (ReadOut::Every, false) => stream.rows,
         };
-        let normed = match config.norm {
-            Norm::Pre => self.norm(parameters, &format!("{name}.norm1"), &stream.rows)?,
-            Norm::Post | Norm::None => stream.rows.clone(),
-        };
-        let attended_rows = if read == ReadOut::Last { &stream.last } else { &stream.keys };
-        // Queries are computed per row, or per asked position, whichever is fewer.
-        let (asking, query_rows) = if attended_rows.rows().len() < replicas * row_count {
-            let asked = gather(&normed, attended_rows)?;
-            let own = (0..replicas).flat_map(|_| 0..(examples * queries) as u32).collect();
-            (asked, Index::new(own, examples * queries)?)
-        } else {
-            (normed.clone(), attended_rows.clone())
-        };
-        let bias = config.attention_bias;
-        let mut q = self.map(parameters, &format!("{name}.attention.query"), bias, &asking)?;
-        let mut k = self.map(parameters, &format!("{name}.attention.key"), bias, &normed)?;
-        let v = self.map(parameters, &format!("{name}.attention.value"), bias, &normed)?;
-        if config.positions == Positions::Rotary {
-            let rotation = |positions: Arc<Vec<u32>>| Rotation { heads: config.heads, positions };
-            k = rotary(&k, &rotation(stream.positions.clone()))?;
-            let own = asking.dims3()?.1 != row_count;
-            let last = Arc::new(vec![stream.length as u32 - 1; asking.dims3()?.1]);
-            q = rotary(&q, &rotation(if own { last } else { stream.positions.clone() }))?;
-        }
-        let weight_factors = match call.dropout.as_deref_mut() {
-            Some(dropout) => {
-                let shape = [examples, queries, config.heads, stream.length];
-                Some(dropout.factors(&shape, q.dtype(), q.device())?)
-            }
-            None => None,
-        };
-        let plan = Arc::new(Plan {
-            heads: config.heads,
-            examples,
-            queries,
-            keys: stream.length,
-            query_rows,
-            key_rows: stream.keys.clone(),
-            causal: config.causal,
-            bias: stream.bias.clone(),
-            dropout: weight_factors,
-            keys_in_order: stream.shared && stream.bias.is_some(),
-        });
-        if let Some(trace) = call.trace.as_deref_mut() {
-            trace.attention(&q, &k, &plan, stream.asked(self.shape.read_out))?;
-        }
-        let attended = attention(&q, &k, &v, &plan)?;
-        let mut branch = self.map(parameters, &format!("{name}.attention.output"), bias, &attended)?;
-        if let Some(dropout) = call.dropout.as_deref_mut() {
-            branch = drop(&branch, dropout)?;
-        }
-        let mut states = add(&states, &branch)?;
+        let branch = self.map(graph, &format!("{name}.attention.output"), config.attention_bias, attended)?;
+        let branch = drop(graph, branch, occasion)?;
+        let mut states = graph.add(states, branch)?;
         if config.norm == Norm::Post {
-            states = self.norm(parameters, &format!("{name}.norm1"), &states)?;
+            states = self.norm(graph, &format!("{name}.norm1"), states)?;
         }
-        let mut branch = self.mlp(parameters, &name, &states)?;
-        if let Some(dropout) = call.dropout.as_deref_mut() {
-            branch = drop(&branch, dropout)?;
-        }
-        states = add(&states, &branch)?;
+        let branch = self.mlp(graph, &name, states)?;
+        let branch = drop(graph, branch, occasion)?;
+        states = graph.add(states, branch)?;
         if config.norm == Norm::Post {
-            states = self.norm(parameters, &format!("{name}.norm2"), &states)?;
+            states = self.norm(graph, &format!("{name}.norm2"), states)?;
         }
-        let mut next = own_rows(states, examples, queries, None)?;
-        if read == ReadOut::Every && stream.bias.is_some() {
+        let mut next = own_rows(states, queries);
+        if read == ReadOut::Every && stream.log_counts.is_some() {
             // In count space the last position is one of the keys, not the last of them.
-            next.last = call.last_of_types(stream.length, &stream.last)?;
-            next.bias = stream.bias;
+            let (RowMap::Table(last) | RowMap::OwnChosen(last)) = stream.last else {
+                candle_core::bail!("counts without their last token");
+            };
+            next.last = RowMap::OwnChosen(last);
+            next.log_counts = stream.log_counts;
         }
         Ok(next)
     }
 
-    fn mlp(&self, parameters: &Parameters, name: &str, states: &Tensor) -> Result<Tensor> {
+    /// What the asked positions attend to, before the output map.
+    fn attend(
+        &self,
+        graph: &mut Graph,
+        name: &str,
+        stream: &Stream,
+        (read, queries): (ReadOut, usize),
+        occasion: &Occasion,
+    ) -> Result<Value> {
+        let config = &self.config;
+        let normed = match config.norm {
+            Norm::Pre => self.norm(graph, &format!("{name}.norm1"), stream.rows)?,
+            Norm::Post | Norm::None => stream.rows,
+        };
+        let asked = if read == ReadOut::Last { stream.last } else { stream.keys };
+        // Queries are computed per row, or per asked position, whichever is fewer.
+        let selects = occasion.examples * queries < graph.extent(normed).rows.count(occasion.examples);
+        let (asking, query_rows) = if selects {
+            (graph.select(normed, asked, queries)?, RowMap::Own)
+        } else {
+            (normed, asked)
+        };
+        let bias = config.attention_bias;
+        let mut q = self.map(graph, &format!("{name}.attention.query"), bias, asking)?;
+        let mut k = self.map(graph, &format!("{name}.attention.key"), bias, normed)?;
+        let v = self.map(graph, &format!("{name}.attention.value"), bias, normed)?;
+        if config.positions == Positions::Rotary {
+            let own = if selects { vec![stream.length as u32 - 1; queries] } else { stream.positions.clone() };
+            q = graph.rotary(q, config.heads, &own)?;
+            k = graph.rotary(k, config.heads, &stream.positions)?;
+        }
+        let dropout = occasion.dropout.then(|| {
+            let extent = Extent { rows: Rows::PerExample(queries * config.heads), width: stream.length };
+            graph.slot(Source::Dropout, extent)
+        });
+        graph.name(format!("{name}.attention.query"), q);
+        graph.name(format!("{name}.attention.key"), k);
+        let plan = AttentionPlan {
+            heads: config.heads,
+            queries,
+            keys: stream.length,
+            query_rows,
+            key_rows: stream.keys,
+            causal: config.causal,
+            key_bias: stream.log_counts,
+            dropout,
+        };
+        graph.attention(q, k, v, plan)
+    }
+
+    fn mlp(&self, graph: &mut Graph, name: &str, states: Value) -> Result<Value> {
         let bias = self.config.mlp_bias;
         let x = match self.config.norm {
-            Norm::Pre => self.norm(parameters, &format!("{name}.norm2"), states)?,
-            Norm::Post | Norm::None => states.clone(),
+            Norm::Pre => self.norm(graph, &format!("{name}.norm2"), states)?,
+            Norm::Post | Norm::None => states,
         };
-        let up = self.map(parameters, &format!("{name}.mlp.up"), bias, &x)?;
+        let up = self.map(graph, &format!("{name}.mlp.up"), bias, x)?;
         let hidden = match self.config.activation {
-            Activation::Relu => relu(&up)?,
-            Activation::Gelu => gelu(&up)?,
-            Activation::Geglu => geglu(&self.map(parameters, &format!("{name}.mlp.gate"), bias, &x)?, &up)?,
+            Activation::Relu => graph.relu(up),
+            Activation::Gelu => graph.gelu(up),
+            Activation::Geglu => {
+                let gate = self.map(graph, &format!("{name}.mlp.gate"), bias, x)?;
+                graph.geglu(gate, up)?
+            }
         };
-        self.map(parameters, &format!("{name}.mlp.down"), bias, &hidden)
+        self.map(graph, &format!("{name}.mlp.down"), bias, hidden)
     }
 }
-
-/// What stays the same through one forward pass.
-struct Call<'a> {
-    parameters: &'a Parameters,
-    examples: usize,
-    dropout: Option<&'a mut Dropout>,
-    trace: Option<&'a mut Trace>,
-}
-
-impl Call<'_> {
-    /// Row of each example's last token among rows `[B, types]`.
-    fn last_of_types(&self, types: usize, last: &Index) -> Result<Index> {
-        let rows = last.rows().iter().enumerate().map(|(at, token)| {
-            // A first block's rows are the types themselves, a later one's are numbered by example.
-            ((at % self.examples) * types) as u32 + token % types as u32
-        });
-        Index::new(rows.collect(), self.examples * types)
-    }
-}
-
 impl Model for Transformer {
     fn parameters(&self) -> Vec<ParameterSpecification> {
         let (config, dim) = (&self.config, self.config.dim);
@@ -341,29 +283,24 @@ impl Model for Transformer {
         all.list
     }
 
-    fn forward(
-        &self,
-        parameters: &Parameters,
-        inputs: &Inputs,
-        mut dropout: Option<&mut Dropout>,
-        trace: Option<&mut Trace>,
-    ) -> Result<Tensor> {
-        let mut stream = self.embed(parameters, inputs, dropout.as_deref_mut())?;
-        let mut call = Call { parameters, examples: inputs.examples, dropout, trace };
+    fn record(&self, graph: &mut Graph, occasion: &Occasion) -> Result<Value> {
+        let mut stream = self.embed(graph, occasion)?;
         for layer in 0..self.config.layers {
             let is_last = layer + 1 == self.config.layers;
             let read = if is_last { self.shape.read_out } else { ReadOut::Every };
-            stream = self.block(layer, stream, read, &mut call)?;
+            stream = self.block(graph, layer, stream, read, occasion)?;
         }
         let mut states = stream.rows;
         if self.config.norm == Norm::Pre {
-            states = self.norm(parameters, "final_norm", &states)?;
+            states = self.norm(graph, "final_norm", states)?;
         }
-        let bias = if self.config.read_out_bias { Some(parameters.get("read_out.bias")?) } else { None };
+        let bias = if self.config.read_out_bias { Some(graph.parameter("read_out.bias")?) } else { None };
         if self.config.tied {
-            linear(&states, parameters.get("embedding.token")?, bias, WeightLayout::OutIn)
+            let table = graph.parameter("embedding.token")?;
+            graph.linear(states, table, bias, WeightLayout::OutIn)
         } else {
-            linear(&states, parameters.get("read_out.weight")?, bias, WeightLayout::InOut)
+            let weight = graph.parameter("read_out.weight")?;
+            graph.linear(states, weight, bias, WeightLayout::InOut)
         }
     }
 }
@@ -393,28 +330,25 @@ impl Specification<'_> {
 }
 
 /// A stream in which every position of every example has its own row, in order.
-fn own_rows(rows: Tensor, examples: usize, length: usize, bias: Option<Tensor>) -> Result<Stream> {
-    let replicas = rows.dims3()?.0;
-    let count = (examples * length) as u32;
-    let keys: Vec<u32> = (0..replicas).flat_map(|_| 0..count).collect();
-    Ok(Stream {
-        last: Index::new(last_of_each(&keys, length), count as usize)?,
-        keys: Index::new(keys, count as usize)?,
+fn own_rows(rows: Value, length: usize) -> Stream {
+    Stream {
         rows,
+        keys: RowMap::Own,
+        last: RowMap::Last,
         length,
-        positions: Arc::new((0..count).map(|row| row % length as u32).collect()),
-        bias,
+        positions: (0..length as u32).collect(),
+        log_counts: None,
         shared: false,
-    })
+    }
 }
 
-fn last_of_each(keys: &[u32], length: usize) -> Vec<u32> {
-    keys.chunks_exact(length).filter_map(|keys| keys.last().copied()).collect()
-}
-
-fn drop(x: &Tensor, dropout: &mut Dropout) -> Result<Tensor> {
-    let (_, rows, width) = x.dims3()?;
-    scale(x, &dropout.factors(&[rows, width], x.dtype(), x.device())?)
+/// Dropout where the occasion has it.
+fn drop(graph: &mut Graph, x: Value, occasion: &Occasion) -> Result<Value> {
+    if !occasion.dropout {
+        return Ok(x);
+    }
+    let factors = graph.slot(Source::Dropout, graph.extent(x));
+    graph.scaled(x, factors)
 }
 
 /// Coordinate `index` of the fixed embedding of `position` (Vaswani et al. 2017, 3.5).

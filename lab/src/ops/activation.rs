@@ -78,7 +78,7 @@ impl CpuOperation for Activation {
         let range = rows.start * width..rows.end * width;
         let x = &call.input(0)[range.clone()];
         match self.function {
-            Function::Relu => vectorised(|| {
+            Function::Relu => vectorised(#[inline(always)] || {
                 for (result, x) in result.iter_mut().zip(x) {
                     *result = if *x < T::ZERO { T::ZERO } else { *x };
                 }
@@ -103,7 +103,7 @@ impl CpuOperation for Activation {
         let (x, gradient) = (&call.input(0)[range.clone()], &call.gradient()[range.clone()]);
         let numbers = to_x.numbers.iter_mut().zip(x).zip(gradient);
         match self.function {
-            Function::Relu => vectorised(|| {
+            Function::Relu => vectorised(#[inline(always)] || {
                 for ((to, x), gradient) in numbers {
                     put(to, if *x > T::ZERO { *gradient } else { T::ZERO }, to_x.accumulate);
                 }

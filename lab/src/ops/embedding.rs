@@ -78,7 +78,7 @@ impl Embedding {
         if !share.accumulate {
             share.numbers.fill(T::ZERO);
         }
-        vectorised(|| {
+        vectorised(#[inline(always)] || {
             for (id, gradient) in ids.zip(gradient.chunks_exact(self.width)) {
                 if share.rows.contains(&(id as usize)) {
                     let at = (id as usize - share.rows.start) * self.width;
@@ -100,7 +100,7 @@ impl CpuOperation for Embedding {
             Positional::Learned(_) => Some((call.parameter(1), call.ids(1))),
             Positional::Constant(_) => Some((call.numbers(2), call.ids(1))),
         };
-        vectorised(|| {
+        vectorised(#[inline(always)] || {
             for ((row, result), id) in rows.zip(result.chunks_exact_mut(self.width)).zip(ids) {
                 let token = self.row(tokens, *id);
                 match added {

@@ -5,7 +5,8 @@
 //! where the right operand is a transposed weight, which every backward pass multiplies by, against 100 and more here; and
 //! bias, residual and activation are applied here while the tile is in registers.
 //!
-//! The right operand is packed into panels as wide as two vectors; the left one is read in place, a number at a time. Each
+//! The right operand is packed into panels as wide as two vectors, unless it lies like a panel as it is; the left one is read
+//! in place, a number at a time. Results no wider than half a vector are computed in vectors half as wide. Each
 //! number of the result is one chain of fused multiply-adds over blocks of the inner dimension, whose lengths depend on that
 //! dimension only. So a product gives the same bits however its rows or columns are split, and on any vector width.
 
@@ -51,6 +52,11 @@ impl<'a, T> Matrix<'a, T> {
         assert!(self.column_stride == 1 && columns.end <= self.columns, "columns {columns:?} of {}", self.columns);
         let data = if self.rows == 0 { &[] } else { &self.data[columns.start..] };
         Matrix { data, columns: columns.len(), ..self }
+    }
+
+    /// Whether it lies in memory like a packed panel of `width` columns.
+    fn is_panel(&self, width: usize) -> bool {
+        self.column_stride == 1 && self.row_stride == width && self.columns == width
     }
 
     /// Its transpose, without a copy.
@@ -108,7 +114,14 @@ pub fn multiply<T: Float>(
     if m == 0 || n == 0 {
         return;
     }
-    pulp::Arch::new().dispatch(Product { scratch, result, row_stride, lhs, rhs, accumulate, finish });
+    let product = Product { scratch, result, row_stride, lhs, rhs, accumulate, finish };
+    #[cfg(target_arch = "x86_64")]
+    if n * size_of::<T>() <= 32
+        && let Some(simd) = pulp::x86::V3::try_new()
+    {
+        return Simd::vectorize(simd, product);
+    }
+    pulp::Arch::new().dispatch(product);
 }
 
 struct Product<'a, T> {
@@ -156,7 +169,12 @@ impl<T: Float> Product<'_, T> {
             let mut column = 0;
             while column < n {
                 let columns = width.min(n - column);
-                pack::<T, S, VECTORS>(self.scratch, self.rhs, (from, inner), (column, columns));
+                let panel = if self.rhs.is_panel(width) {
+                    &self.rhs.data[from * width..]
+                } else {
+                    pack::<T, S, VECTORS>(self.scratch, self.rhs, (from, inner), (column, columns));
+                    &*self.scratch
+                };
                 let mut row = 0;
                 while row < m {
                     let rows = ROWS.min(m - row);
@@ -172,7 +190,7 @@ impl<T: Float> Product<'_, T> {
                             ),
                             row_stride: self.lhs.row_stride,
                             column_stride: self.lhs.column_stride,
-                            panel: self.scratch.as_ptr(),
+                            panel: panel.as_ptr(),
                             result: self.result.as_mut_ptr().add(at),
                             result_stride: self.row_stride,
                             columns,

@@ -47,7 +47,7 @@ impl CpuOperation for LayerNorm {
         let ((rows, result), (_, saved)) = (call.output_share(), call.saved_share_by(0, 1));
         let x = &x[rows.start * width..rows.end * width];
         let share = T::ONE / T::of(width as f64);
-        vectorised(|| {
+        vectorised(#[inline(always)] || {
             let (saved, _) = saved.as_chunks_mut::<2>();
             for ((x, result), saved) in x.chunks_exact(width).zip(result.chunks_exact_mut(width)).zip(saved) {
                 let mean = sum_of(width, |at| x[at]) * share;
@@ -68,13 +68,13 @@ impl CpuOperation for LayerNorm {
         if stage == 0 {
             let (gain, to_x) = (call.parameter(0), call.to_input(0));
             let numbers = to_x.rows.start * width..to_x.rows.end * width;
-            vectorised(|| {
+            vectorised(#[inline(always)] || {
                 to_rows(&x[numbers.clone()], &gradient[numbers], &saved[to_x.rows], gain, to_x.numbers, to_x.accumulate);
             });
         } else {
             let (to_gain, to_bias) = (call.to_parameter(0, 1), call.to_parameter(1, 1));
             let columns = to_gain.rows.clone();
-            vectorised(|| {
+            vectorised(#[inline(always)] || {
                 if !to_gain.accumulate {
                     to_gain.numbers.fill(T::ZERO);
                 }

@@ -133,7 +133,7 @@ impl Linear {
         let gradient: &[T] = if self.relu {
             let (_, gradient) = call.gradient_share();
             let output = &call.output()[range];
-            vectorised(|| {
+            vectorised(#[inline(always)] || {
                 for (gradient, output) in gradient.iter_mut().zip(output) {
                     *gradient = if *output > T::ZERO { *gradient } else { T::ZERO };
                 }
@@ -163,7 +163,7 @@ impl Linear {
         multiply(call.product_scratch(), result, left, right, to_weight.accumulate, Finish::NONE);
         if call.has_parameter(1) {
             let to_bias = call.to_parameter(1, 1);
-            vectorised(|| {
+            vectorised(#[inline(always)] || {
                 if !to_bias.accumulate {
                     to_bias.numbers.fill(T::ZERO);
                 }

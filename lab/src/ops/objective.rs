@@ -91,7 +91,7 @@ impl CpuOperation for Objective {
         match self.answers {
             Answers::Classes(_) => {
                 let answers = call.ids(0);
-                vectorised(|| {
+                vectorised(#[inline(always)] || {
                     for (((row, loss), outputs), slopes) in each {
                         let weight = weights.map_or(1.0, |weights| weights[row].wide());
                         let answer = answers[row] as usize;

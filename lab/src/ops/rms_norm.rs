@@ -39,7 +39,7 @@ impl CpuOperation for RmsNorm {
         let ((rows, result), (_, saved)) = (call.output_share(), call.saved_share_by(0, 1));
         let x = &x[rows.start * width..rows.end * width];
         let share = T::ONE / T::of(width as f64);
-        vectorised(|| {
+        vectorised(#[inline(always)] || {
             for ((x, result), saved) in x.chunks_exact(width).zip(result.chunks_exact_mut(width)).zip(saved) {
                 let square = sum_of(width, |at| x[at] * x[at]) * share;
                 let scale = T::ONE / (square + T::of(EPSILON)).sqrt();
@@ -59,7 +59,7 @@ impl CpuOperation for RmsNorm {
         if stage == 0 {
             let (gain, to_x) = (call.parameter(0), call.to_input(0));
             let rows = rows.skip(to_x.rows.start).zip(to_x.numbers.chunks_exact_mut(width));
-            vectorised(|| {
+            vectorised(#[inline(always)] || {
                 for (((x, gradient), scale), result) in rows {
                     let across = sum_of(width, |at| gradient[at] * gain[at] * x[at]) * share * *scale * *scale;
                     for (((x, gradient), gain), result) in x.iter().zip(gradient).zip(gain).zip(result) {
@@ -70,7 +70,7 @@ impl CpuOperation for RmsNorm {
             });
         } else {
             let to_gain = call.to_parameter(0, 1);
-            vectorised(|| {
+            vectorised(#[inline(always)] || {
                 if !to_gain.accumulate {
                     to_gain.numbers.fill(T::ZERO);
                 }

@@ -41,7 +41,7 @@ impl Select {
         }
         let (map, positions, width) = (self.index.of(call), self.index.positions(), self.width);
         let gradient = call.gradient();
-        vectorised(|| {
+        vectorised(#[inline(always)] || {
             for example in examples {
                 for position in 0..positions {
                     let from = &gradient[(example * positions + position) * width..][..width];

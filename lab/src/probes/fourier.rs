@@ -10,8 +10,7 @@
 //! those of the p residues.
 
 use super::{Measured, Measuring};
-use crate::error::{Doing, LabError};
-use crate::ops_old::loss::log_sum_exp;
+use crate::ops::objective::log_sum_exp;
 
 /// Share of the logits' variance from which a frequency counts as key.
 pub const KEY_SHARE: f64 = 0.02;
@@ -113,38 +112,31 @@ fn frequency_norms(embedding: &[f64], width: usize, p: usize) -> Vec<f64> {
         .collect()
 }
 
-pub(super) fn measure(measuring: &Measuring<'_>) -> Result<Measured, LabError> {
-    let Some(p) = measuring.modulus.map(|modulus| modulus as usize) else { return Ok(Vec::new()) };
-    let replicas = measuring.parameters.replicas();
-    let mut columns = [const { Vec::new() }; 4];
-    for replica in 0..replicas {
-        let mut logits = vec![0.0; p * p * p];
-        let mut is_train = vec![false; p * p];
-        for (scores, trained_on) in [(measuring.train, true), (measuring.test, false)] {
-            let Some(kept) = &scores.kept else { continue };
-            for (residues, row) in kept.residues(replica, p as u32).into_iter().zip(kept.outputs(replica)) {
-                let pair = residues.0 as usize * p + residues.1 as usize;
-                logits[pair * p..][..p].copy_from_slice(&row[..p]);
-                is_train[pair] |= trained_on;
-            }
+pub(super) fn measure(measuring: &Measuring<'_>) -> Measured {
+    let Some(p) = measuring.modulus.map(|modulus| modulus as usize) else { return Vec::new() };
+    let mut logits = vec![0.0; p * p * p];
+    let mut is_train = vec![false; p * p];
+    for (scores, trained_on) in [(measuring.train, true), (measuring.test, false)] {
+        let Some(kept) = &scores.kept else { continue };
+        for (residues, row) in kept.residues(p as u32).into_iter().zip(kept.outputs()) {
+            let pair = residues.0 as usize * p + residues.1 as usize;
+            logits[pair * p..][..p].copy_from_slice(&row[..p]);
+            is_train[pair] |= trained_on;
         }
-        let measures = fourier_measures(&logits, p, &is_train);
-        columns[0].push(measures.key_frequencies.len() as f64);
-        columns[1].push(measures.restricted_loss);
-        columns[2].push(measures.excluded_loss);
-        let embedding = measuring
-            .parameters
-            .get("embedding.token")
-            .and_then(|embedding| {
-                let embedding = embedding.get(replica)?.to_dtype(candle_core::DType::F64)?;
-                Ok((
-                    embedding.dim(1)?,
-                    embedding.to_device(&candle_core::Device::Cpu)?.flatten_all()?.to_vec1::<f64>()?,
-                ))
-            })
-            .doing("reading the token embedding")?;
-        columns[3].push(gini(&frequency_norms(&embedding.1, embedding.0, p)));
     }
-    let names = ["key_frequencies", "restricted_loss", "excluded_loss", "embedding_gini"];
-    Ok(names.into_iter().map(str::to_owned).zip(columns).collect())
+    let measures = fourier_measures(&logits, p, &is_train);
+    let layout = measuring.network.layout();
+    let width = layout
+        .parameters
+        .iter()
+        .find(|parameter| parameter.name == "embedding.token")
+        .and_then(|parameter| parameter.shape.get(1).copied())
+        .unwrap_or(1);
+    let embedding = measuring.network.parameter("embedding.token").unwrap_or_default();
+    vec![
+        ("key_frequencies".to_owned(), measures.key_frequencies.len() as f64),
+        ("restricted_loss".to_owned(), measures.restricted_loss),
+        ("excluded_loss".to_owned(), measures.excluded_loss),
+        ("embedding_gini".to_owned(), gini(&frequency_norms(embedding, width, p))),
+    ]
 }

@@ -1,7 +1,7 @@
 //! Probes: what is measured inside a model at an evaluation. One line in `measure`, and a file where it takes more than a line.
 //!
-//! A probe is a pure function of the training state (weights and optimiser), so a resumed trial measures what an
-//! uninterrupted one does.
+//! A probe is a pure function of a replica's state (weights and optimiser), so a resumed trial measures what an
+//! uninterrupted one does. Probes compute on the processor in 64 bits, wherever the replica is trained.
 
 pub(crate) mod attention_entropy;
 mod fourier;
@@ -10,20 +10,24 @@ mod weight_norm;
 pub use fourier::{FourierMeasures, fourier_measures, gini};
 
 use plateau_common::config::ProbeKind;
+use plateau_common::tasks::Batch;
 
 use crate::error::LabError;
 use crate::evaluate::Scores;
-use crate::model::Parameters;
-use crate::optimizer::Optimizer;
+use crate::network::Network;
 
-/// Metric names, each with one value per replica.
-pub(crate) type Measured = Vec<(String, Vec<f64>)>;
+/// Metric names and values.
+pub(crate) type Measured = Vec<(String, f64)>;
 
 /// What probes may look at.
 pub(crate) struct Measuring<'a> {
-    pub parameters: &'a Parameters,
-    pub optimizer: &'a Optimizer,
-    /// The test split's scores, with the trace of its forward pass.
+    /// The model with the replica's weights.
+    pub network: &'a Network,
+    /// Norm of the last update's gradient before clipping; not a number before the first.
+    pub last_norm: f64,
+    /// The test split.
+    pub test_batch: &'a Batch,
+    /// Its scores.
     pub test: &'a Scores,
     /// The training split's scores.
     pub train: &'a Scores,
@@ -34,25 +38,19 @@ pub(crate) struct Measuring<'a> {
 /// Runs one probe.
 pub(crate) fn measure(kind: ProbeKind, measuring: &Measuring<'_>) -> Result<Measured, LabError> {
     match kind {
-        ProbeKind::WeightNorm => weight_norm::measure(measuring),
+        ProbeKind::WeightNorm => Ok(weight_norm::measure(measuring)),
         ProbeKind::GradientNorm => Ok(gradient_norm(measuring)),
-        ProbeKind::AttentionEntropy => Ok(attention_entropies(measuring)),
-        ProbeKind::LogitScale => Ok(vec![("logit_scale".to_owned(), measuring.test.logit_scales())]),
-        ProbeKind::Fourier => fourier::measure(measuring),
+        ProbeKind::AttentionEntropy => attention_entropy::measure(measuring),
+        ProbeKind::LogitScale => Ok(vec![("logit_scale".to_owned(), measuring.test.logit_scale())]),
+        ProbeKind::Fourier => Ok(fourier::measure(measuring)),
     }
 }
 
 /// `gradient_norm`: of the last update, before clipping; absent before the first.
 fn gradient_norm(measuring: &Measuring<'_>) -> Measured {
-    let norms = measuring.optimizer.last_norms();
-    if norms.iter().all(|norm| norm.is_nan()) {
+    if measuring.last_norm.is_nan() {
         Vec::new()
     } else {
-        vec![("gradient_norm".to_owned(), norms.to_vec())]
+        vec![("gradient_norm".to_owned(), measuring.last_norm)]
     }
-}
-
-fn attention_entropies(measuring: &Measuring<'_>) -> Measured {
-    let layers = measuring.test.entropies().into_iter().enumerate();
-    layers.map(|(layer, means)| (format!("attention_entropy/{layer}"), means)).collect()
 }

@@ -2,8 +2,7 @@
 //! and the read-out.
 
 use super::{Measured, Measuring};
-use crate::error::{Doing, LabError};
-use crate::optimizer::square_sums;
+use crate::optimizer::square_sum;
 
 /// The part a parameter belongs to: its first name, or the first two for blocks.
 fn part(name: &str) -> &str {
@@ -12,19 +11,19 @@ fn part(name: &str) -> &str {
     ends.get(wanted).map_or(name, |end| &name[..*end])
 }
 
-pub(super) fn measure(measuring: &Measuring<'_>) -> Result<Measured, LabError> {
-    let mut parts: Vec<(String, Vec<f64>)> = Vec::new();
-    let mut total = vec![0.0; measuring.parameters.replicas()];
-    for (name, tensor) in measuring.parameters.iter() {
-        let squares = square_sums(tensor).doing("measuring the weight norm")?;
-        total.iter_mut().zip(&squares).for_each(|(total, square)| *total += square);
-        match parts.iter_mut().find(|(known, _)| known == part(name)) {
-            Some((_, sums)) => sums.iter_mut().zip(&squares).for_each(|(sum, square)| *sum += square),
-            None => parts.push((part(name).to_owned(), squares)),
+pub(super) fn measure(measuring: &Measuring<'_>) -> Measured {
+    let mut parts: Vec<(String, f64)> = Vec::new();
+    let mut total = 0.0;
+    let layout = measuring.network.layout();
+    for (place, parameter) in layout.parameters.iter().enumerate() {
+        let square = square_sum(&measuring.network.weights()[layout.range(place)]);
+        total += square;
+        match parts.iter_mut().find(|(known, _)| known == part(&parameter.name)) {
+            Some((_, sum)) => *sum += square,
+            None => parts.push((part(&parameter.name).to_owned(), square)),
         }
     }
-    let root = |squares: Vec<f64>| squares.into_iter().map(f64::sqrt).collect();
-    let mut measured = vec![("weight_norm".to_owned(), root(total))];
-    measured.extend(parts.into_iter().map(|(part, squares)| (format!("weight_norm/{part}"), root(squares))));
-    Ok(measured)
+    let mut measured = vec![("weight_norm".to_owned(), total.sqrt())];
+    measured.extend(parts.into_iter().map(|(part, square)| (format!("weight_norm/{part}"), square.sqrt())));
+    measured
 }

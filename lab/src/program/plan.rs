@@ -113,6 +113,11 @@ impl Program {
         self.outputs.extent.rows.count(1)
     }
 
+    /// Rows and width of a value.
+    pub fn extent(&self, value: Value) -> Extent {
+        self.values[value.0]
+    }
+
     /// The nodes whose results do not depend on the examples, with their buffers.
     pub fn fixed_nodes(&self) -> impl DoubleEndedIterator<Item = (&Node, &Ports)> {
         self.nodes.iter().zip(&self.ports).take(self.fixed)

@@ -8,11 +8,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use candle_core::Device;
-
 use super::shard::Shard;
 use super::{Event, Start};
 use crate::checkpoint;
+use crate::engine::Workbench;
 use crate::error::LabError;
 
 /// Work for a thread.
@@ -142,11 +141,11 @@ impl<'a> Place<'a> {
     fn new(
         number: usize,
         starts: Vec<Start>,
-        device: &Device,
+        bench: &'a Workbench,
         scratch: &'a Path,
         send: &mut dyn FnMut(Event),
     ) -> Result<Self, LabError> {
-        let shard = Shard::new(&starts, number, device.clone(), scratch)?;
+        let shard = Shard::new(&starts, number, bench, scratch)?;
         let mut place = Place { shard, number, live: starts };
         place.watch(send, |shard, send| shard.begin(send))?;
         Ok(place)
@@ -177,7 +176,7 @@ impl<'a> Place<'a> {
     fn part(
         mut self,
         leaving: &BTreeSet<usize>,
-        device: &Device,
+        bench: &'a Workbench,
         scratch: &'a Path,
         send: &mut dyn FnMut(Event),
     ) -> Result<Result<Option<Self>, Self>, LabError> {
@@ -209,7 +208,7 @@ impl<'a> Place<'a> {
             return Ok(Ok(None));
         }
         let mut place = Place {
-            shard: Shard::new(&staying, self.number, device.clone(), scratch)?,
+            shard: Shard::new(&staying, self.number, bench, scratch)?,
             live: staying,
             ..self
         };
@@ -229,7 +228,7 @@ impl<'a> Place<'a> {
 pub(super) fn train(
     crew: &Crew,
     thread: usize,
-    device: &Device,
+    bench: &Workbench,
     scratch: &Path,
     send: &mut dyn FnMut(Event),
 ) -> Result<(), LabError> {
@@ -239,7 +238,7 @@ pub(super) fn train(
         for order in orders {
             match order {
                 Order::Train { shard, starts } => {
-                    places.push(Place::new(shard, starts, device, scratch, send)?)
+                    places.push(Place::new(shard, starts, bench, scratch, send)?)
                 }
                 Order::Drop(replica) => drop(leaving.insert(replica)),
             }
@@ -253,7 +252,7 @@ pub(super) fn train(
                 continue;
             }
             if place.live.iter().any(|start| leaving.contains(&start.replica)) {
-                match place.part(&leaving, device, scratch, send)? {
+                match place.part(&leaving, bench, scratch, send)? {
                     Ok(rest) => unfinished.extend(rest),
                     Err(unchanged) => unfinished.push(unchanged),
                 }

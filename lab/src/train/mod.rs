@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use candle_core::Device;
 use plateau_common::config::TrialConfig;
 use plateau_common::cost;
 use plateau_common::identity::TrialId;
@@ -21,7 +20,8 @@ use plateau_common::metrics::Evaluation;
 use plateau_common::trial::Ending;
 
 use crate::checkpoint::Checkpoint;
-use crate::error::{Doing, LabError};
+use crate::engine::Workbench;
+use crate::error::LabError;
 use crew::Crew;
 use roster::Roster;
 
@@ -114,8 +114,6 @@ pub trait Observer {
 const PROGRESS_SECONDS: f64 = 0.5;
 /// Longest wait for news while places are free, so that new members need not wait for them.
 const REFILL_SECONDS: f64 = 0.02;
-/// Stack of a training thread: candle walks its graph recursively.
-const STACK_BYTES: usize = 256 << 20;
 
 /// What a shard tells the caller's thread.
 enum Event {
@@ -194,7 +192,7 @@ pub fn train_cohort_within(
     }
     let mut roster = Roster::new(members.len(), &first.config, device);
     let shards = roster.admit(members.to_vec())?;
-    match train(roster, shards, device, scratch, observer) {
+    match train(&first.config, roster, shards, device, scratch, observer) {
         Err(error) if is_out_of_memory(&error) => {
             Err(LabError::OutOfMemory { needed: need, available: memory_bytes.unwrap_or(0) })
         }
@@ -215,15 +213,17 @@ fn is_out_of_memory(error: &LabError) -> bool {
 
 /// Trains what the roster has dealt, and whoever joins.
 fn train(
+    config: &TrialConfig,
     roster: Roster,
     shards: Vec<(usize, crew::Order)>,
     choice: &DeviceChoice,
     scratch: &Path,
     observer: &mut dyn Observer,
 ) -> Result<(), LabError> {
-    let device = match choice {
-        DeviceChoice::Cpu { .. } => Device::Cpu,
-        DeviceChoice::Cuda(ordinal) => Device::new_cuda(*ordinal).doing("opening the CUDA device")?,
+    // Threads that are left over share the work of each replica.
+    let parts = match choice {
+        DeviceChoice::Cpu { threads } => (threads / roster.threads().max(1)).max(1),
+        DeviceChoice::Cuda(_) => 1,
     };
     let crew = Crew::new(roster.threads());
     shards.into_iter().for_each(|(thread, order)| crew.order(thread, order));
@@ -231,15 +231,17 @@ fn train(
     let span = tracing::Span::current();
     std::thread::scope(|scope| -> Result<(), LabError> {
         for index in 0..roster.threads() {
-            let (sender, device, span, crew) = (sender.clone(), device.clone(), span.clone(), &crew);
+            let (sender, span, crew) = (sender.clone(), span.clone(), &crew);
             let work = move || {
                 let _entered = span.enter();
                 let mut send = |event| drop(sender.send(event));
-                if let Err(error) = crew::train(crew, index, &device, scratch, &mut send) {
+                let trained = Workbench::new(config, choice, parts)
+                    .and_then(|bench| crew::train(crew, index, &bench, scratch, &mut send));
+                if let Err(error) = trained {
                     crew.fail(error);
                 }
             };
-            let thread = std::thread::Builder::new().name(format!("train-{index}")).stack_size(STACK_BYTES);
+            let thread = std::thread::Builder::new().name(format!("train-{index}"));
             thread.spawn_scoped(scope, work).map_err(|source| {
                 crew.abandon();
                 LabError::Io { doing: "starting a training thread for", path: scratch.to_owned(), source }

@@ -9,7 +9,7 @@ use plateau_common::config::TrialConfig;
 use plateau_common::identity::cohort_key;
 
 use super::crew::Order;
-use super::{DeviceChoice, Member, Start, shard};
+use super::{DeviceChoice, Member, Start};
 use crate::checkpoint::{self, Checkpoint};
 use crate::error::LabError;
 
@@ -17,8 +17,8 @@ use crate::error::LabError;
 pub(super) struct Roster {
     /// Members trained at the same time at most.
     places: usize,
-    /// Replicas a shard should not exceed: few on a processor, for its cache; as many as there are on a card, which
-    /// wants large batches.
+    /// Replicas of a shard at most: one on a processor, so that its numbers stay in the cache for a turn; as many as there
+    /// are on a card, which wants large batches.
     largest: usize,
     /// Identity of the cohort, and the trial that gave it.
     key: String,
@@ -41,7 +41,7 @@ impl Roster {
     pub fn new(places: usize, config: &TrialConfig, device: &DeviceChoice) -> Self {
         let (threads, largest) = match device {
             DeviceChoice::Cpu { threads } => {
-                ((*threads).clamp(1, places.max(1)), shard::replicas_per_shard(config).max(1))
+                ((*threads).clamp(1, places.max(1)), 1)
             }
             DeviceChoice::Cuda(_) => (1, places.max(1)),
         };

@@ -1,49 +1,33 @@
-//! The training loop of the replicas of one thread.
+//! The training loop of some replicas of one thread.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
-use plateau_common::config::{Batch as BatchSize, ModelConfig, TrialConfig};
+use candle_core::{DType, Device, Tensor};
+use plateau_common::config::{Batch as BatchSize, ModelConfig, Precision, ProbeKind, TrialConfig};
 use plateau_common::metrics::Evaluation;
 use plateau_common::random::StreamFamily;
-use plateau_common::tasks::{Batch, Examples, Form, ReadOut, Scale, Split, TaskConfig};
+use plateau_common::tasks::{Batch, Examples, Form, Scale, Split, TaskConfig};
 use plateau_common::trial::Ending;
 
 use super::{Event, Start};
-use crate::checkpoint;
-use crate::data::{Destination, Prepared, prepare};
+use crate::checkpoint::{self, Checkpoint, Named};
+use crate::engine::{Engine, Recruit, State, Step, Workbench};
 use crate::error::{Doing, LabError};
-use crate::evaluate::{self, Scores, Wanted};
-use crate::float::dtype;
-use crate::model::{self, Dropout, Model, Parameters};
-use crate::ops::loss::loss;
-use crate::ops::tape::differentiate;
-use crate::optimizer::{Optimizer, ReplicaRule};
+use crate::evaluate::{self, Scores};
+use crate::model;
+use crate::network::{Network, initial_weights};
+use crate::optimizer::ReplicaRule;
 use crate::probes::{self, Measuring};
-use plateau_common::config::ProbeKind;
+use crate::program::Layout;
 
 /// Seconds between reports of progress.
 const REPORT_SECONDS: f64 = 0.25;
 /// Seconds after which a thread turns to its next shard.
 const TURN_SECONDS: f64 = 0.1;
-
-/// Numbers of activations a shard should not exceed, so that they stay in the processor's cache.
-const SHARD_NUMBERS: usize = 1 << 18;
-
-/// How many replicas of a configuration make a good shard on the CPU. (No result depends on it.)
-pub(super) fn replicas_per_shard(config: &TrialConfig) -> usize {
-    let ModelConfig::Transformer(model) = &config.model;
-    let shape = config.task.shape();
-    let examples = match config.train.batch {
-        BatchSize::Full => config.task.training_set_size().unwrap_or(1),
-        BatchSize::Size(size) => size,
-    };
-    let positions = if model.layers == 1 && shape.read_out == ReadOut::Last { 1 } else { shape.length };
-    let numbers = examples * positions * (model.mlp_dim + 6 * model.dim + shape.output.width());
-    (SHARD_NUMBERS / numbers.max(1)).max(1)
-}
+/// Name of the tensor that holds the norm of the last gradient in an optimiser's file.
+const LAST_NORM: &str = "last_gradient_norm";
 
 /// One replica and what belongs to it alone.
 struct Replica {
@@ -53,7 +37,7 @@ struct Replica {
     dropout: StreamFamily,
     /// Fixed evaluation sets; the training one is absent where data are endless.
     train_set: Option<Batch>,
-    test_set: Option<Batch>,
+    test_set: Batch,
 }
 
 impl Replica {
@@ -65,7 +49,7 @@ impl Replica {
             scale: examples.scale(),
             dropout: StreamFamily::new(config.seed, "dropout"),
             train_set: examples.evaluation(Split::Train, form),
-            test_set: examples.evaluation(Split::Test, form),
+            test_set: examples.evaluation(Split::Test, form).unwrap_or_else(Batch::empty),
             examples,
         }
     }
@@ -75,17 +59,19 @@ impl Replica {
     }
 }
 
-/// Replicas that are trained as one batch; those that end leave it.
+/// Replicas that make the same updates; those that end leave it.
 pub(super) struct Shard<'a> {
     replicas: Vec<Replica>,
-    model: Box<dyn Model>,
-    parameters: Parameters,
-    optimizer: Optimizer,
+    bench: &'a Workbench,
+    engine: Box<dyn Engine + 'a>,
     form: Form,
-    to: Destination,
     step: u64,
-    /// A full batch, which never changes while the replicas stay.
-    constant: Option<Prepared>,
+    /// The replicas' batches, drawn anew for every update unless they are the whole training set.
+    batches: Vec<Batch>,
+    scales: Vec<Scale>,
+    dropout: Vec<StreamFamily>,
+    /// Whether the batches are those of the update before.
+    drawn: bool,
     scratch: &'a Path,
     last_save: Instant,
     /// Number of the shard, for reports.
@@ -93,8 +79,6 @@ pub(super) struct Shard<'a> {
     reported: Instant,
     /// Made since the last report.
     replica_steps: u64,
-    /// The device for people, as checkpoints record it.
-    device_words: String,
     /// Step of the last checkpoint of all replicas; what a shard starts from needs no saving.
     saved: u64,
     /// The span of the updates since the last evaluation.
@@ -105,57 +89,31 @@ type Send<'a> = &'a mut dyn FnMut(Event);
 
 impl<'a> Shard<'a> {
     /// Fresh or resumed replicas; all start at one step. `index` is the shard's number.
-    pub fn new(starts: &[Start], index: usize, device: Device, scratch: &'a Path) -> Result<Self, LabError> {
+    pub fn new(starts: &[Start], index: usize, bench: &'a Workbench, scratch: &'a Path) -> Result<Self, LabError> {
         let config = &starts[0].member.config;
         let form = model::input_form(&config.model, &config.task);
-        let shape = config.task.shape();
-        let model = model::build(&config.model, shape);
-        let to = Destination { shape, dtype: dtype(config.train.precision), device };
-        let rules: Vec<ReplicaRule> =
-            starts.iter().map(|start| ReplicaRule::of(&start.member.config.train)).collect();
-        let resumed: Vec<_> = starts.iter().filter_map(|start| start.resumed.as_ref()).collect();
-        let seeds: Vec<u64> = starts.iter().map(|start| start.member.config.seed).collect();
-        let specification = model.parameters();
-        let (parameters, optimizer) = if resumed.len() == starts.len() {
-            let weights: Vec<_> = resumed.iter().map(|checkpoint| checkpoint.weights.clone()).collect();
-            let states: Vec<_> = resumed.iter().map(|checkpoint| checkpoint.optimizer.clone()).collect();
-            let names: Vec<&str> = specification.iter().map(|parameter| parameter.name.as_str()).collect();
-            let parameters = stack(&names, &weights, &to.device).doing("restoring parameters")?;
-            for (parameter, (name, tensor)) in specification.iter().zip(parameters.iter()) {
-                if tensor.dims()[1..] != parameter.shape[..] || tensor.dtype() != to.dtype {
-                    let message =
-                        format!("`{name}` of the checkpoint is {:?} {:?}", tensor.dtype(), tensor.shape());
-                    return Err(LabError::Compute { doing: "restoring parameters", message });
-                }
-            }
-            let optimizer =
-                Optimizer::from_replicas(rules, &parameters, &states).doing("restoring the optimiser")?;
-            (parameters, optimizer)
-        } else {
-            let parameters =
-                Parameters::initial(&specification, &seeds, to.dtype, &to.device).doing("initialising")?;
-            let optimizer = Optimizer::new(rules, &parameters).doing("initialising the optimiser")?;
-            (parameters, optimizer)
-        };
-        let device_words = describe(&to.device);
-        Ok(Shard {
-            device_words,
+        let layout = &bench.program().layout;
+        let recruits = starts.iter().map(|start| recruit(start, layout)).collect::<Result<_, _>>()?;
+        let mut shard = Shard {
+            engine: bench.engine(recruits)?,
+            bench,
             stretch: None,
             saved: starts[0].step(),
             index,
             reported: Instant::now(),
             replica_steps: 0,
             replicas: starts.iter().map(|start| Replica::new(start, form)).collect(),
-            model,
-            parameters,
-            optimizer,
             form,
-            to,
             step: starts[0].step(),
-            constant: None,
+            batches: Vec::new(),
+            scales: Vec::new(),
+            dropout: Vec::new(),
+            drawn: false,
             scratch,
             last_save: Instant::now(),
-        })
+        };
+        shard.line_up();
+        Ok(shard)
     }
 
     /// Announces the replicas and evaluates fresh ones.
@@ -174,6 +132,7 @@ impl<'a> Shard<'a> {
         let turn = Instant::now();
         while !self.replicas.is_empty() {
             if stop.load(Ordering::Relaxed) {
+                self.end_diverged(send)?;
                 self.save_all(send)?;
                 break;
             }
@@ -182,35 +141,45 @@ impl<'a> Shard<'a> {
             }
             self.stretch
                 .get_or_insert_with(|| tracing::info_span!("steps", from = self.step, shard = self.index));
-            let losses_finite = self.update()?;
-            if losses_finite.contains(&false) {
-                self.end_diverged(&losses_finite, send)?;
-                continue; // the update was not made: the others make it without the diverged
+            self.update()?;
+            let due = self.due();
+            if due.looks {
+                self.end_diverged(send)?;
+                if self.replicas.is_empty() {
+                    break;
+                }
             }
-            self.replica_steps += self.replicas.len() as u64;
-            let (step, config) = (self.step, self.replicas[0].config());
-            let evaluation_due = self.replicas.iter().any(|replica| {
-                let config = replica.config();
-                config.evaluate.is_due(step, config.train.steps)
-            });
-            let every = config.checkpoint.every;
-            let seconds = config.checkpoint.seconds;
-            if evaluation_due || self.reported.elapsed().as_secs_f64() >= REPORT_SECONDS {
-                self.report(Some(step), send);
+            if due.evaluation || self.reported.elapsed().as_secs_f64() >= REPORT_SECONDS {
+                self.report(Some(self.step), send);
             }
-            if evaluation_due {
+            if due.evaluation {
                 self.stretch = None;
                 self.evaluate(send)?;
             }
             self.end_finished(send)?;
-            let by_step = every.is_some_and(|every| step.is_multiple_of(every));
-            if by_step || seconds > 0.0 && self.last_save.elapsed().as_secs_f64() >= seconds {
+            if due.save {
                 self.save_all(send)?;
                 self.last_save = Instant::now();
             }
         }
         self.report(None, send);
         Ok(false)
+    }
+
+    /// What is due after the update just made.
+    fn due(&self) -> Due {
+        let step = self.step;
+        let evaluation = self.replicas.iter().any(|replica| {
+            let config = replica.config();
+            config.evaluate.is_due(step, config.train.steps)
+        });
+        let ends = self.replicas.iter().any(|replica| step >= replica.config().train.steps);
+        let policy = &self.replicas[0].config().checkpoint;
+        let by_step = policy.every.is_some_and(|every| step.is_multiple_of(every));
+        let by_time = policy.seconds > 0.0 && self.last_save.elapsed().as_secs_f64() >= policy.seconds;
+        let save = by_step || by_time;
+        let looks = evaluation || ends || save || step.is_multiple_of(self.engine.patience());
+        Due { evaluation, save, looks }
     }
 
     fn report(&mut self, step: Option<u64>, send: Send<'_>) {
@@ -225,131 +194,134 @@ impl<'a> Shard<'a> {
         }
     }
 
-    fn scales(&self) -> Vec<Scale> {
-        self.replicas.iter().map(|replica| replica.scale).collect()
+    /// Lines up what belongs to the replicas side by side, after some have left.
+    fn line_up(&mut self) {
+        self.batches.resize_with(self.replicas.len(), Batch::empty);
+        self.scales = self.replicas.iter().map(|replica| replica.scale).collect();
+        self.dropout = self.replicas.iter().map(|replica| replica.dropout.clone()).collect();
+        self.drawn = false;
     }
 
-    /// Makes the next update, unless the loss or gradient of a replica is not finite; tells whose are.
-    fn update(&mut self) -> Result<Vec<bool>, LabError> {
+    /// Makes the next update. Nothing is allocated here from the second update on.
+    fn update(&mut self) -> Result<(), LabError> {
         let (update, size) = (self.step + 1, self.batch_size());
-        let prepared = match self.constant.take() {
-            Some(prepared) => prepared,
-            None => {
-                let draw = |replica: &Replica| replica.examples.train(update, size, self.form);
-                let batches: Vec<Batch> = self.replicas.iter().map(draw).collect();
-                prepare(&batches, &self.scales(), &self.to).doing("preparing a batch")?
+        let fresh = size.is_some() || !self.drawn;
+        if fresh {
+            for (replica, batch) in self.replicas.iter().zip(&mut self.batches) {
+                replica.examples.draw(update, size, self.form, batch);
             }
-        };
-        let ModelConfig::Transformer(settings) = &self.replicas[0].config().model;
-        let mut dropout = (settings.dropout > 0.0).then(|| {
-            let families: Vec<StreamFamily> =
-                self.replicas.iter().map(|replica| replica.dropout.clone()).collect();
-            Dropout::new(settings.dropout, &families, update)
-        });
-        let mut compute = || -> candle_core::Result<Vec<bool>> {
-            let (losses, gradients) = differentiate(&self.to.device, || {
-                let outputs =
-                    self.model.forward(&self.parameters, &prepared.inputs, dropout.as_mut(), None)?;
-                loss(&outputs, &prepared.criterion)
-            })?;
-            let values: Vec<f64> = losses.to_vec1()?;
-            let norms = Optimizer::gradient_norms(&self.parameters, &gradients)?;
-            let finite: Vec<bool> =
-                values.iter().zip(&norms).map(|(loss, norm)| loss.is_finite() && norm.is_finite()).collect();
-            if finite.iter().all(|finite| *finite) {
-                let train = &self.replicas[0].config().train;
-                let multiplier = train.schedule.multiplier(update, train.steps);
-                self.optimizer.step(&mut self.parameters, &gradients, &norms, update, multiplier)?;
-            }
-            Ok(finite)
-        };
-        let finite = compute().doing("training")?;
-        if finite.iter().all(|finite| *finite) {
-            self.step = update;
+            self.drawn = true;
         }
-        if size.is_none() {
-            self.constant = Some(prepared);
-        }
-        Ok(finite)
-    }
-
-    fn score(&self, batches: &[Batch], wanted: Wanted) -> Result<Scores, LabError> {
-        let chunk = evaluate::chunk_examples(self.replicas[0].config());
-        evaluate::score(&*self.model, &self.parameters, batches, &self.scales(), &self.to, chunk, wanted)
-            .doing("evaluating")
+        let config = self.replicas[0].config();
+        let ModelConfig::Transformer(settings) = &config.model;
+        let step = Step {
+            update,
+            multiplier: config.train.schedule.multiplier(update, config.train.steps),
+            batches: &self.batches,
+            fresh,
+            scales: &self.scales,
+            dropout: (settings.dropout > 0.0).then_some((settings.dropout, self.dropout.as_slice())),
+        };
+        self.engine.update(&step)?;
+        self.step = update;
+        self.replica_steps += self.replicas.len() as u64;
+        Ok(())
     }
 
     /// Evaluates every replica at the present step.
     fn evaluate(&mut self, send: Send<'_>) -> Result<(), LabError> {
         let _span = tracing::info_span!("evaluate", step = self.step, shard = self.index).entered();
-        let config = self.replicas[0].config();
-        let kinds = config.evaluate.probes.clone();
+        for place in 0..self.replicas.len() {
+            let values = self.measure(place)?;
+            let evaluation = Evaluation { step: self.step, values };
+            send(Event::Evaluated { replica: self.replicas[place].start.replica, evaluation });
+        }
+        Ok(())
+    }
+
+    /// Metrics of the replica at `place`.
+    fn measure(&mut self, place: usize) -> Result<Vec<(String, f64)>, LabError> {
+        let size = self.batch_size();
+        let replica = &self.replicas[place];
+        let config = replica.config();
         let modulus = match &config.task {
             TaskConfig::Modular(task) => Some(task.modulus),
             _ => None,
         };
+        let kinds = &config.evaluate.probes;
         let outputs = kinds.contains(&ProbeKind::Fourier);
-        let trace = kinds.contains(&ProbeKind::AttentionEntropy);
-        let (next, size) = (self.step + 1, self.batch_size());
         // Where data are endless, the next update's batch stands for the training data: it has not been trained on yet,
         // but neither has anything else twice.
-        let train: Vec<Batch> = self
-            .replicas
-            .iter()
-            .map(|replica| {
-                replica.train_set.clone().unwrap_or_else(|| replica.examples.train(next, size, self.form))
-            })
-            .collect();
-        let train = self.score(&train, Wanted { trace: false, outputs })?;
-        let test: Vec<Batch> = self.replicas.iter().filter_map(|replica| replica.test_set.clone()).collect();
-        let test = self.score(&test, Wanted { trace, outputs })?;
-        let mut columns: Vec<(String, Vec<f64>)> = vec![
-            ("train_loss".to_owned(), train.losses()),
-            ("train_accuracy".to_owned(), train.accuracies()),
-            ("test_loss".to_owned(), test.losses()),
-            ("test_accuracy".to_owned(), test.accuracies()),
+        let next;
+        let train_batch = match &replica.train_set {
+            Some(set) => set,
+            None => {
+                next = replica.examples.train(self.step + 1, size, self.form);
+                &next
+            }
+        };
+        let width = config.task.shape().output.width();
+        let engine = &mut *self.engine;
+        let mut score = |batch: &Batch| -> Result<Scores, LabError> {
+            evaluate::score(engine, place, batch, replica.scale, width, outputs)
+        };
+        let (train, test) = (score(train_batch)?, score(&replica.test_set)?);
+        let mut values = vec![
+            ("train_loss".to_owned(), train.loss()),
+            ("train_accuracy".to_owned(), train.accuracy()),
+            ("test_loss".to_owned(), test.loss()),
+            ("test_accuracy".to_owned(), test.accuracy()),
         ];
-        let (parameters, optimizer) = (&self.parameters, &self.optimizer);
-        let measuring = Measuring { parameters, optimizer, test: &test, train: &train, modulus };
+        if kinds.is_empty() {
+            return Ok(values);
+        }
+        let state = self.engine.state(place)?;
+        let network = Network::with_weights(&config.model, config.task.shape(), state.parameters);
+        let measuring = Measuring {
+            network: &network,
+            last_norm: state.last_norm,
+            test_batch: &replica.test_set,
+            test: &test,
+            train: &train,
+            modulus,
+        };
         for kind in kinds {
-            columns.extend(probes::measure(kind, &measuring)?);
+            values.extend(probes::measure(*kind, &measuring)?);
         }
-        for (place, replica) in self.replicas.iter().enumerate() {
-            let values = columns.iter().map(|(name, column)| (name.clone(), column[place])).collect();
-            let evaluation = Evaluation { step: self.step, values };
-            send(Event::Evaluated { replica: replica.start.replica, evaluation });
-        }
-        Ok(())
+        Ok(values)
     }
 
     /// Saves every replica, unless that has been done at this step.
     fn save_all(&mut self, send: Send<'_>) -> Result<(), LabError> {
         if self.saved != self.step {
             for place in 0..self.replicas.len() {
-                self.save(place, send)?;
+                self.save(place, self.step, send)?;
             }
             self.saved = self.step;
         }
         Ok(())
     }
 
-    /// Saves the replica at `place`.
-    fn save(&self, place: usize, send: Send<'_>) -> Result<(), LabError> {
+    /// Saves the replica at `place`, which has made `step` updates; its state.
+    fn save(&self, place: usize, step: u64, send: Send<'_>) -> Result<State, LabError> {
         let replica = &self.replicas[place];
         let member = &replica.start.member;
-        let _span = tracing::info_span!("checkpoint", step = self.step, trial = %member.id).entered();
-        let folder: PathBuf = self.scratch.join(format!("{}-{:012}", member.id, self.step));
-        let state = checkpoint::State {
+        let _span = tracing::info_span!("checkpoint", step, trial = %member.id).entered();
+        let folder: PathBuf = self.scratch.join(format!("{}-{:012}", member.id, step));
+        let state = self.engine.state(place)?;
+        let precision = member.config.train.precision;
+        let layout = self.engine.layout();
+        let saved = checkpoint::State {
             id: member.id,
             config: &member.config,
-            step: self.step,
-            weights: self.parameters.of_replica(place).doing("saving parameters")?,
-            optimizer: self.optimizer.of_replica(&self.parameters, place).doing("saving the optimiser")?,
-            device: &self.device_words,
+            step,
+            weights: named(layout, "", &state.parameters, precision).doing("saving parameters")?,
+            optimizer: optimizer_tensors(layout, &member.config, &state).doing("saving the optimiser")?,
+            device: self.bench.words(),
         };
-        checkpoint::save(&state, &folder)?;
-        send(Event::Checkpointed { replica: replica.start.replica, step: self.step, folder });
-        Ok(())
+        checkpoint::save(&saved, &folder)?;
+        send(Event::Checkpointed { replica: replica.start.replica, step, folder });
+        Ok(state)
     }
 
     /// Ends the replicas that have made all their steps.
@@ -360,28 +332,28 @@ impl<'a> Shard<'a> {
                 continue;
             }
             *stays = false;
-            self.save(place, send)?;
-            let finite = self.is_finite(place).doing("checking weights")?;
+            let state = self.save(place, self.step, send)?;
+            let finite = state.parameters.iter().all(|number| number.is_finite());
             let ending = if finite { Ending::Completed } else { Ending::Diverged { step: self.step } };
             send(Event::Ended { replica: self.replicas[place].start.replica, ending });
         }
         self.keep(&stays)
     }
 
-    fn is_finite(&self, place: usize) -> candle_core::Result<bool> {
-        let weights = self.parameters.of_replica(place)?;
-        let norms = weights.iter().map(|(_, tensor)| crate::optimizer::square_sums(&tensor.unsqueeze(0)?));
-        Ok(norms.collect::<candle_core::Result<Vec<_>>>()?.iter().flatten().all(|norm| norm.is_finite()))
-    }
-
-    /// Ends the replicas whose loss or gradient is not finite at the present weights.
-    fn end_diverged(&mut self, finite: &[bool], send: Send<'_>) -> Result<(), LabError> {
-        for (place, _) in finite.iter().enumerate().filter(|(_, finite)| !**finite) {
-            self.save(place, send)?;
-            let ending = Ending::Diverged { step: self.step };
+    /// Ends the replicas whose loss or gradient was not finite; they are as they were before that update.
+    fn end_diverged(&mut self, send: Send<'_>) -> Result<(), LabError> {
+        let diverged: Vec<Option<u64>> =
+            self.engine.outcomes()?.iter().map(|outcome| outcome.diverged_at).collect();
+        if diverged.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        for (place, update) in diverged.iter().enumerate() {
+            let Some(update) = update else { continue };
+            self.save(place, update - 1, send)?;
+            let ending = Ending::Diverged { step: update - 1 };
             send(Event::Ended { replica: self.replicas[place].start.replica, ending });
         }
-        self.keep(finite)
+        self.keep(&diverged.iter().map(Option::is_none).collect::<Vec<bool>>())
     }
 
     /// Removes the replicas that do not stay.
@@ -389,61 +361,85 @@ impl<'a> Shard<'a> {
         if stays.iter().all(|stays| *stays) {
             return Ok(());
         }
-        self.constant = None;
-        let places: Vec<usize> = (0..stays.len()).filter(|place| stays[*place]).collect();
-        let mut compact = || -> candle_core::Result<()> {
-            if places.is_empty() {
-                return Ok(());
-            }
-            let weights = places
-                .iter()
-                .map(|place| self.parameters.of_replica(*place))
-                .collect::<candle_core::Result<Vec<_>>>()?;
-            let states = places
-                .iter()
-                .map(|place| self.optimizer.of_replica(&self.parameters, *place))
-                .collect::<candle_core::Result<Vec<_>>>()?;
-            let rules =
-                places.iter().map(|place| ReplicaRule::of(&self.replicas[*place].config().train)).collect();
-            let names: Vec<String> = self.parameters.iter().map(|(name, _)| name.to_owned()).collect();
-            let names: Vec<&str> = names.iter().map(String::as_str).collect();
-            self.parameters = stack(&names, &weights, &self.to.device)?;
-            self.optimizer = Optimizer::from_replicas(rules, &self.parameters, &states)?;
-            Ok(())
-        };
-        compact().doing("removing ended replicas")?;
+        self.engine.keep(stays)?;
         let mut stays = stays.iter();
         self.replicas.retain(|_| stays.next().copied().unwrap_or(true));
+        self.line_up();
         Ok(())
     }
 }
 
-/// Parameters `[K, …]` from those of K replicas, in the order of `names`.
-fn stack(
-    names: &[&str],
-    replicas: &[Vec<(String, Tensor)>],
-    device: &Device,
-) -> candle_core::Result<Parameters> {
-    let named = names.iter().map(|name| {
-        let own = replicas.iter().map(|weights| match weights.iter().find(|(known, _)| known == name) {
-            Some((_, tensor)) => Ok(tensor.clone()),
-            None => candle_core::bail!("the checkpoint lacks parameter `{name}`"),
-        });
-        let own = own.collect::<candle_core::Result<Vec<_>>>()?;
-        Ok(((*name).to_owned(), Tensor::stack(&own, 0)?.to_device(device)?))
-    });
-    Parameters::trainable(named.collect::<candle_core::Result<_>>()?)
+/// What is due after an update.
+struct Due {
+    evaluation: bool,
+    save: bool,
+    /// Whether to look how the updates went.
+    looks: bool,
 }
 
-/// The processor's model name, or that the device is a CUDA card.
-fn describe(device: &Device) -> String {
-    if !device.is_cpu() {
-        return "cuda".to_owned();
+/// A member's rule and the state it starts from.
+fn recruit(start: &Start, layout: &Layout) -> Result<Recruit, LabError> {
+    let config = &start.member.config;
+    let rule = ReplicaRule::of(&config.train);
+    let state = match &start.resumed {
+        None => State {
+            parameters: initial_weights(layout, config.seed),
+            moments: vec![vec![0.0; layout.count()]; rule.moment_names().len()],
+            last_norm: f64::NAN,
+        },
+        Some(checkpoint) => resumed(checkpoint, layout, &rule).doing("restoring a trial")?,
+    };
+    Ok(Recruit { rule, state })
+}
+
+/// The state in a checkpoint.
+fn resumed(checkpoint: &Checkpoint, layout: &Layout, rule: &ReplicaRule) -> candle_core::Result<State> {
+    let moments = rule.moment_names().iter();
+    let moments = moments.map(|name| flat(layout, &format!("{name}."), &checkpoint.optimizer));
+    let last_norm = match checkpoint.optimizer.iter().find(|(name, _)| name == LAST_NORM) {
+        Some((_, norm)) => norm.to_dtype(DType::F64)?.reshape(())?.to_scalar()?,
+        None => candle_core::bail!("the optimiser's state lacks `{LAST_NORM}`"),
+    };
+    Ok(State {
+        parameters: flat(layout, "", &checkpoint.weights)?,
+        moments: moments.collect::<candle_core::Result<_>>()?,
+        last_norm,
+    })
+}
+
+/// The numbers of all parameters, or of one moment, from tensors named with this prefix.
+fn flat(layout: &Layout, prefix: &str, tensors: &Named) -> candle_core::Result<Vec<f64>> {
+    let mut numbers = Vec::with_capacity(layout.count());
+    for parameter in &layout.parameters {
+        let wanted = format!("{prefix}{}", parameter.name);
+        let Some((_, tensor)) = tensors.iter().find(|(name, _)| *name == wanted) else {
+            candle_core::bail!("the checkpoint lacks `{wanted}`");
+        };
+        if tensor.dims() != parameter.shape {
+            candle_core::bail!("`{wanted}` of the checkpoint has the shape {:?}", tensor.shape());
+        }
+        numbers.extend(tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?);
     }
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    model.map_or_else(
-        || format!("cpu ({})", std::env::consts::ARCH),
-        |(_, name)| format!("cpu ({})", name.trim()),
-    )
+    Ok(numbers)
+}
+
+/// Tensors of all parameters, or of one moment, named with this prefix, in the precision of training.
+fn named(layout: &Layout, prefix: &str, numbers: &[f64], precision: Precision) -> candle_core::Result<Named> {
+    let dtype = if precision == Precision::F64 { DType::F64 } else { DType::F32 };
+    let parameters = layout.parameters.iter().enumerate().map(|(place, parameter)| {
+        let own = numbers[layout.range(place)].to_vec();
+        let tensor = Tensor::from_vec(own, parameter.shape.as_slice(), &Device::Cpu)?.to_dtype(dtype)?;
+        Ok((format!("{prefix}{}", parameter.name), tensor))
+    });
+    parameters.collect()
+}
+
+/// The optimiser's state by name: the moments of one parameter after another, and the last gradient's norm.
+fn optimizer_tensors(layout: &Layout, config: &TrialConfig, state: &State) -> candle_core::Result<Named> {
+    let mut tensors = Vec::new();
+    for (name, moment) in ReplicaRule::of(&config.train).moment_names().iter().zip(&state.moments) {
+        tensors.extend(named(layout, &format!("{name}."), moment, config.train.precision)?);
+    }
+    tensors.push((LAST_NORM.to_owned(), Tensor::new(&[state.last_norm], &Device::Cpu)?));
+    Ok(tensors)
 }

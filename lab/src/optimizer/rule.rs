@@ -57,7 +57,7 @@ pub fn update<T: Float>(
             let scale = T::of(1.0 / correction(adam.beta2).sqrt());
             let (beta1, beta2, eps) = (T::of(adam.beta1), T::of(adam.beta2), T::of(adam.eps));
             let (rest1, rest2) = (T::of(1.0 - adam.beta1), T::of(1.0 - adam.beta2));
-            vectorised(|| {
+            vectorised(#[inline(always)] || {
                 for (((parameter, gradient), first), second) in numbers.zip(second.iter_mut()) {
                     let gradient = *gradient * clip + *parameter * coupled;
                     *first = *first * beta1 + gradient * rest1;
@@ -68,7 +68,7 @@ pub fn update<T: Float>(
         }
         OptimizerConfig::Sgd(sgd) => {
             let (momentum, rate) = (T::of(sgd.momentum), T::of(lr));
-            vectorised(|| {
+            vectorised(#[inline(always)] || {
                 for ((parameter, gradient), velocity) in numbers {
                     *velocity = *velocity * momentum + (*gradient * clip + *parameter * coupled);
                     *parameter -= rate * *velocity;
@@ -78,16 +78,13 @@ pub fn update<T: Float>(
     }
 }
 
-/// Numbers whose squares are added up in one go.
-const STRETCH: usize = 1 << 14;
-
 /// Sum of squares, in 64 bits, in an order that depends on the count only. Not finite if a number is not.
 pub fn square_sum<T: Float>(numbers: &[T]) -> f64 {
-    numbers.chunks(STRETCH).map(|stretch| vectorised(|| stretch_sum(stretch))).sum()
+    vectorised(#[inline(always)] || lane_sums(numbers))
 }
 
 #[inline(always)]
-fn stretch_sum<T: Float>(values: &[T]) -> f64 {
+fn lane_sums<T: Float>(values: &[T]) -> f64 {
     const LANES: usize = 32;
     let mut lanes = [0.0; LANES];
     let chunks = values.chunks_exact(LANES);

@@ -1,0 +1,137 @@
+//! Replicas on a processor, one after another.
+
+use plateau_common::tasks::{Batch, Scale};
+
+use super::{Engine, Outcome, Outputs, Recruit, State, Step, Workbench};
+use crate::cpu::{Arena, Executor, Feed};
+use crate::data::fill;
+use crate::error::LabError;
+use crate::float::Float;
+use crate::optimizer::ReplicaRule;
+use crate::program::Layout;
+
+struct Replica<T> {
+    rule: ReplicaRule,
+    arena: Arena<T>,
+    /// The training batch, kept from update to update.
+    feed: Feed<T>,
+}
+
+/// Replicas whose numbers are `T`.
+pub(super) struct Processor<'a, T: Float> {
+    bench: &'a Workbench,
+    executor: &'a std::cell::RefCell<Executor<T>>,
+    layout: Layout,
+    replicas: Vec<Replica<T>>,
+    outcomes: Vec<Outcome>,
+}
+
+impl<'a, T: Element> Processor<'a, T> {
+    pub fn new(
+        bench: &'a Workbench,
+        executor: &'a std::cell::RefCell<Executor<T>>,
+        recruits: Vec<Recruit>,
+    ) -> Self {
+        let program = executor.borrow().program().clone();
+        let replicas = recruits.into_iter().map(|recruit| {
+            let State { parameters, moments, last_norm } = recruit.state;
+            let arena = Arena::new(&parameters, &moments, last_norm);
+            Replica { rule: recruit.rule, arena, feed: Feed::empty(program.slots.len()) }
+        });
+        let replicas: Vec<_> = replicas.collect();
+        let outcomes = Vec::with_capacity(replicas.len());
+        Processor { bench, executor, layout: program.layout.clone(), replicas, outcomes }
+    }
+}
+
+/// A float type with outputs of its own kind.
+pub(super) trait Element: Float {
+    fn outputs(numbers: &[Self]) -> Outputs<'_>;
+}
+
+impl Element for f32 {
+    fn outputs(numbers: &[f32]) -> Outputs<'_> {
+        Outputs::F32(numbers)
+    }
+}
+
+impl Element for f64 {
+    fn outputs(numbers: &[f64]) -> Outputs<'_> {
+        Outputs::F64(numbers)
+    }
+}
+
+impl<T: Element> Engine for Processor<'_, T> {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn update(&mut self, step: &Step<'_>) -> Result<(), LabError> {
+        let mut executor = self.executor.borrow_mut();
+        let program = executor.program().clone();
+        self.outcomes.clear();
+        for (place, replica) in self.replicas.iter_mut().enumerate() {
+            if step.fresh || replica.feed.examples == 0 || step.dropout.is_some() {
+                let mut stream = step.dropout.map(|(probability, families)| {
+                    (probability, families[place].at(step.update))
+                });
+                let dropout = stream.as_mut().map(|(probability, stream)| (*probability, stream));
+                fill(&mut replica.feed, &program, &step.batches[place], step.scales[place], dropout)?;
+            }
+            let loss = executor.differentiate(&self.bench.team, replica.arena.parameters(), &replica.feed);
+            let settings = (&replica.rule, step.update, step.multiplier);
+            let norm = executor.apply(&self.bench.team, &mut replica.arena, settings, loss.is_finite());
+            let finite = loss.is_finite() && norm.is_finite();
+            self.outcomes.push(Outcome { loss, norm, diverged_at: (!finite).then_some(step.update) });
+        }
+        Ok(())
+    }
+
+    fn patience(&self) -> u64 {
+        1
+    }
+
+    fn outcomes(&mut self) -> Result<&[Outcome], LabError> {
+        Ok(&self.outcomes)
+    }
+
+    fn evaluate(
+        &mut self,
+        replica: usize,
+        batch: &Batch,
+        scale: Scale,
+        visit: &mut dyn FnMut(usize, Outputs<'_>),
+    ) -> Result<(), LabError> {
+        let mut executor = self.executor.borrow_mut();
+        let program = executor.program().clone();
+        let parameters = self.replicas[replica].arena.parameters();
+        let mut feed = Feed::empty(program.slots.len());
+        fill(&mut feed, &program, batch, scale, None)?;
+        executor.prepare(&self.bench.team, parameters, &feed);
+        let mut start = 0;
+        while start < feed.examples {
+            let examples = program.micro_batch.min(feed.examples - start);
+            executor.forward(&self.bench.team, parameters, &feed, start, examples);
+            visit(start * program.output_rows(), T::outputs(executor.outputs(examples)));
+            start += examples;
+        }
+        Ok(())
+    }
+
+    fn state(&self, replica: usize) -> Result<State, LabError> {
+        let replica = &self.replicas[replica];
+        let wide = |numbers: &[T]| numbers.iter().map(|number| number.wide()).collect::<Vec<f64>>();
+        let moments = replica.arena.moments().into_iter().take(replica.rule.moment_names().len());
+        Ok(State {
+            parameters: wide(replica.arena.parameters()),
+            moments: moments.map(wide).collect(),
+            last_norm: replica.arena.last_norm(),
+        })
+    }
+
+    fn keep(&mut self, stays: &[bool]) -> Result<(), LabError> {
+        let mut stays = stays.iter();
+        self.replicas.retain(|_| stays.next().copied().unwrap_or(true));
+        Ok(())
+    }
+}
