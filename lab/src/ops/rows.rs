@@ -105,6 +105,11 @@ impl RowIndex {
         self.map == RowMap::Own || (self.map == RowMap::Last && self.per_example == 1)
     }
 
+    /// The map with the row numbers of some examples.
+    pub fn with_ids(self, ids: Option<&[u32]>) -> RowsOfCall<'_> {
+        RowsOfCall { ids, positions: self.positions, per_example: self.per_example, first: self.first }
+    }
+
     /// The map for the examples of a call.
     pub fn of<'a, T: Float>(&self, call: &Call<'a, T>) -> RowsOfCall<'a> {
         RowsOfCall {
