@@ -66,12 +66,22 @@ pub fn processor() -> String {
 /// The devices of this machine that this build can train on, each with a description; the processor first.
 pub fn present() -> Vec<(Device, String)> {
     let mut devices = vec![(Device::Cpu, format!("{}, {} threads", processor(), cores()))];
-    devices.extend(cards());
+    devices.extend(cards().unwrap_or_default());
     devices
 }
 
+/// Why no card is among the devices that are present; `None` where one is.
+pub fn no_cards() -> Option<String> {
+    match cards() {
+        Ok(cards) if cards.is_empty() => Some("The NVIDIA driver shows no card.".to_owned()),
+        Ok(_) => None,
+        Err(reason) => Some(reason),
+    }
+}
+
 /// What a build without CUDA says of cards.
-pub const PROCESSORS_ONLY: &str =
+#[cfg(not(feature = "cuda"))]
+const PROCESSORS_ONLY: &str =
     "This build trains on processors only; building with `--features cuda` adds NVIDIA cards.";
 
 /// Refuses a device that this machine does not have or this build cannot train on, before anything is started on it:
@@ -81,8 +91,8 @@ pub fn require(device: Device) -> anyhow::Result<()> {
     if present.iter().any(|(other, _)| *other == device) {
         return Ok(());
     }
-    if !cfg!(feature = "cuda") {
-        anyhow::bail!("training on {device}: {PROCESSORS_ONLY}");
+    if let Some(reason) = no_cards() {
+        anyhow::bail!("training on {device}: {reason}");
     }
     let names: Vec<String> = present.iter().map(|(device, _)| device.to_string()).collect();
     anyhow::bail!("training on {device}: no such card; this machine has {}", names.join(", "))
@@ -96,24 +106,26 @@ pub fn describe(device: Device) -> String {
         .map_or_else(|| device.to_string(), |(_, words)| words)
 }
 
+/// The cards, or why there can be none.
 #[cfg(feature = "cuda")]
-fn cards() -> Vec<(Device, String)> {
-    use candle_core::cuda_backend::cudarc::driver::result;
-    // No driver or no card: nothing to list.
-    if result::init().is_err() {
-        return Vec::new();
-    }
-    let count = result::device::get_count().unwrap_or(0);
-    let named = (0..count).filter_map(|index| {
-        let name = result::device::get(index).and_then(result::device::get_name).ok()?;
-        Some((Device::Cuda(usize::try_from(index).ok()?), name))
+fn cards() -> Result<Vec<(Device, String)>, String> {
+    const GIBIBYTE: f64 = (1u64 << 30) as f64;
+    let cards = plateau_lab::cuda::cards().map_err(|error| format!("No card: {error}."))?;
+    let described = cards.into_iter().map(|card| {
+        let ((major, minor), (driver_major, driver_minor)) = (card.capability, card.driver);
+        let memory = card.memory as f64 / GIBIBYTE;
+        let words = format!(
+            "{}, {memory:.0} GiB, compute capability {major}.{minor}, driver for CUDA {driver_major}.{driver_minor}",
+            card.name
+        );
+        (Device::Cuda(card.ordinal), words)
     });
-    named.collect()
+    Ok(described.collect())
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cards() -> Vec<(Device, String)> {
-    Vec::new()
+fn cards() -> Result<Vec<(Device, String)>, String> {
+    Err(PROCESSORS_ONLY.to_owned())
 }
 
 #[cfg(test)]
@@ -135,7 +147,9 @@ mod tests {
     fn only_devices_that_are_there_can_be_trained_on() {
         assert!(require(Device::Cpu).is_ok());
         let refused = require(Device::Cuda(4096)).unwrap_err().to_string();
-        let why = if cfg!(feature = "cuda") { "no such card" } else { "`--features cuda`" };
-        assert!(refused.starts_with("training on cuda:4096: ") && refused.contains(why), "{refused}");
+        // With a card the number is wrong, without a driver there are none, and a build may be for processors only.
+        let reasons = ["no such card", "driver", "`--features cuda`"];
+        let explained = reasons.iter().any(|reason| refused.contains(reason));
+        assert!(refused.starts_with("training on cuda:4096: ") && explained, "{refused}");
     }
 }

@@ -99,7 +99,7 @@ pub fn memory_bytes(config: &TrialConfig, replicas: usize) -> u64 {
 
 fn number_bytes(config: &TrialConfig) -> u128 {
     match config.train.precision {
-        Precision::F32 => 4,
+        Precision::F32 | Precision::Tf32 | Precision::Bf16 => 4,
         Precision::F64 => 8,
     }
 }

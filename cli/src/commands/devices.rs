@@ -28,9 +28,9 @@ pub fn run(_arguments: &Arguments, context: &Context) -> Outcome {
                 columns.push(vec![text(device), text(description)]);
             }
             let mut table = columns.render();
-            if !cfg!(feature = "cuda") {
+            if let Some(reason) = device::no_cards() {
                 table.push('\n');
-                table.push_str(device::PROCESSORS_ONLY);
+                table.push_str(&reason);
             }
             table
         },
@@ -39,7 +39,7 @@ pub fn run(_arguments: &Arguments, context: &Context) -> Outcome {
                 .iter()
                 .map(|(device, description)| json!({ "device": device.to_string(), "description": description }))
                 .collect();
-            json!({ "devices": devices, "cuda": cfg!(feature = "cuda") })
+            json!({ "devices": devices, "cuda": cfg!(feature = "cuda"), "no_cards": device::no_cards() })
         },
         || devices.iter().map(|(device, _)| device.to_string()).collect::<Vec<_>>().join("\n"),
     )?;

@@ -26,7 +26,12 @@ pub enum Precision {
     /// 32-bit floats; the loss is computed in 64 bits all the same, since a 32-bit log-softmax makes loss spikes near zero
     /// (Nanda et al. 2023; Prieto et al. 2025).
     F32,
-    /// 64-bit floats throughout; for checks.
+    /// As `F32`, but on cards the factors of matrix products are rounded to 11 significant bits (relative error up to 2⁻¹¹);
+    /// sums are in 32 bits. On processors the same as `F32`.
+    Tf32,
+    /// As `Tf32`, but rounded to the 8 significant bits of bfloat16 (relative error up to 2⁻⁸).
+    Bf16,
+    /// 64-bit floats throughout; for checks, on processors.
     F64,
 }
 
@@ -58,7 +63,12 @@ impl TrainConfig {
         let optimizer = OptimizerConfig::read(fields.require("optimizer", optimizer)?)?;
         let schedule = Schedule::read(fields.table("schedule")?, steps)?;
         let clip = fields.number("clip", f64::MIN_POSITIVE..=1e12)?;
-        let precisions = [("f32", Precision::F32), ("f64", Precision::F64)];
+        let precisions = [
+            ("f32", Precision::F32),
+            ("tf32", Precision::Tf32),
+            ("bf16", Precision::Bf16),
+            ("f64", Precision::F64),
+        ];
         let precision = fields.choice("precision", &precisions)?.unwrap_or(Precision::F32);
         fields.finish()?;
         Ok(TrainConfig { steps, batch, optimizer, schedule, clip, precision })

@@ -7,7 +7,7 @@ use plateau_lab::cpu::{self, Feed, Team};
 use plateau_lab::cuda::{CudaDevice, Executor, MatrixMode};
 use plateau_lab::program::Program;
 
-use super::{narrow, relative};
+use super::{Case, narrow, relative};
 
 /// The first card, if there is one; says once why not.
 pub fn card() -> Option<&'static CudaDevice> {
@@ -56,5 +56,17 @@ pub fn check(name: &str, program: &Arc<Program>, feed: &Feed<f64>, parameters: &
     assert_eq!(executor.differentiate(&feeds).unwrap(), losses, "{name}: losses once more");
     for (replica, first) in first.iter().enumerate() {
         assert_eq!(executor.gradients(replica).unwrap(), *first, "{name}: gradients once more");
+    }
+}
+
+/// The same for a case, in micro-batches and at once.
+pub fn check_case(name: &str, case: &Case<'_>) {
+    let stream = &mut plateau_common::random::StreamFamily::new(11, name).at(0);
+    for micro_batch in [2, case.examples] {
+        let program = case.program(micro_batch);
+        let feed = case.feed(&program, stream);
+        let parameters: Vec<f64> =
+            (0..program.layout.count()).map(|_| case.deviation * stream.normal()).collect();
+        check(name, &program, &feed, &parameters);
     }
 }

@@ -1,0 +1,361 @@
+//! Cards against processors: attention in every form, whole updates, divergence, graphs. Without a card nothing is checked,
+//! and standard error says so.
+#![cfg(feature = "cuda")]
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+#[path = "support/programs.rs"]
+mod programs;
+
+use std::sync::Arc;
+
+use plateau_common::config::{AdamConfig, OptimizerConfig, SgdConfig};
+use plateau_lab::cpu::{self, Feed, Team};
+use plateau_lab::cuda::{CudaDevice, Executor, MatrixMode, Moment};
+use plateau_lab::ops::attention::AttentionPlan;
+use plateau_lab::ops::embedding::Positional;
+use plateau_lab::ops::linear::WeightLayout;
+use plateau_lab::ops::rows::RowMap;
+use plateau_lab::program::{Extent, Graph, Program, Rows, Source, Value};
+use programs::cards::{card, check_case};
+use programs::{Case, relative, single};
+
+/// Parameters of one block's attention on embeddings of `width`.
+fn parameters(width: usize) -> [(&'static str, [usize; 2]); 6] {
+    [
+        ("tokens", [6, width]),
+        ("query", [width, width]),
+        ("key", [width, width]),
+        ("value", [width, width]),
+        ("output", [width, width]),
+        ("read-out", [width, 5]),
+    ]
+}
+
+fn check_attention(name: &str, width: usize, record: &dyn Fn(&mut Graph) -> candle_core::Result<Value>) {
+    let shapes = parameters(width);
+    let shapes: Vec<(&str, &[usize])> = shapes.iter().map(|(name, shape)| (*name, &shape[..])).collect();
+    let deviation = 1.2 / (width as f64).sqrt();
+    check_case(name, &Case { parameters: &shapes, examples: 5, ids_below: 6, deviation, record });
+}
+
+/// q, k and v of `x`.
+fn maps(graph: &mut Graph, x: Value) -> candle_core::Result<[Value; 3]> {
+    let mut map = |parameter| graph.linear(x, parameter, None, WeightLayout::InOut);
+    Ok([map(1)?, map(2)?, map(3)?])
+}
+
+#[test]
+fn attention_of_all_positions() {
+    // Heads of 3, 4, 16, 40 and 64 coordinates; more and fewer positions than a panel has.
+    for (width, heads, length, causal) in
+        [(6, 2, 3, true), (8, 2, 9, false), (32, 2, 12, true), (40, 1, 5, false), (64, 1, 33, true)]
+    {
+        check_attention("all", width, &|graph| {
+            let ids = graph.slot(Source::Tokens, single(length));
+            let x = graph.embedding(0, ids, Positional::None, Vec::new())?;
+            let [q, k, v] = maps(graph, x)?;
+            let plan = AttentionPlan {
+                heads,
+                queries: length,
+                keys: length,
+                query_rows: RowMap::Own,
+                key_rows: RowMap::Own,
+                causal,
+                key_bias: None,
+                dropout: None,
+            };
+            let mixed = graph.attention(q, k, v, plan)?;
+            let branch = graph.linear(mixed, 4, None, WeightLayout::InOut)?;
+            let states = graph.add(x, branch)?;
+            graph.linear(states, 5, None, WeightLayout::InOut)
+        });
+    }
+}
+
+#[test]
+fn attention_with_rotary_positions_biases_and_dropout() {
+    for (heads, length) in [(2, 4), (1, 11)] {
+        check_attention("everything", 8, &|graph| {
+            let ids = graph.slot(Source::Tokens, single(length));
+            let x = graph.embedding(0, ids, Positional::None, Vec::new())?;
+            let [q, k, v] = maps(graph, x)?;
+            let positions: Vec<u32> = (0..length as u32).collect();
+            let (q, k) = (graph.rotary(q, heads, &positions)?, graph.rotary(k, heads, &positions)?);
+            let extent = |rows: usize, width: usize| Extent { rows: Rows::PerExample(rows), width };
+            let key_bias = Some(graph.slot(Source::LogCounts, extent(length, 1)));
+            let dropout = Some(graph.slot(Source::Dropout, extent(length * heads, length)));
+            let plan = AttentionPlan {
+                heads,
+                queries: length,
+                keys: length,
+                query_rows: RowMap::Own,
+                key_rows: RowMap::Own,
+                causal: false,
+                key_bias,
+                dropout,
+            };
+            let mixed = graph.attention(q, k, v, plan)?;
+            let mixed = graph.linear(mixed, 4, None, WeightLayout::InOut)?;
+            graph.linear(mixed, 5, None, WeightLayout::InOut)
+        });
+    }
+}
+
+#[test]
+fn the_last_position_asks_rows_that_examples_share() {
+    let (length, heads) = (7, 2);
+    check_attention("shared", 8, &|graph| {
+        let all = graph.constant_ids("all tokens", 1, (0..6).collect());
+        let table = graph.embedding(0, all, Positional::None, Vec::new())?;
+        let keys = graph.slot(Source::Tokens, single(length));
+        let last = graph.slot(Source::LastToken, single(1));
+        let [q, k, v] = maps(graph, table)?;
+        let plan = AttentionPlan {
+            heads,
+            queries: 1,
+            keys: length,
+            query_rows: RowMap::Table(last),
+            key_rows: RowMap::Table(keys),
+            causal: true,
+            key_bias: None,
+            dropout: None,
+        };
+        let mixed = graph.attention(q, k, v, plan)?;
+        let branch = graph.linear(mixed, 4, None, WeightLayout::InOut)?;
+        let states = graph.select(table, RowMap::Table(last), 1)?;
+        let states = graph.add(states, branch)?;
+        graph.linear(states, 5, None, WeightLayout::InOut)
+    });
+    check_attention("types", 8, &|graph| {
+        let all = graph.constant_ids("all tokens", 1, (0..6).collect());
+        let table = graph.embedding(0, all, Positional::None, Vec::new())?;
+        let [q, k, v] = maps(graph, table)?;
+        let key_bias = Some(graph.slot(Source::LogCounts, Extent { rows: Rows::PerExample(6), width: 1 }));
+        let last = graph.slot(Source::LastToken, single(1));
+        let every = AttentionPlan {
+            heads,
+            queries: 6,
+            keys: 6,
+            query_rows: RowMap::InOrder,
+            key_rows: RowMap::InOrder,
+            causal: false,
+            key_bias,
+            dropout: None,
+        };
+        let first = graph.attention(q, k, v, every)?;
+        let [q, k, v] = maps(graph, first)?;
+        let chosen = AttentionPlan {
+            queries: 1,
+            query_rows: RowMap::OwnChosen(last),
+            key_rows: RowMap::Own,
+            ..every
+        };
+        let second = graph.attention(q, k, v, chosen)?;
+        graph.linear(second, 5, None, WeightLayout::InOut)
+    });
+}
+
+/// A small model with its feeds, for updates.
+fn model(replicas: usize) -> (Arc<Program>, Vec<Feed<f64>>, Vec<Vec<f64>>) {
+    let (length, heads) = (4, 2);
+    let shapes = parameters(8);
+    let shapes: Vec<(&str, &[usize])> = shapes.iter().map(|(name, shape)| (*name, &shape[..])).collect();
+    let case = Case {
+        parameters: &shapes,
+        examples: 6,
+        ids_below: 6,
+        deviation: 0.5,
+        record: &|graph| {
+            let ids = graph.slot(Source::Tokens, single(length));
+            let x = graph.embedding(0, ids, Positional::None, Vec::new())?;
+            let [q, k, v] = maps(graph, x)?;
+            let plan = AttentionPlan {
+                heads,
+                queries: length,
+                keys: length,
+                query_rows: RowMap::Own,
+                key_rows: RowMap::Own,
+                causal: true,
+                key_bias: None,
+                dropout: None,
+            };
+            let mixed = graph.attention(q, k, v, plan)?;
+            let branch = graph.linear(mixed, 4, None, WeightLayout::InOut)?;
+            let branch = graph.relu(branch);
+            let states = graph.add(x, branch)?;
+            graph.linear(states, 5, None, WeightLayout::InOut)
+        },
+    };
+    let program = case.program(case.examples);
+    let stream = &mut plateau_common::random::StreamFamily::new(3, "model").at(0);
+    let feeds = (0..replicas).map(|_| case.feed(&program, stream)).collect();
+    let draw = |stream: &mut plateau_common::random::Stream| 0.5 * stream.normal();
+    let replica = |stream: &mut plateau_common::random::Stream| {
+        (0..program.layout.count()).map(|_| f64::from(draw(stream) as f32)).collect()
+    };
+    let parameters = (0..replicas).map(|_| replica(stream)).collect();
+    (program, feeds, parameters)
+}
+
+fn executor(
+    device: &CudaDevice,
+    program: &Arc<Program>,
+    parameters: &[Vec<f64>],
+    rule: &OptimizerConfig,
+    clip: Option<f64>,
+) -> Executor {
+    let mut executor =
+        Executor::new(device, program.clone(), parameters.len(), 6, rule, MatrixMode::F32).unwrap();
+    for (replica, parameters) in parameters.iter().enumerate() {
+        let small: Vec<f32> = parameters.iter().map(|number| *number as f32).collect();
+        executor.set_parameters(replica, &small).unwrap();
+        executor.set_rule(replica, rule, clip).unwrap();
+    }
+    executor
+}
+
+fn wide(numbers: &[f32]) -> Vec<f64> {
+    numbers.iter().map(|number| f64::from(*number)).collect()
+}
+
+/// One replica's updates in 64 bits, by the definitions: parameters, first and second moments, last loss and norm.
+fn by_definition(
+    program: &Arc<Program>,
+    feed: &Feed<f64>,
+    mut parameters: Vec<f64>,
+    rule: &OptimizerConfig,
+    clip: f64,
+    updates: i32,
+) -> (Vec<f64>, [Vec<f64>; 2], f64, f64) {
+    let mut processor = cpu::Executor::<f64>::new(program.clone(), 1);
+    let mut moments = [vec![0.0; parameters.len()], vec![0.0; parameters.len()]];
+    let (mut loss, mut norm) = (0.0, 0.0);
+    for update in 1..=updates {
+        loss = processor.differentiate(&Team::new(1), &parameters, feed);
+        norm = processor.gradients().iter().map(|slope| slope * slope).sum::<f64>().sqrt();
+        let share = (clip / (norm + 1e-6)).min(1.0);
+        let multiplier = 1.0 / f64::from(update);
+        for (at, slope) in processor.gradients().iter().enumerate() {
+            let mut slope = slope * share;
+            let lr = rule.lr() * multiplier;
+            match rule {
+                OptimizerConfig::AdamW(_) => parameters[at] *= 1.0 - lr * rule.weight_decay(),
+                _ => slope += rule.weight_decay() * parameters[at],
+            }
+            match rule {
+                OptimizerConfig::Adam(adam) | OptimizerConfig::AdamW(adam) => {
+                    moments[0][at] = adam.beta1 * moments[0][at] + (1.0 - adam.beta1) * slope;
+                    moments[1][at] = adam.beta2 * moments[1][at] + (1.0 - adam.beta2) * slope * slope;
+                    let mean = moments[0][at] / (1.0 - adam.beta1.powi(update));
+                    let root = (moments[1][at] / (1.0 - adam.beta2.powi(update))).sqrt() + adam.eps;
+                    parameters[at] -= lr * mean / root;
+                }
+                OptimizerConfig::Sgd(sgd) => {
+                    moments[0][at] = sgd.momentum * moments[0][at] + slope;
+                    parameters[at] -= lr * moments[0][at];
+                }
+            }
+        }
+    }
+    (parameters, moments, loss, norm)
+}
+
+#[test]
+fn updates_follow_the_definitions() {
+    let Some(device) = card() else { return };
+    // A large epsilon, so that slopes that are zero but for rounding do not decide a step.
+    let adam = AdamConfig { lr: 0.01, beta1: 0.9, beta2: 0.98, eps: 1e-4, weight_decay: 0.1 };
+    let rules = [
+        OptimizerConfig::Adam(adam.clone()),
+        OptimizerConfig::AdamW(adam),
+        OptimizerConfig::Sgd(SgdConfig { lr: 0.1, momentum: 0.8, weight_decay: 0.01 }),
+    ];
+    let (program, feeds, parameters) = model(3);
+    let small: Vec<Feed<f32>> = feeds.iter().map(programs::narrow).collect();
+    for rule in &rules {
+        for clip in [f64::INFINITY, 0.3] {
+            let mut executor = executor(device, &program, &parameters, rule, Some(clip));
+            for update in 1..=5 {
+                executor.update(update, 1.0 / update as f64, &small, update == 1).unwrap();
+            }
+            let outcomes = executor.outcomes().unwrap();
+            for replica in 0..3 {
+                let (expected, moments, loss, norm) =
+                    by_definition(&program, &feeds[replica], parameters[replica].clone(), rule, clip, 5);
+                let error = relative(&wide(&executor.parameters(replica).unwrap()), &expected);
+                assert!(error < 1e-5, "parameters by {rule:?} are off by {error:e}");
+                let error = relative(&wide(&executor.moment(replica, Moment::First).unwrap()), &moments[0]);
+                assert!(error < 1e-4, "first moments by {rule:?} are off by {error:e}");
+                if !matches!(rule, OptimizerConfig::Sgd(_)) {
+                    let second = wide(&executor.moment(replica, Moment::Second).unwrap());
+                    let error = relative(&second, &moments[1]);
+                    assert!(error < 1e-4, "second moments by {rule:?} are off by {error:e}");
+                }
+                let outcome = outcomes[replica];
+                assert!((outcome.loss - loss).abs() < 1e-5 * loss, "{outcome:?}, not {loss}");
+                assert!((outcome.norm - norm).abs() < 1e-4 * norm, "{outcome:?}, not {norm}");
+                assert_eq!(outcome.diverged_at, None);
+            }
+        }
+    }
+}
+
+#[test]
+fn graphs_and_single_commands_give_the_same_bits() {
+    let Some(device) = card() else { return };
+    let adam = AdamConfig { lr: 0.01, beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: 0.1 };
+    let rule = OptimizerConfig::AdamW(adam);
+    let (program, feeds, parameters) = model(2);
+    let small: Vec<Feed<f32>> = feeds.iter().map(programs::narrow).collect();
+    let run = |graphs: bool| {
+        let mut executor = executor(device, &program, &parameters, &rule, None);
+        executor.use_graphs(graphs);
+        for update in 1..=7 {
+            executor.update(update, 1.0, &small, true).unwrap();
+        }
+        (executor.parameters(0).unwrap(), executor.parameters(1).unwrap(), executor.outcomes().unwrap())
+    };
+    assert_eq!(run(true), run(false));
+}
+
+#[test]
+fn a_diverged_replica_stays_as_it_was_and_disturbs_nobody() {
+    let Some(device) = card() else { return };
+    let adam = AdamConfig { lr: 0.01, beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: 0.0 };
+    let rule = OptimizerConfig::Adam(adam);
+    let (program, feeds, mut parameters) = model(3);
+    let small: Vec<Feed<f32>> = feeds.iter().map(programs::narrow).collect();
+    let mut sound = executor(device, &program, &parameters, &rule, None);
+    parameters[1][0] = f64::from(1e38f32);
+    parameters[1][9] = f64::from(-1e38f32);
+    let mut broken = executor(device, &program, &parameters, &rule, None);
+    for update in 1..=4 {
+        sound.update(update, 1.0, &small, true).unwrap();
+        broken.update(update, 1.0, &small, true).unwrap();
+    }
+    let outcomes = broken.outcomes().unwrap();
+    let diverged: Vec<Option<u64>> = outcomes.iter().map(|outcome| outcome.diverged_at).collect();
+    assert_eq!(diverged, [None, Some(1), None]);
+    assert!(!outcomes[1].loss.is_finite() || !outcomes[1].norm.is_finite());
+    assert_eq!(wide(&broken.parameters(1).unwrap()), parameters[1]);
+    for replica in [0, 2] {
+        assert_eq!(broken.parameters(replica).unwrap(), sound.parameters(replica).unwrap());
+    }
+}
+
+#[test]
+fn forward_passes_give_the_outputs_of_processors() {
+    let Some(device) = card() else { return };
+    let rule = OptimizerConfig::Sgd(SgdConfig { lr: 0.1, momentum: 0.0, weight_decay: 0.0 });
+    let (program, feeds, parameters) = model(2);
+    let mut executor = executor(device, &program, &parameters, &rule, None);
+    let small: Vec<Feed<f32>> = feeds.iter().map(programs::narrow).collect();
+    let outputs = executor.forward(&small).unwrap();
+    let mut processor = cpu::Executor::<f64>::new(program.clone(), 1);
+    for replica in 0..2 {
+        processor.prepare(&Team::new(1), &parameters[replica], &feeds[replica]);
+        processor.forward(&Team::new(1), &parameters[replica], &feeds[replica], 0, 6);
+        let error = relative(&wide(&outputs[replica]), processor.outputs(6));
+        assert!(error < 1e-5, "outputs are off by {error:e}");
+    }
+}
