@@ -113,8 +113,7 @@ impl How {
     /// Trains and describes what was measured.
     fn measure(&self, members: &[Member]) -> anyhow::Result<serde_json::Value> {
         let scratch = tempfile::tempdir().context("making a temporary folder")?;
-        let (warm_up, limit) =
-            (Duration::from_secs_f64(self.warm_up), Duration::from_secs_f64(self.seconds));
+        let (warm_up, limit) = (Duration::from_secs_f64(self.warm_up), Duration::from_secs_f64(self.seconds));
         let speed = training::measure(members, &self.choice(), scratch.path(), warm_up, limit)?;
         let speed =
             speed.context("training ended before the time was over: give fewer --seconds or more steps")?;
@@ -151,11 +150,7 @@ fn train(arguments: &Train) -> anyhow::Result<()> {
     for name in names {
         let workload = workloads.get(&name).with_context(|| {
             let known: Vec<&str> = workloads.keys().map(String::as_str).collect();
-            format!(
-                "{} has no workload `{name}`; it has {}",
-                arguments.workloads.display(),
-                known.join(", ")
-            )
+            format!("{} has no workload `{name}`; it has {}", arguments.workloads.display(), known.join(", "))
         })?;
         let members = workload.members(arguments.how.replicas, ENDLESS)?;
         let mut line =

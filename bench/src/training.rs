@@ -32,61 +32,46 @@ impl Speed {
     }
 }
 
-/// Counts updates from the first report after the warm-up to the first after the time is over.
+/// Counts the updates reported after the warm-up, up to the first report after the time is over.
 struct Meter {
     warm_up: Duration,
     limit: Duration,
     /// The first report of updates: the end of all preparations.
     training_since: Option<Instant>,
-    from: Option<Instant>,
-    processor_seconds_from: f64,
-    last_report: Instant,
+    /// When counting began, and the processor time used until then.
+    from: Option<(Instant, f64)>,
     replica_steps: f64,
     speed: Option<Speed>,
 }
 
 impl Meter {
-    fn new(warm_up: Duration, limit: Duration, now: Instant) -> Self {
-        Meter {
-            warm_up,
-            limit,
-            training_since: None,
-            from: None,
-            processor_seconds_from: 0.0,
-            last_report: now,
-            replica_steps: 0.0,
-            speed: None,
-        }
+    fn new(warm_up: Duration, limit: Duration) -> Self {
+        Meter { warm_up, limit, training_since: None, from: None, replica_steps: 0.0, speed: None }
     }
 
-    /// Takes the speed since the last report. Reports come at fixed times, also while a long update is under way; counting
-    /// begins and ends at reports of finished updates, so that only whole updates are counted.
-    fn report(&mut self, now: Instant, replica_steps_per_second: f64, processor_seconds: f64) -> Control {
-        let since = std::mem::replace(&mut self.last_report, now);
-        let updated = replica_steps_per_second > 0.0;
+    /// Takes a report of finished updates. Counting begins and ends at a report, so that only whole updates are counted,
+    /// however long they take.
+    fn report(&mut self, now: Instant, replica_steps: u64, processor_seconds: f64) -> Control {
         if self.speed.is_some() {
-            return Control::Stop;
+            return Control::Abandon;
         }
-        let Some(training_since) = self.training_since else {
-            self.training_since = updated.then_some(now);
-            return Control::Continue;
-        };
-        let Some(from) = self.from else {
-            if updated && now - training_since >= self.warm_up {
-                (self.from, self.processor_seconds_from) = (Some(now), processor_seconds);
+        let training_since = *self.training_since.get_or_insert(now);
+        let Some((from, processor_seconds_before)) = self.from else {
+            if now > training_since && now - training_since >= self.warm_up {
+                self.from = Some((now, processor_seconds));
             }
             return Control::Continue;
         };
-        self.replica_steps += replica_steps_per_second * (now - since).as_secs_f64();
-        if !updated || now - from < self.limit {
+        self.replica_steps += replica_steps as f64;
+        if now - from < self.limit {
             return Control::Continue;
         }
         self.speed = Some(Speed {
             replica_steps: self.replica_steps,
             seconds: (now - from).as_secs_f64(),
-            processor_seconds: processor_seconds - self.processor_seconds_from,
+            processor_seconds: processor_seconds - processor_seconds_before,
         });
-        Control::Stop
+        Control::Abandon
     }
 }
 
@@ -98,8 +83,11 @@ impl Observer for Meter {
         let _ = std::fs::remove_dir_all(folder);
     }
     fn ended(&mut self, _replica: usize, _ending: Ending) {}
-    fn progress(&mut self, _step: u64, replica_steps_per_second: f64) -> Control {
-        self.report(Instant::now(), replica_steps_per_second, processor_seconds().unwrap_or(f64::NAN))
+    fn progress(&mut self, _step: u64, _replica_steps_per_second: f64) -> Control {
+        Control::Continue
+    }
+    fn stepped(&mut self, replica_steps: u64) -> Control {
+        self.report(Instant::now(), replica_steps, processor_seconds().unwrap_or(f64::NAN))
     }
 }
 
@@ -114,7 +102,7 @@ pub fn measure(
     warm_up: Duration,
     limit: Duration,
 ) -> Result<Option<Speed>, LabError> {
-    let mut meter = Meter::new(warm_up, limit, Instant::now());
+    let mut meter = Meter::new(warm_up, limit);
     train_cohort(members, device, scratch, &mut meter)?;
     Ok(meter.speed)
 }
@@ -168,24 +156,23 @@ pub fn time_of_steps(
 mod tests {
     use super::*;
 
-    /// Reports half a second apart: preparations, their end, warm-up, start, and then two updates a report with a long one
-    /// between.
+    /// Two replicas report at different moments; an update of theirs takes half a second.
     #[test]
-    fn only_whole_updates_within_the_time_are_counted() {
+    fn what_is_reported_between_warm_up_and_limit_is_counted() {
         let begin = Instant::now();
-        let mut meter = Meter::new(Duration::from_secs(1), Duration::from_secs(2), begin);
-        let updates = [0.0, 2.0, 2.0, 0.0, 2.0, 2.0, 0.0, 0.0, 2.0, 2.0, 2.0];
-        let reports = updates.iter().enumerate().map(|(index, updates)| {
-            let seconds = 0.5 * (index + 1) as f64;
-            meter.report(begin + Duration::from_secs_f64(seconds), updates / 0.5, 0.9 * seconds)
-        });
-        let controls: Vec<Control> = reports.collect();
-        let stopped = controls.iter().position(|control| *control == Control::Stop);
-        // The second report ends the preparations, the fifth the warm-up, the ninth is two seconds later.
-        assert_eq!(stopped, Some(8));
-        let speed = meter.speed.map(|speed| (speed.replica_steps, speed.seconds, speed.per_second()));
-        assert_eq!(speed, Some((4.0, 2.0, 2.0)));
-        let processor = meter.speed.map_or(f64::NAN, |speed| speed.processor_seconds);
-        assert!((processor - 1.8).abs() < 1e-9);
+        let mut meter = Meter::new(Duration::from_secs(1), Duration::from_secs(2));
+        let mut controls = Vec::new();
+        for index in 0..12 {
+            let seconds = 3.0 + 0.25 * f64::from(index);
+            let now = begin + Duration::from_secs_f64(seconds);
+            controls.push(meter.report(now, 1, 0.5 * seconds));
+        }
+        // Training is seen from 3 s, counted from 4 s (the fifth report), and over at 6 s (the thirteenth).
+        assert!(meter.speed.is_none() && controls.iter().all(|control| *control == Control::Continue));
+        let end = begin + Duration::from_secs(6);
+        assert_eq!(meter.report(end, 1, 3.0), Control::Abandon);
+        assert_eq!(meter.report(end, 1, 3.0), Control::Abandon);
+        let speed = meter.speed.map(|speed| (speed.replica_steps, speed.seconds, speed.processor_seconds));
+        assert_eq!(speed, Some((8.0, 2.0, 1.0)));
     }
 }
