@@ -3,6 +3,8 @@
 //! Owns parameters and optimiser state of its replicas, in the device's memory. Knows no task, no steps to go and no
 //! checkpoints.
 
+#[cfg(feature = "cuda")]
+mod card;
 mod processor;
 mod workbench;
 

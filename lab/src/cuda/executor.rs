@@ -195,6 +195,28 @@ impl Executor {
         self.read_arena(&self.moments[which as usize], replica)
     }
 
+    /// Copies replica `from` of an executor of the same model on the same card: parameters, and with `all` what else belongs
+    /// to its training (the optimiser's numbers and how its last update went).
+    pub fn adopt(&mut self, other: &Executor, from: usize, to: usize, all: bool) -> Result<(), CudaError> {
+        let fits = self.layout == other.layout && from < other.replicas && to < self.replicas;
+        if !fits || self.device.card() != other.device.card() {
+            return Err(CudaError::Unsupported("a replica of another model was to be adopted".to_owned()));
+        }
+        let bytes = self.layout.stride * size_of::<f32>();
+        let mut copies = vec![(&self.parameters, &other.parameters, to * bytes, from * bytes, bytes)];
+        if all {
+            let kept = if is_adam(&self.optimizer) { 2 } else { 1 };
+            for (own, others) in self.moments.iter().zip(&other.moments).take(kept) {
+                copies.push((own, others, to * bytes, from * bytes, bytes));
+            }
+            for which in 0..3 {
+                let (to, from) = (which * self.replicas + to, which * other.replicas + from);
+                copies.push((&self.outcomes, &other.outcomes, to * 8, from * 8, 8));
+            }
+        }
+        copies.into_iter().try_for_each(|(own, others, to, from, bytes)| own.copy(to, others, from, bytes))
+    }
+
     fn write_arena(&self, arena: &Memory, replica: usize, numbers: &[f32]) -> Result<(), CudaError> {
         if numbers.len() != self.program.layout.count() || replica >= self.replicas {
             return Err(CudaError::Unsupported(format!(

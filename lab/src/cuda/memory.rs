@@ -81,6 +81,16 @@ impl Memory {
         self.device.synchronize()
     }
 
+    /// Queues a copy of bytes of other memory of the card to byte `to`.
+    pub fn copy(&self, to: usize, other: &Memory, from: usize, bytes: usize) -> Result<(), CudaError> {
+        self.check::<u8>(to, bytes)?;
+        other.check::<u8>(from, bytes)?;
+        self.device.enter()?;
+        // SAFETY: both stretches are within live memory of the card; giving memory back waits for the stream.
+        unsafe { result::memcpy_dtod_async(self.at(to), other.at(from), bytes, self.device.stream()) }
+            .doing("copying on the card")
+    }
+
     /// Reads numbers from byte `offset` once all earlier work is done.
     pub fn read<T: Plain>(&self, offset: usize, count: usize) -> Result<Vec<T>, CudaError> {
         self.check::<T>(offset, count)?;

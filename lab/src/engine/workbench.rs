@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use plateau_common::config::{Precision, TrialConfig};
 
+#[cfg(feature = "cuda")]
+use super::card::{Card, CardBench};
 use super::processor::Processor;
 use super::{Engine, Recruit};
 use crate::cpu::{Executor, Team};
@@ -25,27 +27,41 @@ pub(crate) struct Workbench {
 enum Memory {
     F32(RefCell<Executor<f32>>),
     F64(RefCell<Executor<f64>>),
+    #[cfg(feature = "cuda")]
+    Card(Box<CardBench>),
 }
 
 impl Workbench {
     /// Means to train trials of this configuration's cohort; on a processor with `parts` threads for each replica.
     pub fn new(config: &TrialConfig, device: &DeviceChoice, parts: usize) -> Result<Self, LabError> {
+        if let DeviceChoice::Cuda(ordinal) = device {
+            return Self::on_card(config, *ordinal);
+        }
         let occasion = Occasion::of_training(config);
         let model = model::build(&config.model, config.task.shape());
         let program = model::program(&*model, config.task.shape(), &occasion, false)
             .doing("recording the model")?;
         let program = Arc::new(program);
-        let DeviceChoice::Cpu { .. } = device else {
-            return Err(LabError::Compute {
-                doing: "opening the CUDA device",
-                message: "this plateau was built without CUDA; rebuild it with `--features cuda`".to_owned(),
-            });
-        };
         let memory = match config.train.precision {
             Precision::F64 => Memory::F64(RefCell::new(Executor::new(program.clone(), parts))),
             _ => Memory::F32(RefCell::new(Executor::new(program.clone(), parts))),
         };
         Ok(Workbench { team: Team::new(parts), memory, program, words: processor_name() })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn on_card(config: &TrialConfig, ordinal: usize) -> Result<Self, LabError> {
+        let bench = CardBench::new(config, ordinal)?;
+        let (program, words) = (bench.program().clone(), bench.words());
+        Ok(Workbench { team: Team::new(1), memory: Memory::Card(Box::new(bench)), program, words })
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    fn on_card(_: &TrialConfig, _: usize) -> Result<Self, LabError> {
+        Err(LabError::Compute {
+            doing: "opening the CUDA device",
+            message: "this plateau was built without CUDA; rebuild it with `--features cuda`".to_owned(),
+        })
     }
 
     /// The device for people.
@@ -63,6 +79,8 @@ impl Workbench {
         Ok(match &self.memory {
             Memory::F32(executor) => Box::new(Processor::new(self, executor, recruits)),
             Memory::F64(executor) => Box::new(Processor::new(self, executor, recruits)),
+            #[cfg(feature = "cuda")]
+            Memory::Card(bench) => Box::new(Card::new(bench, recruits)?),
         })
     }
 }

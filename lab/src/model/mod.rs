@@ -88,6 +88,18 @@ const FEWEST_ROWS: usize = 192;
 /// Records a model with its objective and plans it in micro-batches that fit a processor's cache. `traced` keeps queries and
 /// keys until the end of the forward pass.
 pub fn program(model: &dyn Model, shape: TaskShape, occasion: &Occasion, traced: bool) -> Result<Program> {
+    program_within(model, shape, occasion, traced, CACHED_NUMBERS)
+}
+
+/// The same in micro-batches whose workspace has about `numbers` numbers: as many examples as that allows, but rows enough
+/// for matrix products.
+pub fn program_within(
+    model: &dyn Model,
+    shape: TaskShape,
+    occasion: &Occasion,
+    traced: bool,
+    numbers: usize,
+) -> Result<Program> {
     let recorded = |micro_batch: usize| -> Result<Program> {
         let mut graph = Graph::new(model.parameters());
         let outputs = model.record(&mut graph, occasion)?;
@@ -107,7 +119,7 @@ pub fn program(model: &dyn Model, shape: TaskShape, occasion: &Occasion, traced:
     let (one, two) = (recorded(1)?, recorded(2)?);
     let per_example = two.workspace.saturating_sub(one.workspace).max(1);
     let rows = one.nodes.iter().map(|node| one.extent(node.output).rows.count(1)).max().unwrap_or(1);
-    let most = (CACHED_NUMBERS / per_example).max(FEWEST_ROWS.div_ceil(rows.max(1))).max(1);
+    let most = (numbers / per_example).max(FEWEST_ROWS.div_ceil(rows.max(1))).max(1);
     // Micro-batches of nearly equal size.
     let count = occasion.examples.div_ceil(most).max(1);
     recorded(occasion.examples.div_ceil(count).max(1))
