@@ -46,7 +46,8 @@ impl Workload {
     /// When the file cannot be read or is not a table of workloads.
     pub fn read_all(path: &Path) -> anyhow::Result<BTreeMap<String, Workload>> {
         let name = path.display();
-        let text = std::fs::read_to_string(path).with_context(|| format!("reading the workloads of {name}"))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("reading the workloads of {name}"))?;
         let entries: BTreeMap<String, serde_json::Value> =
             serde_json::from_str(&text).with_context(|| format!("{name} is not a JSON object"))?;
         let workloads = entries.into_iter().filter(|(name, _)| !name.starts_with('_'));
