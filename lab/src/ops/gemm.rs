@@ -15,7 +15,7 @@ use pulp::{Simd, WithSimd};
 use crate::float::Float;
 
 /// Longest block of the inner dimension: a panel of it stays in the first-level cache.
-const BLOCK: usize = 192;
+const BLOCK: usize = 256;
 /// Widest panel.
 const WIDEST: usize = 32;
 /// Numbers of scratch memory a product needs.
@@ -49,7 +49,11 @@ impl<'a, T> Matrix<'a, T> {
 
     /// These columns of a row-major matrix.
     pub fn columns(self, columns: std::ops::Range<usize>) -> Self {
-        assert!(self.column_stride == 1 && columns.end <= self.columns, "columns {columns:?} of {}", self.columns);
+        assert!(
+            self.column_stride == 1 && columns.end <= self.columns,
+            "columns {columns:?} of {}",
+            self.columns
+        );
         let data = if self.rows == 0 { &[] } else { &self.data[columns.start..] };
         Matrix { data, columns: columns.len(), ..self }
     }
@@ -144,7 +148,7 @@ impl<T: Float> WithSimd for Product<'_, T> {
         // 32 vector registers with the widest vectors, else 16.
         let wide_registers = size_of::<T>() * lanes >= 64;
         match (wide_registers, narrow) {
-            (true, false) => self.run::<S, 12, 2>(simd),
+            (true, false) => self.run::<S, 14, 2>(simd),
             (true, true) => self.run::<S, 14, 1>(simd),
             (false, false) => self.run::<S, 6, 2>(simd),
             (false, true) => self.run::<S, 12, 1>(simd),
@@ -155,7 +159,10 @@ impl<T: Float> WithSimd for Product<'_, T> {
 impl<T: Float> Product<'_, T> {
     /// All tiles of `ROWS` x `VECTORS` vectors.
     #[inline(always)]
-    #[allow(unsafe_code, reason = "tiles are read and written through pointers; every bound was checked in `multiply`")]
+    #[allow(
+        unsafe_code,
+        reason = "tiles are read and written through pointers; every bound was checked in `multiply`"
+    )]
     fn run<S: Simd, const ROWS: usize, const VECTORS: usize>(self, simd: S) {
         let (m, k, n) = (self.lhs.rows, self.lhs.columns, self.rhs.columns);
         let width = VECTORS * T::lanes::<S>();
@@ -185,9 +192,11 @@ impl<T: Float> Product<'_, T> {
                     unsafe {
                         let tile = Tile {
                             inner,
-                            lhs: self.lhs.data.as_ptr().add(
-                                row * self.lhs.row_stride + from * self.lhs.column_stride,
-                            ),
+                            lhs: self
+                                .lhs
+                                .data
+                                .as_ptr()
+                                .add(row * self.lhs.row_stride + from * self.lhs.column_stride),
                             row_stride: self.lhs.row_stride,
                             column_stride: self.lhs.column_stride,
                             panel: panel.as_ptr(),
@@ -227,6 +236,7 @@ fn pack<T: Float, S: Simd, const VECTORS: usize>(
     (column, columns): (usize, usize),
 ) {
     const STRIP: usize = 16;
+    const GROUP: usize = 4;
     let width = VECTORS * T::lanes::<S>();
     let start = from * rhs.row_stride + column * rhs.column_stride;
     if rhs.column_stride == 1 {
@@ -246,24 +256,24 @@ fn pack<T: Float, S: Simd, const VECTORS: usize>(
     let mut strip = 0;
     while strip < inner {
         let length = STRIP.min(inner - strip);
-        for offset in 0..width {
-            let to = &mut panel[strip * width + offset..];
-            if offset >= columns {
-                to.iter_mut().step_by(width).take(length).for_each(|number| *number = T::ZERO);
-                continue;
-            }
-            let at = start + offset * rhs.column_stride + strip * rhs.row_stride;
-            if rhs.row_stride == 1 && length == STRIP {
-                let source: &[T] = &rhs.data[at..at + STRIP];
-                for (number, value) in to.iter_mut().step_by(width).zip(source) {
-                    *number = *value;
+        let mut offset = 0;
+        if rhs.row_stride == 1 && length == STRIP {
+            while offset + GROUP <= columns {
+                let at = start + offset * rhs.column_stride + strip;
+                let sources: [&[T]; GROUP] =
+                    std::array::from_fn(|number| &rhs.data[at + number * rhs.column_stride..][..STRIP]);
+                for (row, to) in panel[strip * width..].chunks_exact_mut(width).take(STRIP).enumerate() {
+                    let to = &mut to[offset..offset + GROUP];
+                    for (number, source) in to.iter_mut().zip(sources) {
+                        *number = source[row];
+                    }
                 }
-            } else {
-                let source = rhs.data[at..].iter().step_by(rhs.row_stride);
-                for (number, value) in to.iter_mut().step_by(width).zip(source).take(length) {
-                    *number = *value;
-                }
+                offset += GROUP;
             }
+        }
+        for (column, row) in (offset..width).flat_map(|column| (0..length).map(move |row| (column, row))) {
+            let at = start + column * rhs.column_stride + (strip + row) * rhs.row_stride;
+            panel[(strip + row) * width + column] = if column < columns { rhs.data[at] } else { T::ZERO };
         }
         strip += length;
     }
@@ -286,8 +296,79 @@ struct Tile<T> {
     relu: bool,
 }
 
+/// Defines a kernel of some rows, two vectors wide and one vector wide. The sums are variables of their own: arrays of this
+/// size are left in memory by the compiler in some builds, at half the speed.
+macro_rules! kernels {
+    ($wide:ident, $narrow:ident: $($row:literal $left:ident $right:ident),+) => {
+        /// These rows of two vectors.
+        ///
+        /// # Safety
+        /// All pointers must be good for that many rows, `inner` steps and `columns` columns.
+        #[inline(always)]
+        #[allow(unsafe_code, reason = "see the safety section")]
+        unsafe fn $wide<S: Simd>(self, simd: S) {
+            let lanes = T::lanes::<S>();
+            let zero = T::splat(simd, T::ZERO);
+            $(let (mut $left, mut $right) = (zero, zero);)+
+            // SAFETY: within the bounds the caller promises.
+            unsafe {
+                let (mut lhs, mut panel) = (self.lhs, self.panel);
+                for _ in 0..self.inner {
+                    let (left, right) = (T::load(simd, panel), T::load(simd, panel.add(lanes)));
+                    $(
+                        let factor = T::splat(simd, *lhs.add($row * self.row_stride));
+                        $left = T::multiply_add(simd, factor, left, $left);
+                        $right = T::multiply_add(simd, factor, right, $right);
+                    )+
+                    lhs = lhs.add(self.column_stride);
+                    panel = panel.add(2 * lanes);
+                }
+                $(self.write(simd, $row, [$left, $right]);)+
+            }
+        }
+
+        /// These rows of one vector.
+        ///
+        /// # Safety
+        /// All pointers must be good for that many rows, `inner` steps and `columns` columns.
+        #[inline(always)]
+        #[allow(unsafe_code, reason = "see the safety section")]
+        unsafe fn $narrow<S: Simd>(self, simd: S) {
+            let zero = T::splat(simd, T::ZERO);
+            $(let mut $left = zero;)+
+            // SAFETY: within the bounds the caller promises.
+            unsafe {
+                let (mut lhs, mut panel) = (self.lhs, self.panel);
+                for _ in 0..self.inner {
+                    let left = T::load(simd, panel);
+                    $(
+                        let factor = T::splat(simd, *lhs.add($row * self.row_stride));
+                        $left = T::multiply_add(simd, factor, left, $left);
+                    )+
+                    lhs = lhs.add(self.column_stride);
+                    panel = panel.add(T::lanes::<S>());
+                }
+                $(self.write(simd, $row, [$left]);)+
+            }
+        }
+    };
+}
+
 impl<T: Float> Tile<T> {
-    /// Does the first of `rows` rows, as many as there is a kernel for; how many that were.
+    kernels!(wide14, narrow14: 0 a0 b0, 1 a1 b1, 2 a2 b2, 3 a3 b3, 4 a4 b4, 5 a5 b5, 6 a6 b6, 7 a7 b7, 8 a8 b8, 9 a9 b9,
+        10 a10 b10, 11 a11 b11, 12 a12 b12, 13 a13 b13);
+    kernels!(wide12, narrow12: 0 a0 b0, 1 a1 b1, 2 a2 b2, 3 a3 b3, 4 a4 b4, 5 a5 b5, 6 a6 b6, 7 a7 b7, 8 a8 b8, 9 a9 b9,
+        10 a10 b10, 11 a11 b11);
+    kernels!(wide8, narrow8: 0 a0 b0, 1 a1 b1, 2 a2 b2, 3 a3 b3, 4 a4 b4, 5 a5 b5, 6 a6 b6, 7 a7 b7);
+    kernels!(wide6, narrow6: 0 a0 b0, 1 a1 b1, 2 a2 b2, 3 a3 b3, 4 a4 b4, 5 a5 b5);
+    kernels!(wide4, narrow4: 0 a0 b0, 1 a1 b1, 2 a2 b2, 3 a3 b3);
+    kernels!(wide2, narrow2: 0 a0 b0, 1 a1 b1);
+    kernels!(wide1, narrow1: 0 a0 b0);
+
+    /// Does the first of `rows` rows, as many as there is a kernel for; how many that were. `ROWS`: what the registers hold.
+    ///
+    /// # Safety
+    /// All pointers must be good for that many rows, `inner` steps and `columns` columns.
     #[inline(always)]
     #[allow(unsafe_code, reason = "see the safety section")]
     unsafe fn some_rows<S: Simd, const ROWS: usize, const VECTORS: usize>(
@@ -295,65 +376,43 @@ impl<T: Float> Tile<T> {
         simd: S,
         rows: usize,
     ) -> usize {
-        // SAFETY: the caller promises that `rows` rows lie inside; no branch does more.
-        unsafe {
-            if rows == ROWS {
-                self.rows::<S, ROWS, VECTORS>(simd);
-                ROWS
-            } else if rows >= 8 && ROWS > 8 {
-                self.rows::<S, 8, VECTORS>(simd);
-                8
-            } else if rows >= 4 {
-                self.rows::<S, 4, VECTORS>(simd);
-                4
-            } else if rows >= 2 {
-                self.rows::<S, 2, VECTORS>(simd);
-                2
-            } else {
-                self.rows::<S, 1, VECTORS>(simd);
-                1
-            }
+        // SAFETY: the caller promises that `rows` rows lie inside; no kernel does more.
+        macro_rules! kernel {
+            ($rows:literal, $wide:ident, $narrow:ident) => {
+                if $rows <= ROWS && rows >= $rows {
+                    unsafe { if VECTORS == 2 { self.$wide(simd) } else { self.$narrow(simd) } }
+                    return $rows;
+                }
+            };
         }
+        kernel!(14, wide14, narrow14);
+        kernel!(12, wide12, narrow12);
+        kernel!(8, wide8, narrow8);
+        kernel!(6, wide6, narrow6);
+        kernel!(4, wide4, narrow4);
+        kernel!(2, wide2, narrow2);
+        kernel!(1, wide1, narrow1);
+        0
     }
 
-    /// `ROWS` rows of `VECTORS` vectors.
+    /// Finishes a row.
     ///
     /// # Safety
-    /// All pointers must be good for that many rows, `inner` steps and `columns` columns.
+    /// As for the kernels, with `row` one of their rows.
     #[inline(always)]
     #[allow(unsafe_code, reason = "see the safety section")]
-    unsafe fn rows<S: Simd, const ROWS: usize, const VECTORS: usize>(self, simd: S) {
+    unsafe fn write<S: Simd, const VECTORS: usize>(self, simd: S, row: usize, sums: [T::Of<S>; VECTORS]) {
         let lanes = T::lanes::<S>();
-        let mut sums = [[T::splat(simd, T::ZERO); VECTORS]; ROWS];
-        // SAFETY: within the bounds the caller promises.
+        // SAFETY: the caller's promise; the buffer is as wide as the widest panel.
         unsafe {
-            let (mut lhs, mut panel) = (self.lhs, self.panel);
-            for _ in 0..self.inner {
-                let mut vectors = [T::splat(simd, T::ZERO); VECTORS];
-                for (number, vector) in vectors.iter_mut().enumerate() {
-                    *vector = T::load(simd, panel.add(number * lanes));
-                }
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    let factor = T::splat(simd, *lhs.add(row * self.row_stride));
-                    for (sum, vector) in sums.iter_mut().zip(vectors) {
-                        *sum = T::multiply_add(simd, factor, vector, *sum);
-                    }
-                }
-                lhs = lhs.add(self.column_stride);
-                panel = panel.add(VECTORS * lanes);
-            }
             if self.columns == VECTORS * lanes {
-                for (row, sums) in sums.into_iter().enumerate() {
-                    self.write_vectors(simd, row, sums);
-                }
+                self.write_vectors(simd, row, sums);
             } else {
                 let mut numbers = [T::ZERO; WIDEST];
-                for (row, sums) in sums.into_iter().enumerate() {
-                    for (number, sum) in sums.into_iter().enumerate() {
-                        T::store(simd, numbers.as_mut_ptr().add(number * lanes), sum);
-                    }
-                    self.write_numbers(row, &numbers[..self.columns]);
+                for (number, sum) in sums.into_iter().enumerate() {
+                    T::store(simd, numbers.as_mut_ptr().add(number * lanes), sum);
                 }
+                self.write_numbers(row, &numbers[..self.columns]);
             }
         }
     }
@@ -391,7 +450,7 @@ impl<T: Float> Tile<T> {
     }
 
     /// Finishes a row number by number, by the same arithmetic.
-    #[inline(always)]
+    #[inline(never)]
     #[allow(unsafe_code, reason = "see `rows`")]
     unsafe fn write_numbers(self, row: usize, numbers: &[T]) {
         for (column, number) in numbers.iter().enumerate() {
@@ -427,7 +486,12 @@ mod tests {
         (0..count).map(|at| T::of(((at * 7919 + place * 104_729) % 1013) as f64 / 500.0 - 1.0)).collect()
     }
 
-    fn check<T: Float>((m, k, n): (usize, usize, usize), transposed: [bool; 2], accumulate: bool, tolerance: f64) {
+    fn check<T: Float>(
+        (m, k, n): (usize, usize, usize),
+        transposed: [bool; 2],
+        accumulate: bool,
+        tolerance: f64,
+    ) {
         let (a, b) = (pattern::<T>(m * k, 1), pattern::<T>(k * n, 2));
         let (bias, residual) = (pattern::<T>(n, 3), pattern::<T>(m * n, 4));
         let start = pattern::<T>(m * n, 5);
@@ -460,14 +524,23 @@ mod tests {
                 Matrix::new(&a[rows.start * k..rows.end * k], rows.len(), k)
             };
             let finish = Finish { residual: Some(&residual[rows.start * n..]), ..finish };
-            multiply(&mut scratch, (&mut split[rows.start * n..rows.end * n], n), lhs, rhs, accumulate, finish);
+            multiply(
+                &mut scratch,
+                (&mut split[rows.start * n..rows.end * n], n),
+                lhs,
+                rhs,
+                accumulate,
+                finish,
+            );
         }
         assert!(split == result, "{m}x{k}x{n} depends on how its rows are split");
     }
 
     #[test]
     fn products_of_all_shapes_and_layouts() {
-        for (m, k, n) in [(1, 1, 1), (3, 5, 7), (12, 192, 32), (13, 193, 33), (40, 400, 65), (26, 31, 16), (9, 8, 5)] {
+        for (m, k, n) in
+            [(1, 1, 1), (3, 5, 7), (12, 192, 32), (13, 193, 33), (40, 400, 65), (26, 31, 16), (9, 8, 5)]
+        {
             for transposed in [[false, false], [true, false], [false, true], [true, true]] {
                 for accumulate in [false, true] {
                     check::<f32>((m, k, n), transposed, accumulate, 2e-5 * k as f64);
