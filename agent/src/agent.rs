@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use plateau_proto::v1::agent_message::{
-    Body, FreePlaces, Goodbye, Heartbeat, Hello, LeaseProgress, Released,
+    Body, FreePlaces, Goodbye, Heartbeat, Hello, LeaseProgress, LogReport, Released,
 };
 use plateau_proto::v1::coordinator_message::{Body as Order, Grant};
-use plateau_proto::v1::{LeaseKey, TrainerEvent, trainer_command};
+use plateau_proto::v1::{LeaseKey, LogLine, TrainerEvent, trainer_command};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -17,7 +17,7 @@ use crate::AgentOptions;
 use crate::child::TrainerChild;
 use crate::cohort::{Batch, Cohort, Held};
 use crate::link::{Link, LinkEvent};
-use crate::prepare::{Prepared, Unprepared, prepare};
+use crate::prepare::{Prepared, Unprepared, prepare, resume_folder_of};
 use crate::reporter::{self, Outcome, Report, Reports};
 
 /// Seconds between heartbeats; far below the renewal the coordinator asks for, so that progress displays move.
@@ -76,6 +76,7 @@ pub async fn run(options: AgentOptions, stop: impl Future<Output = ()>) -> anyho
         numbered: 0,
         asked: Wish::default(),
         speeds: HashMap::new(),
+        lines: Vec::new(),
         leaving: false,
         stop_by: None,
         steps_per_second: 0.0,
@@ -130,6 +131,8 @@ pub(crate) struct Agent {
     asked: Wish,
     /// Replica-steps per second of the cohorts trained so far, by cohort key.
     pub speeds: HashMap<String, f64>,
+    /// Lines of logs that wait for the next heartbeat.
+    pub lines: Vec<(LeaseKey, LogLine)>,
     pub leaving: bool,
     /// When a trainer that was told to stop is killed.
     pub stop_by: Option<tokio::time::Instant>,
@@ -235,6 +238,7 @@ impl Agent {
             free_places: places,
         };
         self.link.tell(Body::Heartbeat(heartbeat));
+        self.send_lines();
     }
 
     async fn leave(&mut self) {
@@ -331,8 +335,14 @@ impl Agent {
                 return;
             }
         };
-        // A batch that was given back in the meantime is not there any more.
-        let Some(place) = self.waiting.iter().position(|batch| batch.number == number) else { return };
+        let Some(place) = self.waiting.iter().position(|batch| batch.number == number) else {
+            // It was given back in the meantime.
+            for member in orders.unwrap_or_default().iter().filter(|member| !member.resume_folder.is_empty())
+            {
+                let _ = std::fs::remove_dir_all(&member.resume_folder);
+            }
+            return;
+        };
         match orders {
             Ok(members) => {
                 let batch = &mut self.waiting[place];
@@ -381,13 +391,28 @@ impl Agent {
         }
         self.waiting.retain(|batch| batch.held.iter().any(|held| !held.over));
         for key in released {
+            // Where it was to start afresh there is none.
+            let _ = std::fs::remove_dir_all(resume_folder_of(&self.scratch, &key));
             let body = Released { lease: Some(key.clone()), reason: reason.to_owned(), train_seconds: 0.0 };
             self.over(vec![key], Body::Released(body));
         }
     }
 
+    /// Sends the lines of logs that have gathered, those of a lease together.
+    fn send_lines(&mut self) {
+        let mut lines = std::mem::take(&mut self.lines);
+        // Stable, so the lines of a lease stay in their order.
+        lines.sort_by(|(a, _), (b, _)| (&a.trial, a.attempt).cmp(&(&b.trial, b.attempt)));
+        for together in lines.chunk_by(|(a, _), (b, _)| a == b) {
+            let lease = together.first().map(|(lease, _)| lease.clone());
+            let lines = together.iter().map(|(_, line)| line.clone()).collect();
+            self.link.tell(Body::Log(LogReport { lease, lines }));
+        }
+    }
+
     /// Queues the last report of some leases.
     pub fn over(&mut self, leases: Vec<LeaseKey>, body: Body) {
+        self.send_lines();
         self.unsettled.extend(leases.iter().cloned());
         let _ = self.reports.send(Report::Over(leases, body));
     }

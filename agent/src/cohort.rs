@@ -19,6 +19,8 @@ pub struct Held {
     pub key: LeaseKey,
     pub span: tracing::Span,
     pub step: u64,
+    /// Step it started from here.
+    pub from_step: u64,
     /// Steps to make in total.
     pub budget: u64,
     pub started: Option<Instant>,
@@ -48,6 +50,7 @@ impl Held {
             key,
             span,
             step: lease.resume.as_ref().map_or(0, |checkpoint| checkpoint.step),
+            from_step: 0,
             budget: 0,
             started: None,
             weights_hash: String::new(),
@@ -160,7 +163,7 @@ impl Cohort {
         if count >= SAMPLES {
             return Some(sum / f64::from(count));
         }
-        let steps: u64 = self.members.iter().map(|held| held.step).sum();
+        let steps: u64 = self.members.iter().map(|held| held.step.saturating_sub(held.from_step)).sum();
         let seconds = self.began.elapsed().as_secs_f64();
         let fresh = self.members.iter().all(|held| held.member.is_none());
         (finished && fresh && steps > 0 && seconds > 0.0 && self.members.len() == self.size)

@@ -28,6 +28,9 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 /// Messages between the link and the connection; beyond it senders wait.
 const QUEUE: usize = 64;
+/// Messages without an answer between the link and the connection; beyond it they are lost. Room for several about each
+/// lease of a large cohort.
+const NEWS: usize = 4096;
 
 /// What became of a message that changes state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +91,7 @@ impl Link {
     /// Starts the session's task. Events arrive on the receiver; the task ends when every `Link` is dropped.
     pub fn start(url: &str, hello: Hello) -> anyhow::Result<(Link, mpsc::Receiver<LinkEvent>)> {
         let (outgoing, commands) = mpsc::channel(QUEUE);
-        let (news, latest) = mpsc::channel(QUEUE);
+        let (news, latest) = mpsc::channel(NEWS);
         let (events, receiver) = mpsc::channel(QUEUE);
         let held = Arc::new(Mutex::new(Vec::new()));
         let channel = channel(url)?;

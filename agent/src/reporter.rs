@@ -21,6 +21,9 @@ use crate::transfer;
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(10);
 
+/// How long an evaluation waits for others to travel with: early in training many follow one another closely.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// Something to report about one lease.
 #[derive(Debug)]
 pub enum Report {
@@ -97,6 +100,7 @@ impl Reporter {
     async fn batch(&mut self, first: Report) {
         let mut evaluations: Vec<(LeaseKey, Vec<Evaluation>)> = Vec::new();
         let mut over = Vec::new();
+        let linger = tokio::time::Instant::now() + LINGER;
         let mut report = Some(first);
         while let Some(current) = report.take() {
             match current {
@@ -116,7 +120,14 @@ impl Reporter {
                     break;
                 }
             }
-            report = self.queue.try_recv().ok();
+            report = match self.queue.try_recv() {
+                Ok(next) => Some(next),
+                // Evaluations that come close together cost the coordinator one commit; everything else is urgent.
+                Err(_) if over.is_empty() => {
+                    tokio::time::timeout_at(linger, self.queue.recv()).await.ok().flatten()
+                }
+                Err(_) => None,
+            };
         }
         let mut answers = Vec::new();
         for (lease, list) in evaluations {

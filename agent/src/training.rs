@@ -6,9 +6,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use plateau_common::throughput::CALIBRATION_SECONDS;
 use plateau_proto::convert;
-use plateau_proto::v1::agent_message::{
-    Body, Crashed, EndedReport, LogReport, OutOfMemory, Started, Throughput,
-};
+use plateau_proto::v1::agent_message::{Body, Crashed, EndedReport, OutOfMemory, Started, Throughput};
 use plateau_proto::v1::{LeaseKey, ThroughputPoint, TrainerEvent, trainer_command, trainer_event};
 
 use crate::agent::Agent;
@@ -164,9 +162,8 @@ impl Agent {
             }
             Some(Event::Log(log)) => {
                 let Some(held) = self.member(log.replica) else { return };
-                let report =
-                    LogReport { lease: Some(held.key.clone()), lines: log.line.into_iter().collect() };
-                self.link.tell(Body::Log(report));
+                let key = held.key.clone();
+                self.lines.extend(log.line.map(|line| (key, line)));
             }
             Some(Event::Calibrated(found)) => self.calibrated(found).await,
             Some(Event::Finished(finished)) if finished.error.is_empty() => self.finished(),
@@ -192,7 +189,7 @@ impl Agent {
 
     fn started(&mut self, started: trainer_event::Started) {
         let Some(held) = self.member(started.replica) else { return };
-        held.step = started.from_step;
+        (held.step, held.from_step) = (started.from_step, started.from_step);
         held.started = Some(Instant::now());
         held.member = None;
         held.span.in_scope(|| tracing::info!(from_step = started.from_step, "training"));

@@ -17,7 +17,7 @@ use plateau_proto::{convert, v1::AgentSummary};
 
 use crate::client::{Connection, refusal};
 use crate::device::{self, Device};
-use crate::memory;
+use crate::{memory, words};
 
 /// Options of a prediction.
 #[derive(Args, Debug)]
@@ -135,9 +135,9 @@ pub async fn on_this_machine(
         measured.iter().map(|measured| measured.setup_seconds).sum::<f64>() / measured.len().max(1) as f64;
     let team = Agents { count: agents, threads: arguments.threads, setup_seconds: setup };
     let source = format!(
-        "measured here in {:.0} s by {children} of {} at once",
+        "measured here in {:.0} s by {}",
         began.elapsed().as_secs_f64(),
-        if children == 1 { "trainer" } else { "trainers" }
+        words::plural(children as u64, "trainer")
     );
     let seconds = STARTS * start_seconds + prediction::seconds(&jobs, team);
     Ok(Prediction { seconds, agents, measured: keys, shapes: overview.cohorts.len(), source })

@@ -81,6 +81,7 @@ impl Round<'_> {
     /// Places trials of `cohort` into free places of the cohort that the agent trains.
     fn join(&mut self, name: &str, agent: &Agent, cohort: u128, places: u32) {
         let places = places.min(planning::largest(self.state, agent, cohort)) as usize;
+        let places = places.min(self.fair_share(agent));
         let mut trials = Vec::new();
         for (_, entries) in self.state.ready.iter().filter(|(key, _)| key.cohort == cohort) {
             trials.extend(self.together(entries, name, places - trials.len()));
@@ -88,6 +89,15 @@ impl Round<'_> {
         if !trials.is_empty() {
             self.push(Placement { agent: name.to_owned(), trials, join: true, calibrate: None });
         }
+    }
+
+    /// Trials that bring an agent to an even share of all that are held or wait: places alone would let it take what
+    /// the others will want in a moment.
+    fn fair_share(&self, agent: &Agent) -> usize {
+        let connected = || self.state.agents.values().filter(|agent| agent.session.is_some());
+        let held: usize = connected().map(|agent| agent.leases.len()).sum();
+        let waiting: usize = self.state.ready.values().map(BTreeSet::len).sum();
+        (held + waiting).div_ceil(connected().count().max(1)).saturating_sub(agent.leases.len())
     }
 
     fn push(&mut self, placement: Placement) {

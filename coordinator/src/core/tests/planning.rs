@@ -243,6 +243,24 @@ fn free_places_are_taken_by_trials_of_the_same_cohort_under_attempts_of_their_ow
 }
 
 #[test]
+fn free_places_take_no_more_than_an_even_share() {
+    let mut world = World::new();
+    world.submit("s", trials(1..=10, 1000, 0));
+    for name in ["a", "b"] {
+        world.connect_with(name, "1", vec![], |agent| agent.max_cohort = 3);
+        assert_eq!(world.idle(name).len(), 3);
+    }
+    // Two of a's have ended: eight are held or wait, four for each.
+    for (_, lease, budget) in world.granted.clone().into_iter().take(2) {
+        world.complete("a", lease, budget);
+    }
+    wish(&mut world, "a", false, Some((0, 3)));
+    assert_eq!(world.state.agents["a"].leases.len(), 4);
+    wish(&mut world, "a", false, Some((0, 3)));
+    assert_eq!(world.state.agents["a"].leases.len(), 4);
+}
+
+#[test]
 fn an_agent_about_to_finish_gets_its_next_cohort_once_and_after_the_idle_ones() {
     let mut world = World::new();
     world.submit("s", trials(1..=10, 1000, 0));

@@ -115,8 +115,8 @@ fn step(world: &mut World, kind: u8, first: u8, second: u8) {
         22 => world.say(&name, Report::Goodbye),
         23 | 24 => {
             let grants = world.state.agents.get(&name).map_or(0, |agent| agent.grants);
-            let places = (second % 2 == 0).then_some((u128::from(first % 2), u32::from(second % 5)));
-            let wish = Wish { grants, next: second % 3 == 0, places };
+            let places = second.is_multiple_of(2).then_some((u128::from(first % 2), u32::from(second % 5)));
+            let wish = Wish { grants, next: second.is_multiple_of(3), places };
             let waiting = vec![key];
             let report = Report::Heartbeat { leases: vec![(key, 1)], speed: 1.0, idle: false, waiting, wish };
             world.say(&name, report);
@@ -126,7 +126,7 @@ fn step(world: &mut World, kind: u8, first: u8, second: u8) {
                 world.granted.iter().rev().filter(|(agent, ..)| *agent == name).map(|(_, key, _)| *key);
             let leases: Vec<LeaseKey> = leases.take(second as usize % 5).collect();
             let cohort_size = u32::from(first % 5);
-            let (suspected, reason) = (second % 2 == 0, "full".to_owned());
+            let (suspected, reason) = (second.is_multiple_of(2), "full".to_owned());
             world.say(&name, Report::OutOfMemory { leases, cohort_size, suspected, reason });
         }
         26 => {
@@ -136,7 +136,7 @@ fn step(world: &mut World, kind: u8, first: u8, second: u8) {
                 Report::Throughput {
                     cohort: u128::from(first % 3),
                     curve: plateau_common::throughput::ThroughputCurve::new(points).unwrap(),
-                    calibrated: second % 2 == 0,
+                    calibrated: second.is_multiple_of(2),
                     evaluation_seconds: 0.1,
                 },
             );
