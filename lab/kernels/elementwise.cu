@@ -30,12 +30,12 @@ __device__ inline float activation_slope(int activation, float x) {
 /// Grid: (ceil(rows width / block), K).
 KERNEL void bias_activation(float *y, const float *x, const float *bias, i64 bias_stride, const float *residual, int rows,
                             int width, int activation) {
-    const i64 at = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+    const u32 at = blockIdx.x * blockDim.x + threadIdx.x; // below 2^31
     const i64 replica = blockIdx.y;
-    if (at >= (i64)rows * width) return;
+    if (at >= (u32)rows * (u32)width) return;
     const i64 place = replica * rows * width + at;
     float value = x[place];
-    if (bias != nullptr) value += bias[replica * bias_stride + at % width];
+    if (bias != nullptr) value += bias[replica * bias_stride + at % (u32)width];
     value = activate(activation, value);
     if (residual != nullptr) value += residual[place];
     y[place] = value;

@@ -5,10 +5,10 @@
 /// replicas are as many numbers apart as their strides say. Grid: (ceil(count width / block), K).
 KERNEL void gather_rows(float *output, const float *table, i64 table_stride, RowMap map, const float *second,
                         i64 second_stride, RowMap second_map, int count, int width) {
-    const i64 at = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+    const u32 at = blockIdx.x * blockDim.x + threadIdx.x; // below 2^31
     const i64 replica = blockIdx.y;
-    if (at >= (i64)count * width) return;
-    const int n = (int)(at / width), column = (int)(at % width);
+    if (at >= (u32)count * (u32)width) return;
+    const int n = (int)(at / (u32)width), column = (int)(at % (u32)width);
     const i64 from = row_of(map, replica, n / map.positions, n % map.positions);
     float value = table[replica * table_stride + from * width + column];
     if (second != nullptr) {

@@ -7,14 +7,14 @@
 /// Grid: (ceil(rows width / 2 / block), K).
 KERNEL void rotary(float *y, const float *x, const float *cosines, const float *sines, int positions, int rows, int width,
                    int head, float direction, int accumulate) {
-    const i64 at = (i64)blockIdx.x * blockDim.x + threadIdx.x;
+    const u32 at = blockIdx.x * blockDim.x + threadIdx.x; // below 2^31
     const i64 replica = blockIdx.y;
     const int half = head / 2, pairs = width / 2;
-    if (at >= (i64)rows * pairs) return;
-    const i64 row = at / pairs;
-    const int pair = (int)(at % pairs), own = pair / half, index = pair % half;
+    if (at >= (u32)rows * (u32)pairs) return;
+    const i64 row = at / (u32)pairs;
+    const int pair = (int)(at % (u32)pairs), own = pair / half, index = pair % half;
     const i64 low = (replica * rows + row) * width + (i64)own * head + index, high = low + half;
-    const i64 angle = row % positions * half + index;
+    const int angle = (int)row % positions * half + index;
     const float cosine = cosines[angle], sine = direction * sines[angle];
     const float first = x[low], second = x[high];
     float turned_low = first * cosine - second * sine, turned_high = second * cosine + first * sine;

@@ -144,7 +144,9 @@ impl Commands {
         }
         // Limits of every card since compute capability 3.0.
         if grid.0 > i32::MAX as usize || grid.1 > 65_535 || grid.2 > 65_535 {
-            return Err(fail(format!("a grid of {grid:?} blocks is more than a card can be asked for at once")));
+            return Err(fail(format!(
+                "a grid of {grid:?} blocks is more than a card can be asked for at once"
+            )));
         }
         let mut numbers = arguments.numbers.into_boxed_slice();
         let start = numbers.as_mut_ptr();
@@ -198,19 +200,20 @@ impl Commands {
         unsafe {
             result::stream::begin_capture(
                 stream,
-                sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL,
+                sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED,
             )
         }
         .doing("beginning to capture a step")?;
-        let queued = lists.iter().try_for_each(|own| own.list.iter().try_for_each(|command| own.queue(command)));
+        let queued =
+            lists.iter().try_for_each(|own| own.list.iter().try_for_each(|command| own.queue(command)));
         // SAFETY: as above. The capture is ended in any case, so that the stream is usable after a failure.
         let graph = unsafe { result::stream::end_capture(stream) };
         queued?;
         let graph = graph.doing("ending the capture of a step")?;
         let mut captured = CapturedGraph { device: device.clone(), graph, executable: null_mut() };
         // SAFETY: the graph was just captured.
-        captured.executable =
-            unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) }.doing("making a graph")?;
+        captured.executable = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) }
+            .doing("making a graph")?;
         Ok(captured)
     }
 
@@ -235,7 +238,9 @@ impl Commands {
                         null_mut(),
                     )
                 };
-                queued.result().map_err(|error| driver_error(format!("launching {}", launch.kernel.name), error))
+                queued
+                    .result()
+                    .map_err(|error| driver_error(format!("launching {}", launch.kernel.name), error))
             }
             Command::Multiply(product) => self.queue_product(product),
             Command::Clear { start, bytes } => {

@@ -30,7 +30,9 @@ pub enum CudaError {
         driver: &'static str,
     },
     /// There is no such card.
-    #[error("card cuda:{ordinal} was asked for, but the driver shows {count} of them (CUDA_VISIBLE_DEVICES may hide cards)")]
+    #[error(
+        "card cuda:{ordinal} was asked for, but the driver shows {count} of them (CUDA_VISIBLE_DEVICES may hide cards)"
+    )]
     NoSuchCard {
         /// The card's number.
         ordinal: usize,
@@ -107,6 +109,7 @@ impl<T> DoingOnCard<T> for Result<T, CublasError> {
 
 /// A driver call's failure in words.
 pub(super) fn driver_error(doing: impl Into<String>, error: DriverError) -> CudaError {
-    let words = error.error_string().map_or("unknown error".into(), |words| words.to_string_lossy().into_owned());
+    let words =
+        error.error_string().map_or("unknown error".into(), |words| words.to_string_lossy().into_owned());
     CudaError::Driver { doing: doing.into(), words, code: error.0 }
 }

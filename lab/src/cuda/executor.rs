@@ -84,6 +84,9 @@ pub struct Executor {
 struct UpdateCommands {
     differentiate: Commands,
     apply: Commands,
+    /// Whether the commands have run one by one: cuBLAS and the driver load what they need on first use, which is not to happen
+    /// while a graph is captured.
+    warm: bool,
     graph: Option<CapturedGraph>,
 }
 
@@ -162,7 +165,12 @@ impl Executor {
     }
 
     /// Settings of one replica: learning rate, decay and clipping (the kind of rule is the cohort's).
-    pub fn set_rule(&mut self, replica: usize, optimizer: &OptimizerConfig, clip: Option<f64>) -> Result<(), CudaError> {
+    pub fn set_rule(
+        &mut self,
+        replica: usize,
+        optimizer: &OptimizerConfig,
+        clip: Option<f64>,
+    ) -> Result<(), CudaError> {
         self.write_rule(replica, rule_bits(optimizer, clip))
     }
 
@@ -236,12 +244,19 @@ impl Executor {
 
     /// Queues the update of this number (from 1) with the learning rates times `multiplier`. `feeds` are the replicas'
     /// batches, all of one size; `None`: those of the update before. Returns before it is done.
-    pub fn update(&mut self, number: u64, multiplier: f64, feeds: &[Feed<f32>], fresh: bool) -> Result<(), CudaError> {
+    pub fn update(
+        &mut self,
+        number: u64,
+        multiplier: f64,
+        feeds: &[Feed<f32>],
+        fresh: bool,
+    ) -> Result<(), CudaError> {
         let examples = self.examples(feeds)?;
         self.send(number, multiplier, feeds, fresh)?;
         let graphs = self.graphs;
         let update = self.update_commands(examples)?;
-        if !graphs {
+        if !graphs || !update.warm {
+            update.warm = true;
             update.differentiate.run()?;
             return update.apply.run();
         }
@@ -320,7 +335,13 @@ impl Executor {
         )))
     }
 
-    fn send(&mut self, number: u64, multiplier: f64, feeds: &[Feed<f32>], fresh: bool) -> Result<(), CudaError> {
+    fn send(
+        &mut self,
+        number: u64,
+        multiplier: f64,
+        feeds: &[Feed<f32>],
+        fresh: bool,
+    ) -> Result<(), CudaError> {
         let (beta1, beta2) = match &self.optimizer {
             OptimizerConfig::Adam(adam) | OptimizerConfig::AdamW(adam) => (adam.beta1, adam.beta2),
             OptimizerConfig::Sgd(_) => (0.0, 0.0),
@@ -349,7 +370,10 @@ impl Executor {
     }
 
     /// Makes commands twice: once to count the memory operations use on the side, then for good.
-    fn lower(&mut self, work: impl Fn(&mut Lowering<'_>) -> Result<(), CudaError>) -> Result<Commands, CudaError> {
+    fn lower(
+        &mut self,
+        work: impl Fn(&mut Lowering<'_>) -> Result<(), CudaError>,
+    ) -> Result<Commands, CudaError> {
         let program = self.program.clone();
         let mut addresses = self.addresses();
         let mut counted = Commands::new(&self.device, self.mode);
@@ -395,13 +419,14 @@ impl Executor {
     fn update_commands(&mut self, examples: usize) -> Result<&mut UpdateCommands, CudaError> {
         if !self.updates.contains_key(&examples) {
             let (micro_batch, capacity) = (self.program.micro_batch, self.capacity);
-            let (gradients, bytes) = (self.gradients.at(0), self.replicas * self.layout.stride * size_of::<f32>());
+            let (gradients, bytes) =
+                (self.gradients.at(0), self.replicas * self.layout.stride * size_of::<f32>());
             let differentiate = self.lower(|lowering| {
                 lowering.commands.clear(gradients, bytes);
                 differentiate(lowering, examples, micro_batch, capacity)
             })?;
             let apply = self.apply_commands(examples)?;
-            self.updates.insert(examples, UpdateCommands { differentiate, apply, graph: None });
+            self.updates.insert(examples, UpdateCommands { differentiate, apply, warm: false, graph: None });
         }
         self.updates.get_mut(&examples).ok_or_else(|| CudaError::Unsupported("an update was lost".to_owned()))
     }
@@ -418,22 +443,42 @@ impl Executor {
         let outcome = |which: usize| self.outcomes.at(which * replicas * 8);
         let coefficients = self.coefficients.at(0);
         let all = arguments![
-            coefficients, outcome(0), outcome(1), outcome(2), self.losses.at(0), rows.count(self.capacity) as i64,
-            int(rows.count(examples))?, squares, int(SQUARE_BLOCKS)?, self.rules.at(0), update
+            coefficients,
+            outcome(0),
+            outcome(1),
+            outcome(2),
+            self.losses.at(0),
+            rows.count(self.capacity) as i64,
+            int(rows.count(examples))?,
+            squares,
+            int(SQUARE_BLOCKS)?,
+            self.rules.at(0),
+            update
         ];
         commands.launch("decide", (replicas, 1, 1), block, all)?;
         let grid = (self.layout.stride.div_ceil(4 * THREADS).min(4096), replicas, 1);
-        let (parameters, first, second) = (self.parameters.at(0), self.moments[0].at(0), self.moments[1].at(0));
+        let (parameters, first, second) =
+            (self.parameters.at(0), self.moments[0].at(0), self.moments[1].at(0));
         match &self.optimizer {
             OptimizerConfig::Adam(adam) | OptimizerConfig::AdamW(adam) => {
                 let all = arguments![
-                    parameters, first, second, gradients, stride, stride, coefficients, update, adam.beta1,
-                    adam.beta2, adam.eps
+                    parameters,
+                    first,
+                    second,
+                    gradients,
+                    stride,
+                    stride,
+                    coefficients,
+                    update,
+                    adam.beta1,
+                    adam.beta2,
+                    adam.eps
                 ];
                 commands.launch("adam", grid, block, all)?;
             }
             OptimizerConfig::Sgd(sgd) => {
-                let all = arguments![parameters, first, gradients, stride, stride, coefficients, sgd.momentum];
+                let all =
+                    arguments![parameters, first, gradients, stride, stride, coefficients, sgd.momentum];
                 commands.launch("sgd", grid, block, all)?;
             }
         }
@@ -472,7 +517,12 @@ fn example_forward(lowering: &mut Lowering<'_>, examples: Examples) -> Result<()
 }
 
 /// Appends the gradients of a batch: micro-batch by micro-batch, then what all share.
-fn differentiate(lowering: &mut Lowering<'_>, batch: usize, micro_batch: usize, capacity: usize) -> Result<(), CudaError> {
+fn differentiate(
+    lowering: &mut Lowering<'_>,
+    batch: usize,
+    micro_batch: usize,
+    capacity: usize,
+) -> Result<(), CudaError> {
     let program = lowering.program;
     fixed_forward(lowering, capacity)?;
     let mut start = 0;

@@ -74,14 +74,21 @@ pub(super) fn bytes(program: &Program, replicas: usize, capacity: usize) -> usiz
 }
 
 impl Feeder {
-    pub fn new(device: &CudaDevice, program: &Program, replicas: usize, capacity: usize) -> Result<Self, CudaError> {
+    pub fn new(
+        device: &CudaDevice,
+        program: &Program,
+        replicas: usize,
+        capacity: usize,
+    ) -> Result<Self, CudaError> {
         let head = head_bytes(replicas);
         let (mut bytes, mut constant_numbers) = (head, Vec::new());
         let (mut spans, mut starts) = (Vec::new(), Vec::new());
         for slot in &program.slots {
             let content: Option<Vec<u32>> = slot.content.as_ref().map(|content| match content {
                 SlotContent::Ids(ids) => ids.to_vec(),
-                SlotContent::Numbers(numbers) => numbers.iter().map(|number| (*number as f32).to_bits()).collect(),
+                SlotContent::Numbers(numbers) => {
+                    numbers.iter().map(|number| (*number as f32).to_bits()).collect()
+                }
             });
             match content {
                 Some(own) => {
@@ -108,7 +115,8 @@ impl Feeder {
         let places = places.collect();
         let block = || -> Result<Block, CudaError> {
             let numbers = Pinned::zeroed(device, bytes / 4)?;
-            let copied = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).doing("making an event")?;
+            let copied = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+                .doing("making an event")?;
             Ok(Block { numbers, copied })
         };
         let blocks = (0..BLOCKS).map(|_| block()).collect::<Result<_, _>>()?;
@@ -142,13 +150,23 @@ impl Feeder {
     }
 
     /// Queues the copy of an update's head and, if the slots have changed, of the feeds of all replicas.
-    pub fn send(&mut self, update: Update, scales: &[f64], feeds: Option<&[Feed<f32>]>) -> Result<(), CudaError> {
+    pub fn send(
+        &mut self,
+        update: Update,
+        scales: &[f64],
+        feeds: Option<&[Feed<f32>]>,
+    ) -> Result<(), CudaError> {
         self.device.enter()?;
         let block = &mut self.blocks[self.next];
         self.next = (self.next + 1) % BLOCKS;
         // SAFETY: the event is ours and live. (One that was never recorded counts as reached.)
         unsafe { result::event::synchronize(block.copied) }.doing("waiting for a copy")?;
-        let head = [update.number as u64, update.multiplier.to_bits(), update.first_correction.to_bits(), update.second_correction.to_bits()];
+        let head = [
+            update.number as u64,
+            update.multiplier.to_bits(),
+            update.first_correction.to_bits(),
+            update.second_correction.to_bits(),
+        ];
         let words = head.into_iter().chain(scales.iter().map(|scale| scale.to_bits()));
         let numbers = block.numbers.numbers_mut();
         for (pair, word) in numbers.chunks_exact_mut(2).zip(words) {
@@ -159,19 +177,28 @@ impl Feeder {
             fill(numbers, &self.spans, replica, feed)?;
         }
         if feeds.is_some_and(|feeds| feeds.len() != self.replicas) {
-            return Err(CudaError::Unsupported(format!("an update of {} replicas was fed otherwise", self.replicas)));
+            return Err(CudaError::Unsupported(format!(
+                "an update of {} replicas was fed otherwise",
+                self.replicas
+            )));
         }
         // SAFETY: source and target are `self.bytes` long; the source stays as it is until the event is reached.
         unsafe {
             let all = &block.numbers.numbers()[..bytes / 4];
-            result::memcpy_htod_async(self.memory.at(0), all, self.device.stream()).doing("copying to the card")?;
+            result::memcpy_htod_async(self.memory.at(0), all, self.device.stream())
+                .doing("copying to the card")?;
             result::event::record(block.copied, self.device.stream()).doing("marking a copy")
         }
     }
 }
 
 /// Writes one replica's slots into a block.
-fn fill(block: &mut [u32], spans: &[Option<(usize, usize)>], replica: usize, feed: &Feed<f32>) -> Result<(), CudaError> {
+fn fill(
+    block: &mut [u32],
+    spans: &[Option<(usize, usize)>],
+    replica: usize,
+    feed: &Feed<f32>,
+) -> Result<(), CudaError> {
     for (span, data) in spans.iter().zip(&feed.slots) {
         let Some((start, count)) = span else { continue };
         let given = match data {

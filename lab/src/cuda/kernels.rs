@@ -77,7 +77,8 @@ impl Kernels {
 
     /// The kernel of this name.
     pub fn get(&self, name: &str) -> Result<Kernel, CudaError> {
-        let unknown = || CudaError::Kernel { kernel: name.to_owned(), problem: "there is no such kernel".to_owned() };
+        let unknown =
+            || CudaError::Kernel { kernel: name.to_owned(), problem: "there is no such kernel".to_owned() };
         let (place, parameters) = self.known.get(name).ok_or_else(unknown)?;
         let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
         let module = match &modules[*place] {
@@ -106,7 +107,8 @@ fn entries(ptx: &str) -> Vec<(String, Vec<usize>)> {
     for entry in ptx.split(".entry ").skip(1) {
         let Some((name, rest)) = entry.split_once('(') else { continue };
         let Some((parameters, _)) = rest.split_once(')') else { continue };
-        let sizes = parameters.split(',').filter(|part| part.contains(".param")).map(size_of_parameter).collect();
+        let sizes =
+            parameters.split(',').filter(|part| part.contains(".param")).map(size_of_parameter).collect();
         all.push((name.trim().to_owned(), sizes));
     }
     all
@@ -131,7 +133,8 @@ mod tests {
     #[test]
     fn every_kernel_is_found_with_its_parameters() {
         let kernels = Kernels::load().unwrap();
-        let parameters = |name: &str| kernels.known.get(name).map(|(_, parameters)| parameters.clone()).unwrap();
+        let parameters =
+            |name: &str| kernels.known.get(name).map(|(_, parameters)| parameters.clone()).unwrap();
         assert_eq!(parameters("add"), [8, 8, 8, 8]);
         assert_eq!(parameters("sum_losses"), [8, 8, 4]);
         assert_eq!(parameters("adam"), [8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8]);

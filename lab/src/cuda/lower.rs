@@ -258,7 +258,8 @@ impl Call<'_, '_> {
 
     pub fn buffer(&self, place: Place) -> Buffer {
         let rows = place.extent.rows.count(self.examples.count);
-        let address = self.lowering.addresses.numbers + (place.offset * self.replicas() * size_of::<f32>()) as u64;
+        let address =
+            self.lowering.addresses.numbers + (place.offset * self.replicas() * size_of::<f32>()) as u64;
         Buffer { address, rows, width: place.extent.width }
     }
 
@@ -340,7 +341,8 @@ impl Call<'_, '_> {
     /// 64-bit losses of the examples at hand, and the distance between replicas.
     pub fn losses(&self) -> (u64, i64) {
         let rows = self.lowering.program.outputs.extent.rows;
-        let address = self.lowering.addresses.losses + (rows.count(self.examples.start) * size_of::<f64>()) as u64;
+        let address =
+            self.lowering.addresses.losses + (rows.count(self.examples.start) * size_of::<f64>()) as u64;
         (address, rows.count(self.examples.batch) as i64)
     }
 
@@ -359,7 +361,13 @@ impl Call<'_, '_> {
 
     /// Room for partial sums `[K, segments, width]` that will be added to a parameter's gradient from its number `from` on:
     /// address, and distance between replicas.
-    pub fn partial_sums(&mut self, parameter: usize, from: usize, segments: usize, width: usize) -> Result<(u64, i64), CudaError> {
+    pub fn partial_sums(
+        &mut self,
+        parameter: usize,
+        from: usize,
+        segments: usize,
+        width: usize,
+    ) -> Result<(u64, i64), CudaError> {
         let start = self.lowering.partial;
         let stride = segments * width;
         self.lowering.partial += stride * self.replicas();
@@ -397,6 +405,8 @@ impl Call<'_, '_> {
         numbers: usize,
         arguments: super::commands::Arguments,
     ) -> Result<(), CudaError> {
+        // Kernels count the numbers of a replica in 32 bits, since dividing 64 is slow.
+        int(numbers)?;
         let grid = (numbers.div_ceil(THREADS), self.replicas(), 1);
         self.launch(name, grid, (THREADS as u32, 1, 1), arguments)
     }
@@ -437,7 +447,9 @@ pub(super) fn segments(rows: usize) -> (usize, usize) {
 /// An extent as kernels take it.
 pub(super) fn int(extent: usize) -> Result<i32, CudaError> {
     i32::try_from(extent).map_err(|_| {
-        CudaError::Unsupported(format!("an extent of {extent} is more than kernels count; use smaller batches"))
+        CudaError::Unsupported(format!(
+            "an extent of {extent} is more than kernels count; use smaller batches"
+        ))
     })
 }
 

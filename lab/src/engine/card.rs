@@ -55,7 +55,8 @@ impl CardBench {
             Precision::Tf32 => MatrixMode::Tf32,
             Precision::Bf16 => MatrixMode::Bf16,
             Precision::F64 => {
-                let message = "`train.precision = \"f64\"` is for processors; train with `--device cpu`, or in f32";
+                let message =
+                    "`train.precision = \"f64\"` is for processors; train with `--device cpu`, or in f32";
                 return Err(LabError::Compute { doing: "training on a card", message: message.to_owned() });
             }
         };
@@ -93,8 +94,7 @@ impl CardBench {
             return Err(LabError::Compute { doing: "training on a card", message });
         };
         let (program, rule) = (self.training.clone(), &first.optimizer);
-        let mut executor =
-            Executor::new(&self.device, program, rules.len(), self.examples, rule, self.mode)?;
+        let mut executor = Executor::new(&self.device, program, rules.len(), self.examples, rule, self.mode)?;
         for (replica, rule) in rules.iter().enumerate() {
             executor.set_rule(replica, &rule.optimizer, rule.clip)?;
         }
@@ -151,8 +151,9 @@ impl Engine for Card<'_> {
         let fresh = step.fresh || step.dropout.is_some() || !self.fed;
         if fresh {
             for (place, feed) in self.feeds.iter_mut().enumerate() {
-                let mut stream =
-                    step.dropout.map(|(probability, families)| (probability, families[place].at(step.update)));
+                let mut stream = step
+                    .dropout
+                    .map(|(probability, families)| (probability, families[place].at(step.update)));
                 let dropout = stream.as_mut().map(|(probability, stream)| (*probability, stream));
                 fill(feed, &self.bench.training, &step.batches[place], step.scales[place], dropout)?;
             }
@@ -209,7 +210,8 @@ impl Engine for Card<'_> {
     }
 
     fn state(&self, replica: usize) -> Result<State, LabError> {
-        let moments = [Moment::First, Moment::Second].into_iter().take(self.rules[replica].moment_names().len());
+        let moments =
+            [Moment::First, Moment::Second].into_iter().take(self.rules[replica].moment_names().len());
         let moments = moments.map(|which| Ok(wide(&self.executor.moment(replica, which)?)));
         let last_norm = match self.updated {
             true => self.executor.outcomes()?[replica].norm,
@@ -223,7 +225,8 @@ impl Engine for Card<'_> {
     }
 
     fn keep(&mut self, stays: &[bool]) -> Result<(), LabError> {
-        let kept: Vec<usize> = (0..self.rules.len()).filter(|place| stays.get(*place) != Some(&false)).collect();
+        let kept: Vec<usize> =
+            (0..self.rules.len()).filter(|place| stays.get(*place) != Some(&false)).collect();
         if kept.len() == self.rules.len() {
             return Ok(());
         }

@@ -32,8 +32,14 @@ impl CardForm for Activation {
             Function::Geglu => {
                 let Some((to_other, accumulate_other)) = call.to_input(1) else { return Ok(()) };
                 let all = arguments![
-                    to_x.address, to_other.address, gradient.address, x.address, call.input(1).address,
-                    call.all_numbers(x), flag(accumulate), flag(accumulate_other)
+                    to_x.address,
+                    to_other.address,
+                    gradient.address,
+                    x.address,
+                    call.input(1).address,
+                    call.all_numbers(x),
+                    flag(accumulate),
+                    flag(accumulate_other)
                 ];
                 return call.launch_by_number_of_all("gated_gelu_backward", x, all);
             }
@@ -41,7 +47,15 @@ impl CardForm for Activation {
         let (count, segment) = segments(x.rows);
         let (no_sums, rows, width) = (0u64, int(x.rows)?, int(x.width)?);
         let all = arguments![
-            to_x.address, no_sums, 0i64, gradient.address, x.address, rows, width, int(segment)?, activation,
+            to_x.address,
+            no_sums,
+            0i64,
+            gradient.address,
+            x.address,
+            rows,
+            width,
+            int(segment)?,
+            activation,
             flag(accumulate)
         ];
         let grid = (x.width.div_ceil(32), count, call.replicas());

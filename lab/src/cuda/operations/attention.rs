@@ -18,7 +18,13 @@ impl CardForm for Attention {
         let log_sums = call.saved(0).address;
         let groups = call.replicas() * call.examples() * self.queries * self.heads;
         let all = arguments![
-            y.address, log_sums, q.address, k.address, v.address, description(self, call)?, groups as i64
+            y.address,
+            log_sums,
+            q.address,
+            k.address,
+            v.address,
+            description(self, call)?,
+            groups as i64
         ];
         launch(self, call, "forward", groups, all)
     }
@@ -36,14 +42,33 @@ impl CardForm for Attention {
         let asking = description(self, call)?;
         let groups = replicas * examples * self.queries * self.heads;
         let all = arguments![
-            to_q.0.address, means, gradient.address, output, log_sums, q.address, k.address, v.address, asking,
-            groups as i64, flag(to_q.1)
+            to_q.0.address,
+            means,
+            gradient.address,
+            output,
+            log_sums,
+            q.address,
+            k.address,
+            v.address,
+            asking,
+            groups as i64,
+            flag(to_q.1)
         ];
         launch(self, call, "backward_queries", groups, all)?;
         let groups = replicas * examples * self.keys * self.heads;
         let all = arguments![
-            to_k.0.address, to_v.0.address, gradient.address, means, log_sums, q.address, k.address, v.address,
-            asking, groups as i64, flag(to_k.1), flag(to_v.1)
+            to_k.0.address,
+            to_v.0.address,
+            gradient.address,
+            means,
+            log_sums,
+            q.address,
+            k.address,
+            v.address,
+            asking,
+            groups as i64,
+            flag(to_k.1),
+            flag(to_v.1)
         ];
         launch(self, call, "backward_keys", groups, all)?;
         add_up_positions(call, 0, &self.query_rows, to_q.0)?;
@@ -81,8 +106,10 @@ fn add_up_positions(
 }
 
 fn description(attention: &Attention, call: &Call<'_, '_>) -> Result<AttentionCall, CudaError> {
-    let slot = |slot: Option<usize>| slot.map_or((0, 0), |slot| (call.slot(slot).address, call.slot(slot).distance));
-    let ((bias, bias_distance), (dropout, dropout_distance)) = (slot(attention.key_bias), slot(attention.dropout));
+    let slot =
+        |slot: Option<usize>| slot.map_or((0, 0), |slot| (call.slot(slot).address, call.slot(slot).distance));
+    let ((bias, bias_distance), (dropout, dropout_distance)) =
+        (slot(attention.key_bias), slot(attention.dropout));
     Ok(AttentionCall {
         query_map: indexed(call, &attention.query_rows)?,
         key_map: indexed(call, &attention.key_rows)?,
@@ -111,7 +138,8 @@ fn launch(
     arguments: crate::cuda::commands::Arguments,
 ) -> Result<(), CudaError> {
     let head = attention.head_size();
-    let Some((lanes, coordinates)) = GROUPS.iter().find(|(lanes, coordinates)| lanes * coordinates >= head) else {
+    let Some((lanes, coordinates)) = GROUPS.iter().find(|(lanes, coordinates)| lanes * coordinates >= head)
+    else {
         return Err(CudaError::Unsupported(format!(
             "attention heads of {head} coordinates are more than the 1024 a card is prepared for; use more heads"
         )));

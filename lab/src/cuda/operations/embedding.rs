@@ -12,7 +12,9 @@ impl CardForm for Embedding {
         let tokens = Table { address: call.parameter(0).address, stride: call.stride() };
         let table = match self.positional() {
             Positional::None => None,
-            Positional::Learned(_) => Some(Table { address: call.parameter(1).address, stride: call.stride() }),
+            Positional::Learned(_) => {
+                Some(Table { address: call.parameter(1).address, stride: call.stride() })
+            }
             Positional::Constant(_) => Some(Table { address: call.slot(2).address, stride: 0 }),
         };
         let second = match table {

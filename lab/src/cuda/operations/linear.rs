@@ -44,8 +44,16 @@ impl CardForm for Linear {
         if relu {
             // In place: nobody reads the gradient afterwards. ReLU's slope can be told from its result.
             let all = arguments![
-                gradient.address, partial, partial_stride, gradient.address, call.output().address, rows, width,
-                int(segment)?, RELU, flag(false)
+                gradient.address,
+                partial,
+                partial_stride,
+                gradient.address,
+                call.output().address,
+                rows,
+                width,
+                int(segment)?,
+                RELU,
+                flag(false)
             ];
             call.launch("activation_backward", grid, (32, 8, 1), all)?;
         } else if partial != 0 {

@@ -44,8 +44,17 @@ fn forward(call: &mut Call<'_, '_>, centred: bool) -> Result<(), CudaError> {
     let bias = if call.has_parameter(1) { call.parameter(1).address } else { 0 };
     let (means, scales) = kept(call, centred);
     let all = arguments![
-        y.address, means, scales, x.address, gain.address, bias, call.stride(), int(x.rows)?, int(x.width)?,
-        EPSILON as f32, flag(centred)
+        y.address,
+        means,
+        scales,
+        x.address,
+        gain.address,
+        bias,
+        call.stride(),
+        int(x.rows)?,
+        int(x.width)?,
+        EPSILON as f32,
+        flag(centred)
     ];
     let grid = (x.rows.div_ceil(ROWS_OF_BLOCK), call.replicas(), 1);
     call.launch("norm_forward", grid, (256, 1, 1), all)
@@ -60,14 +69,32 @@ fn backward(call: &mut Call<'_, '_>, centred: bool) -> Result<(), CudaError> {
     let (to_gain, partial_stride) = call.partial_sums(0, 0, count, x.width)?;
     let to_bias = if call.has_parameter(1) { call.partial_sums(1, 0, count, x.width)?.0 } else { 0 };
     let all = arguments![
-        to_gain, to_bias, partial_stride, gradient.address, x.address, means, scales, rows, width, int(segment)?
+        to_gain,
+        to_bias,
+        partial_stride,
+        gradient.address,
+        x.address,
+        means,
+        scales,
+        rows,
+        width,
+        int(segment)?
     ];
     let grid = (x.width.div_ceil(32), count, call.replicas());
     call.launch("norm_backward_parameters", grid, (32, 8, 1), all)?;
     let Some((to_x, accumulate)) = call.to_input(0) else { return Ok(()) };
     let all = arguments![
-        to_x.address, gradient.address, x.address, gain.address, call.stride(), means, scales, rows, width,
-        flag(centred), flag(accumulate)
+        to_x.address,
+        gradient.address,
+        x.address,
+        gain.address,
+        call.stride(),
+        means,
+        scales,
+        rows,
+        width,
+        flag(centred),
+        flag(accumulate)
     ];
     let grid = (x.rows.div_ceil(ROWS_OF_BLOCK), call.replicas(), 1);
     call.launch("norm_backward_input", grid, (256, 1, 1), all)

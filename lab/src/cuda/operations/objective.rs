@@ -20,15 +20,32 @@ impl CardForm for Objective {
         let rows = int(outputs.rows)?;
         if self.is_cross_entropy() {
             let all = arguments![
-                losses, distance, to_outputs.address, outputs.address, answers.address, answers.distance,
-                weights.address, weights.distance, scales, rows, int(outputs.width)?
+                losses,
+                distance,
+                to_outputs.address,
+                outputs.address,
+                answers.address,
+                answers.distance,
+                weights.address,
+                weights.distance,
+                scales,
+                rows,
+                int(outputs.width)?
             ];
             let grid = (outputs.rows.div_ceil(8), call.replicas(), 1);
             return call.launch("cross_entropy", grid, (256, 1, 1), all);
         }
         let all = arguments![
-            losses, distance, to_outputs.address, outputs.address, answers.address, answers.distance,
-            weights.address, weights.distance, scales, rows
+            losses,
+            distance,
+            to_outputs.address,
+            outputs.address,
+            answers.address,
+            answers.distance,
+            weights.address,
+            weights.distance,
+            scales,
+            rows
         ];
         call.launch_by_number("squared_error", outputs.rows, all)
     }

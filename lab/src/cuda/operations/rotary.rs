@@ -31,8 +31,16 @@ fn turn(
 ) -> Result<(), CudaError> {
     let (head, positions) = rotary.form();
     let all = arguments![
-        y.address, x.address, call.slot(0).address, call.slot(1).address, int(positions)?, int(x.rows)?,
-        int(x.width)?, int(head)?, direction, flag(accumulate)
+        y.address,
+        x.address,
+        call.slot(0).address,
+        call.slot(1).address,
+        int(positions)?,
+        int(x.rows)?,
+        int(x.width)?,
+        int(head)?,
+        direction,
+        flag(accumulate)
     ];
     call.launch_by_number("rotary", x.count() / 2, all)
 }

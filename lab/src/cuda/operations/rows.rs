@@ -21,7 +21,13 @@ pub(super) struct Table {
 /// Every place has a row of its own in a list `[count]` that examples do not share rows by.
 pub(super) fn listed(rows: SlotPlace, count: usize) -> Result<RowMapCall, CudaError> {
     let positions = int(count.max(1))?;
-    Ok(RowMapCall { table: rows.address, distance: rows.distance, positions, table_step: positions, ..Default::default() })
+    Ok(RowMapCall {
+        table: rows.address,
+        distance: rows.distance,
+        positions,
+        table_step: positions,
+        ..Default::default()
+    })
 }
 
 /// The rows of a list `[period]` that begins anew after `period` places.
@@ -63,7 +69,14 @@ pub(super) fn look_up(
     let none = (Table { address: 0, stride: 0 }, RowMapCall { positions: 1, ..Default::default() });
     let (second, second_map) = second.unwrap_or(none);
     let all = arguments![
-        y.address, table.address, table.stride, map, second.address, second.stride, second_map, int(y.rows)?,
+        y.address,
+        table.address,
+        table.stride,
+        map,
+        second.address,
+        second.stride,
+        second_map,
+        int(y.rows)?,
         int(y.width)?
     ];
     call.launch_by_number("gather_rows", y.count(), all)
@@ -97,16 +110,22 @@ pub(super) fn add_up(
         Target::Value(..) => (call.scratch(replicas * segments * table), (segments * table) as i64, false),
     };
     let all = arguments![
-        sums, stride, gradient.address, gradient.stride(), map, int(gradient.rows)?, int(gradient.width)?,
-        int(segment)?, flag(accumulate)
+        sums,
+        stride,
+        gradient.address,
+        gradient.stride(),
+        map,
+        int(gradient.rows)?,
+        int(gradient.width)?,
+        int(segment)?,
+        flag(accumulate)
     ];
     // As many threads as there are columns, in whole warps.
     let threads = gradient.width.next_multiple_of(32).clamp(64, 256) as u32;
     call.launch("gather_backward", (table_rows, segments, replicas), (threads, 1, 1), all)?;
     if let (Target::Value(buffer, accumulate), 2..) = (target, segments) {
-        let all = arguments![
-            buffer.address, buffer.stride(), sums, int(segments)?, table as i64, flag(accumulate)
-        ];
+        let all =
+            arguments![buffer.address, buffer.stride(), sums, int(segments)?, table as i64, flag(accumulate)];
         call.launch_by_number("add_segments", table, all)?;
     }
     Ok(())

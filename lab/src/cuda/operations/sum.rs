@@ -44,7 +44,13 @@ impl CardForm for Scaled {
 
 fn multiply(call: &mut Call<'_, '_>, y: Buffer, x: Buffer, accumulate: bool) -> Result<(), CudaError> {
     let factors = call.slot(0);
-    let all =
-        arguments![y.address, x.address, factors.address, factors.distance, y.count() as i64, flag(accumulate)];
+    let all = arguments![
+        y.address,
+        x.address,
+        factors.address,
+        factors.distance,
+        y.count() as i64,
+        flag(accumulate)
+    ];
     call.launch_by_number("multiply", y.count(), all)
 }
