@@ -4,19 +4,18 @@
 
 mod support;
 
-use candle_core::{DType, Device, Tensor};
-use plateau_common::config::{Activation, Initialisation, Norm, Positions, TransformerConfig};
+use plateau_common::config::{
+    Activation, Initialisation, ModelConfig, Norm, Positions, Precision, TransformerConfig,
+};
 use plateau_common::random::Stream;
 use plateau_common::tasks::{Form, Input, Output, ReadOut, Split, Targets, TaskShape};
-use plateau_lab::model::{Inputs, Model, Parameters, Transformer};
+use plateau_lab::Network;
 use serde_json::json;
-use support::{config, numbers};
+use support::config;
 
 struct Built {
-    model: Transformer,
-    parameters: Parameters,
-    vocabulary: usize,
-    dtype: DType,
+    network: Network,
+    precision: Precision,
 }
 
 /// A model of zeros, without norms, that puts out one number per sequence.
@@ -27,7 +26,7 @@ fn zeros(
     positions: Positions,
     vocabulary: usize,
     length: usize,
-    dtype: DType,
+    precision: Precision,
 ) -> Built {
     let settings = TransformerConfig {
         layers,
@@ -46,23 +45,21 @@ fn zeros(
         initialisation: Initialisation::Nanda,
     };
     let shape = TaskShape { vocabulary, length, output: Output::Scalar, read_out: ReadOut::Last };
-    let model = Transformer::new(settings, shape);
-    let named = model.parameters().into_iter().map(|parameter| {
-        let mut full = vec![1];
-        full.extend(&parameter.shape);
-        (parameter.name, Tensor::zeros(full, dtype, &Device::Cpu).unwrap())
-    });
-    let parameters = Parameters::trainable(named.collect()).unwrap();
-    Built { model, parameters, vocabulary, dtype }
+    let mut built = Built { network: Network::new(&ModelConfig::Transformer(settings), shape, 0), precision };
+    let names: Vec<String> =
+        built.network.layout().parameters.iter().map(|parameter| parameter.name.clone()).collect();
+    names.iter().for_each(|name| built.set(name, |_, _| 0.0));
+    built
 }
 
 impl Built {
     /// Sets a parameter to the values of a function of its (row, column), or of its (index, 0) for vectors.
     fn set(&mut self, name: &str, value: impl Fn(usize, usize) -> f64) {
-        let old = self.parameters.get(name).unwrap();
-        let (dims, columns) = (old.dims().to_vec(), if old.rank() == 3 { old.dims()[2] } else { 1 });
-        let values: Vec<f64> = (0..old.elem_count()).map(|at| value(at / columns, at % columns)).collect();
-        self.parameters.set(name, &Tensor::from_vec(values, dims, &Device::Cpu).unwrap()).unwrap();
+        let layout = self.network.layout();
+        let shape = layout.parameters.iter().find(|parameter| parameter.name == name).unwrap().shape.clone();
+        let columns = if shape.len() == 2 { shape[1] } else { 1 };
+        let values = (0..shape.iter().product()).map(|at| value(at / columns, at % columns));
+        self.network.set(name, &values.collect::<Vec<f64>>()).unwrap();
     }
 
     /// One output per sequence.
@@ -72,9 +69,10 @@ impl Built {
     }
 
     fn run_input(&self, input: &Input) -> Vec<f64> {
-        let inputs =
-            Inputs::new(std::slice::from_ref(input), self.vocabulary, self.dtype, &Device::Cpu).unwrap();
-        numbers(&self.model.forward(&self.parameters.frozen(), &inputs, None, None).unwrap())
+        match self.precision {
+            Precision::F64 => self.network.outputs::<f64>(input).unwrap(),
+            _ => self.network.outputs::<f32>(input).unwrap(),
+        }
     }
 }
 
@@ -83,8 +81,8 @@ fn identity(row: usize, column: usize) -> f64 {
 }
 
 /// The histogram: uniform attention adds c_i / n to coordinate i; the query's own coordinate alone exceeds 1.
-fn histogram(m: usize, d: usize, n: usize, dtype: DType) -> Built {
-    let mut built = zeros(1, d, d, Positions::None, m, n, dtype);
+fn histogram(m: usize, d: usize, n: usize, precision: Precision) -> Built {
+    let mut built = zeros(1, d, d, Positions::None, m, n, precision);
     built.set("embedding.token", identity);
     built.set("blocks.0.attention.value", identity);
     built.set("blocks.0.attention.output", identity);
@@ -99,7 +97,7 @@ fn histogram(m: usize, d: usize, n: usize, dtype: DType) -> Built {
 /// CountAttend: the query attends to its own copies, so the marker of the last position arrives with weight 1 / count,
 /// which the MLP inverts. Tokens lie on a circle; `kappa` sharpens attention.
 fn count_attend(m: usize, n: usize, kappa: f64) -> Built {
-    let mut built = zeros(1, 3, n.max(2) - 1, Positions::Learned, m, n, DType::F64);
+    let mut built = zeros(1, 3, n.max(2) - 1, Positions::Learned, m, n, Precision::F64);
     let angle = |token: usize| 2.0 * std::f64::consts::PI * token as f64 / m as f64;
     built.set("embedding.token", |token, column| [angle(token).cos(), angle(token).sin(), 0.0][column]);
     built.set(
@@ -137,7 +135,7 @@ fn sharp_enough(m: usize, n: usize) -> f64 {
 /// Most frequent element by two layers: every position counts itself, then the largest count wins the attention.
 fn most_frequent(m: usize, n: usize) -> Built {
     let d = m + 2;
-    let mut built = zeros(2, d, d, Positions::None, m, n, DType::F64);
+    let mut built = zeros(2, d, d, Positions::None, m, n, Precision::F64);
     built.set("embedding.token", identity);
     let on_tokens = |row: usize, column: usize| if row < m { identity(row, column) } else { 0.0 };
     built.set("blocks.0.attention.value", on_tokens);
@@ -180,12 +178,12 @@ fn the_histogram_counts_exactly() {
     let mut stream = Stream::new(1, "test", 0);
     for (m, d) in [(2, 2), (5, 8), (16, 16), (150, 152)] {
         for n in [1, 2, 5, 10 * m] {
-            for (dtype, tolerance) in [(DType::F32, 1e-4), (DType::F64, 1e-9)] {
-                let built = histogram(m, d, n, dtype);
+            for (precision, tolerance) in [(Precision::F32, 1e-4), (Precision::F64, 1e-9)] {
+                let built = histogram(m, d, n, precision);
                 let sequences = random_sequences(&mut stream, 20, m, n);
                 for (sequence, output) in sequences.iter().zip(built.run(&sequences)) {
                     let error = (output - count_of_last(sequence)).abs();
-                    assert!(error < tolerance, "m {m}, d {d}, n {n}, {dtype:?}: error {error}");
+                    assert!(error < tolerance, "m {m}, d {d}, n {n}, {precision:?}: error {error}");
                 }
             }
         }
@@ -195,7 +193,7 @@ fn the_histogram_counts_exactly() {
 #[test]
 fn every_count_of_two_tokens_is_exact() {
     for n in [1, 2, 7, 50] {
-        let built = histogram(5, 8, n, DType::F64);
+        let built = histogram(5, 8, n, Precision::F64);
         for (sequence, output) in extremes(n).iter().zip(built.run(&extremes(n))) {
             assert!((output - count_of_last(sequence)).abs() < 1e-9);
         }
@@ -269,7 +267,7 @@ fn order_does_not_matter_before_the_last_token() {
         })
         .collect();
     let kappa = 1.5 * sharp_enough(m, n);
-    for built in [histogram(m, 8, n, DType::F64), count_attend(m, n, kappa), most_frequent(m, n)] {
+    for built in [histogram(m, 8, n, Precision::F64), count_attend(m, n, kappa), most_frequent(m, n)] {
         for (output, same) in built.run(&sequences).into_iter().zip(built.run(&shuffled)) {
             assert!((output - same).abs() < 1e-6);
         }
@@ -281,7 +279,7 @@ fn order_does_not_matter_before_the_last_token() {
 fn without_positions_a_repeated_sequence_looks_the_same() {
     let sequences = random_sequences(&mut Stream::new(5, "test", 0), 10, 5, 20);
     let twice: Vec<Vec<u32>> = sequences.iter().map(|sequence| sequence.repeat(2)).collect();
-    let built = histogram(5, 8, 20, DType::F64);
+    let built = histogram(5, 8, 20, Precision::F64);
     for (output, same) in built.run(&sequences).into_iter().zip(built.run(&twice)) {
         assert!((output - same).abs() < 1e-10);
     }

@@ -1,30 +1,49 @@
 //! Update rules against values computed by hand from their definitions.
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-mod support;
-
-use candle_core::{DType, Device, Tensor};
-use plateau_common::config::{AdamConfig, OptimizerConfig, SgdConfig};
-use plateau_lab::model::Parameters;
-use plateau_lab::ops_old::loss::{Answers, Criterion, loss};
-use plateau_lab::ops_old::tape::differentiate;
-use plateau_lab::optimizer::{Optimizer, ReplicaRule};
 use std::sync::Arc;
-use support::numbers;
+
+use plateau_common::config::{AdamConfig, OptimizerConfig, SgdConfig};
+use plateau_lab::cpu::{Arena, Executor, Feed, Team};
+use plateau_lab::model::{Initial, ParameterSpecification};
+use plateau_lab::ops::embedding::Positional;
+use plateau_lab::ops::objective::Answers;
+use plateau_lab::optimizer::ReplicaRule;
+use plateau_lab::program::{Extent, Graph, Program, Rows, Source};
+
+/// A model whose output is its only parameter, p.
+fn program() -> Arc<Program> {
+    let p =
+        ParameterSpecification { name: "p".to_owned(), shape: vec![1, 1], initial: Initial::Constant(0.0) };
+    let mut graph = Graph::new(vec![p]);
+    let single = Extent { rows: Rows::PerExample(1), width: 1 };
+    let ids = graph.slot(Source::Tokens, single);
+    let output = graph.embedding(0, ids, Positional::None, Vec::new()).unwrap();
+    let answers = graph.slot(Source::Values, single);
+    graph.objective(output, Answers::Values(answers), None).unwrap();
+    Arc::new(graph.finish(output, 1, false).unwrap())
+}
 
 /// Two replicas of one parameter p, with loss p squared, so the gradient is 2 p.
 fn run(rules: [ReplicaRule; 2], start: f64, updates: u64, multiplier: f64) -> Vec<f64> {
-    let tensor = Tensor::from_vec(vec![start; 2], (2, 1, 1), &Device::Cpu).unwrap();
-    let mut parameters = Parameters::trainable(vec![("p".to_owned(), tensor)]).unwrap();
-    let mut optimizer = Optimizer::new(rules.to_vec(), &parameters).unwrap();
-    let criterion = Criterion { answers: Answers::Values(Arc::new(vec![0.0; 2])), weights: None };
-    for update in 1..=updates {
-        let (_, gradients) = differentiate(&Device::Cpu, || loss(parameters.get("p")?, &criterion)).unwrap();
-        let norms = Optimizer::gradient_norms(&parameters, &gradients).unwrap();
-        optimizer.step(&mut parameters, &gradients, &norms, update, multiplier).unwrap();
-    }
-    assert_eq!(parameters.get("p").unwrap().dtype(), DType::F64);
-    numbers(parameters.get("p").unwrap())
+    let (program, team) = (program(), Team::new(1));
+    let mut feed = Feed::empty(program.slots.len());
+    (feed.examples, feed.loss_scale) = (1, 1.0);
+    feed.ids_mut(0).push(0);
+    feed.numbers_mut(1).push(0.0);
+    let mut executor = Executor::<f64>::new(program, 1);
+    let trained = rules.iter().map(|rule| {
+        let mut arena = Arena::new(&[start], &[], f64::NAN);
+        for update in 1..=updates {
+            let p = arena.parameters()[0];
+            let loss = executor.differentiate(&team, arena.parameters(), &feed);
+            assert_eq!(loss, p * p);
+            let norm = executor.apply(&team, &mut arena, (rule, update, multiplier), true);
+            assert_eq!((norm, arena.last_norm()), (2.0 * p.abs(), 2.0 * p.abs()));
+        }
+        arena.parameters()[0]
+    });
+    trained.collect()
 }
 
 fn adam(lr: f64, weight_decay: f64) -> AdamConfig {
@@ -86,4 +105,22 @@ fn clipping_scales_large_gradients_only() {
     };
     // Gradient 6: clipped to 1.5 (as PyTorch: 1.5 / (6 + 1e-6)), or left.
     close(&run([rule(1.5), rule(7.0)], 3.0, 1, 1.0), [3.0 - 0.15, 3.0 - 0.6]);
+}
+
+/// An update that is not finite leaves everything as it was.
+#[test]
+fn an_update_that_is_not_finite_is_not_made() {
+    let (program, team) = (program(), Team::new(1));
+    let mut feed = Feed::empty(program.slots.len());
+    (feed.examples, feed.loss_scale) = (1, 1.0);
+    feed.ids_mut(0).push(0);
+    feed.numbers_mut(1).push(f64::INFINITY);
+    let mut executor = Executor::<f64>::new(program, 1);
+    let mut arena = Arena::new(&[3.0], &[vec![0.5], vec![0.25]], 7.0);
+    let rule = ReplicaRule { optimizer: OptimizerConfig::Adam(adam(0.1, 0.0)), clip: None };
+    let loss = executor.differentiate(&team, arena.parameters(), &feed);
+    let norm = executor.apply(&team, &mut arena, (&rule, 1, 1.0), loss.is_finite());
+    assert!(!loss.is_finite() && !norm.is_finite());
+    assert_eq!((arena.parameters(), arena.last_norm()), (&[3.0][..], 7.0));
+    assert_eq!(arena.moments(), [&[0.5][..], &[0.25][..]]);
 }

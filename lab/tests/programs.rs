@@ -4,11 +4,17 @@
 #[path = "support/programs.rs"]
 mod programs;
 
+use std::sync::Arc;
+
+use plateau_lab::cpu::{Executor, Feed, Team};
+use plateau_lab::model::{Initial, ParameterSpecification};
 use plateau_lab::ops::embedding::Positional;
 use plateau_lab::ops::linear::WeightLayout;
+use plateau_lab::ops::objective::Answers;
 use plateau_lab::ops::rows::RowMap;
-use plateau_lab::program::Source;
-use programs::{Case, check, single};
+use plateau_lab::program::{Graph, Source};
+use programs::{Case, check, check_values, single};
+use proptest::prelude::{ProptestConfig, any, proptest};
 
 /// Shapes around the edges of tiles and vectors.
 const SIZES: [(usize, usize, usize); 4] = [(1, 2, 3), (5, 7, 33), (13, 16, 9), (4, 40, 70)];
@@ -77,7 +83,11 @@ fn constant_positions_and_rows_shared_by_examples() {
             record: &|graph| {
                 let rows = 0..(vocabulary * length) as u32;
                 let tokens = graph.constant_ids("tokens", 1, rows.clone().map(|row| row % 5).collect());
-                let table = graph.constant_numbers("table", width, (0..length * width).map(|at| (at as f64).sin()).collect());
+                let table = graph.constant_numbers(
+                    "table",
+                    width,
+                    (0..length * width).map(|at| (at as f64).sin()).collect(),
+                );
                 let positions = rows.map(|row| row / 5).collect();
                 let table = graph.embedding(0, tokens, Positional::Constant(table), positions)?;
                 let mapped = graph.linear(table, 1, None, WeightLayout::InOut)?;
@@ -117,8 +127,13 @@ fn chosen_rows() {
 #[test]
 fn norms() {
     for (examples, width) in [(1, 2), (6, 17), (5, 64)] {
-        let parameters: &[(&str, &[usize])] =
-            &[("tokens", &[7, width]), ("gain", &[width]), ("bias", &[width]), ("scale", &[width]), ("out", &[width, 3])];
+        let parameters: &[(&str, &[usize])] = &[
+            ("tokens", &[7, width]),
+            ("gain", &[width]),
+            ("bias", &[width]),
+            ("scale", &[width]),
+            ("out", &[width, 3]),
+        ];
         check(
             "norms",
             &Case {
@@ -168,4 +183,133 @@ fn activations_sums_and_factors() {
             },
         },
     );
+}
+
+#[test]
+fn squared_errors() {
+    for (examples, rows) in [(1, 1), (6, 1), (5, 4)] {
+        check(
+            "squared errors",
+            &Case {
+                parameters: &[("tokens", &[9, 5]), ("out", &[5, 1]), ("out_bias", &[1])],
+                examples,
+                ids_below: 9,
+                deviation: 0.8,
+                record: &|graph| {
+                    let ids = graph.slot(Source::Tokens, single(rows));
+                    let x = graph.embedding(0, ids, Positional::None, Vec::new())?;
+                    graph.linear(x, 1, Some(2), WeightLayout::InOut)
+                },
+            },
+        );
+    }
+}
+
+/// Norms of huge rows, activations far out and logits of many thousands, where shares are 0 or 1.
+#[test]
+fn extreme_values() {
+    let parameters: &[(&str, &[usize])] = &[
+        ("tokens", &[7, 6]),
+        ("gain", &[6]),
+        ("bias", &[6]),
+        ("scale", &[6]),
+        ("gate", &[6, 10]),
+        ("down", &[10, 6]),
+        ("out", &[6, 5]),
+    ];
+    for deviation in [1e-6, 1e-3, 30.0, 1e3] {
+        let case = Case {
+            parameters,
+            examples: 4,
+            ids_below: 7,
+            deviation,
+            record: &|graph| {
+                let ids = graph.slot(Source::Tokens, single(2));
+                let x = graph.embedding(0, ids, Positional::None, Vec::new())?;
+                let normed = graph.layer_norm(x, 1, 2)?;
+                let other = graph.rms_norm(x, 3)?;
+                let both = graph.add(normed, other)?;
+                let gate = graph.linear(both, 4, None, WeightLayout::InOut)?;
+                let hidden = graph.gelu(gate);
+                let down = graph.linear(hidden, 5, None, WeightLayout::InOut)?;
+                let states = graph.add(x, down)?;
+                graph.linear(states, 6, None, WeightLayout::InOut)
+            },
+        };
+        check_values(&format!("deviation {deviation}"), &case);
+    }
+}
+
+/// ln(1 + e^-30) is 9.4e-14: a 32-bit log-softmax says 0 there, with a gradient of 0.
+#[test]
+fn the_loss_of_confident_outputs_does_not_underflow() {
+    let table = ParameterSpecification {
+        name: "logits".to_owned(),
+        shape: vec![1, 2],
+        initial: Initial::Constant(0.0),
+    };
+    let mut graph = Graph::new(vec![table]);
+    let ids = graph.slot(Source::Tokens, single(1));
+    let logits = graph.embedding(0, ids, Positional::None, Vec::new()).unwrap();
+    let answers = graph.slot(Source::Classes, single(1));
+    graph.objective(logits, Answers::Classes(answers), None).unwrap();
+    let program = Arc::new(graph.finish(logits, 1, false).unwrap());
+    let mut feed = Feed::<f32>::empty(2);
+    (feed.examples, feed.loss_scale) = (1, 1.0);
+    feed.ids_mut(0).push(0);
+    feed.ids_mut(1).push(0);
+    let mut executor = Executor::<f32>::new(program, 1);
+    let loss = executor.differentiate(&Team::new(1), &[30.0, 0.0], &feed);
+    let exact = (-30f64).exp().ln_1p();
+    assert!((loss / exact - 1.0).abs() < 0.05, "{loss} is not {exact}");
+    let slopes: Vec<f64> = executor.gradients().iter().map(|slope| f64::from(*slope)).collect();
+    assert!((slopes[1] / exact - 1.0).abs() < 1e-6, "{slopes:?}");
+    assert!((slopes[0] / exact + 1.0).abs() < 0.05, "{slopes:?}");
+    assert_eq!(executor.differentiate(&Team::new(1), &[1e30, -1e30], &feed), 0.0);
+    assert_eq!(executor.gradients(), [0.0, 0.0]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A block's worth of operations in shapes nobody chose.
+    #[test]
+    fn random_shapes(
+        (examples, rows, width, hidden) in (1usize..9, 1usize..6, 2usize..37, 1usize..70),
+        (classes, layouts) in (1usize..12, any::<(bool, bool, bool)>()),
+    ) {
+        let layout = |out_in: bool| if out_in { WeightLayout::OutIn } else { WeightLayout::InOut };
+        let shape = |out_in: bool, from: usize, to: usize| if out_in { [to, from] } else { [from, to] };
+        let (up, down) = (shape(layouts.0, width, hidden), shape(layouts.1, hidden, width));
+        let parameters: &[(&str, &[usize])] = &[
+            ("tokens", &[5, width]),
+            ("positions", &[rows, width]),
+            ("gain", &[width]),
+            ("bias", &[width]),
+            ("up", &up),
+            ("up_bias", &[hidden]),
+            ("down", &down),
+            ("out", &[width, classes]),
+        ];
+        let case = Case {
+            parameters,
+            examples,
+            ids_below: 5,
+            // Small enough that no answer is all but certain: differences from 1 cancel.
+            deviation: 0.25,
+            record: &|graph| {
+                let ids = graph.slot(Source::Tokens, single(rows));
+                let positions = (0..rows as u32).collect();
+                let x = graph.embedding(0, ids, Positional::Learned(1), positions)?;
+                let normed = graph.layer_norm(x, 2, 3)?;
+                let up = graph.linear(normed, 4, Some(5), layout(layouts.0))?;
+                let active = if layouts.2 { graph.relu(up) } else { graph.gelu(up) };
+                let down = graph.linear(active, 6, None, layout(layouts.1))?;
+                let states = graph.add(x, down)?;
+                let last = graph.select(states, RowMap::Last, 1)?;
+                graph.linear(last, 7, None, WeightLayout::InOut)
+            },
+        };
+        check("random shapes", &case);
+    }
 }

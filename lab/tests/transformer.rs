@@ -1,22 +1,23 @@
-//! The whole transformer: against PyTorch (golden values of `tests/python/golden_transformer.py`), its gradients against
-//! central differences, and count space against token space.
+//! The whole transformer: against PyTorch (golden values of `tests/python/golden_transformer.py`), against plain tensor
+//! operations and central differences, and count space against token space.
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-mod support;
+#[path = "support/programs.rs"]
+mod programs;
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
 use plateau_common::config::{
-    Activation, AdamConfig, Initialisation, Norm, OptimizerConfig, Positions, TransformerConfig,
+    Activation, AdamConfig, Initialisation, ModelConfig, Norm, OptimizerConfig, Positions, TransformerConfig,
 };
-use plateau_common::tasks::{Input, Output, ReadOut, TaskShape};
-use plateau_lab::model::{Dropout, Inputs, Model, Parameters, Trace, Transformer};
-use plateau_lab::ops_old::loss::{Answers, Criterion, loss};
-use plateau_lab::ops_old::tape::differentiate;
-use plateau_lab::optimizer::{Optimizer, ReplicaRule};
+use plateau_common::tasks::{Batch, Form, Input, Output, ReadOut, Scale, Targets, TaskShape};
+use plateau_lab::Network;
+use plateau_lab::cpu::{Arena, Executor, Feed, Team};
+use plateau_lab::model::{self, Model, Occasion, Transformer};
+use plateau_lab::optimizer::ReplicaRule;
+use plateau_lab::program::{Layout, Program, Source};
+use programs::Case;
 use serde_json::Value;
-use support::{check_gradients, difference, numbers};
 
 fn pattern(count: usize, place: usize) -> Vec<f64> {
     let value = |index: usize| {
@@ -49,19 +50,44 @@ fn shape(vocabulary: usize, length: usize, read_out: ReadOut) -> TaskShape {
     TaskShape { vocabulary, length, output: Output::Classes(vocabulary), read_out }
 }
 
-/// The same pattern of weights in every replica.
-fn patterned(model: &Transformer, replicas: usize, dtype: DType) -> Parameters {
-    let named = model.parameters().into_iter().enumerate().map(|(place, parameter)| {
+/// A pattern of weights that says which parameter it belongs to.
+fn patterned(layout: &Layout) -> Vec<f64> {
+    let parameters = layout.parameters.iter().enumerate();
+    let weights = parameters.flat_map(|(place, parameter)| {
         let shift = if parameter.name.ends_with("gain") { 1.0 } else { 0.0 };
-        let one: Vec<f64> =
-            pattern(parameter.shape.iter().product(), place).into_iter().map(|value| value + shift).collect();
-        let mut full = vec![replicas];
-        full.extend(&parameter.shape);
-        let tensor =
-            Tensor::from_vec(one.repeat(replicas), full, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
-        (parameter.name.clone(), tensor)
+        pattern(layout.range(place).len(), place).into_iter().map(move |value| value + shift)
     });
-    Parameters::trainable(named.collect()).unwrap()
+    weights.collect()
+}
+
+fn network(config: &TransformerConfig, shape: TaskShape) -> Network {
+    let mut network = Network::new(&ModelConfig::Transformer(config.clone()), shape, 0);
+    let (layout, weights) = (network.layout().clone(), patterned(network.layout()));
+    for (place, parameter) in layout.parameters.iter().enumerate() {
+        network.set(&parameter.name, &weights[layout.range(place)]).unwrap();
+    }
+    network
+}
+
+/// The slots of a batch of tokens and classes, filled by their definitions.
+fn feed(program: &Program, tokens: &[u32], length: usize, answers: &[u32]) -> Feed<f64> {
+    let mut feed = Feed::empty(program.slots.len());
+    (feed.examples, feed.loss_scale) = (tokens.len() / length, 1.0 / answers.len() as f64);
+    for (slot, specification) in program.slots.iter().enumerate() {
+        let pair = |at: usize, vocabulary: usize| (at % length * vocabulary) as u32 + tokens[at];
+        let ids: Vec<u32> = match specification.source {
+            Source::Constant => continue,
+            Source::Tokens => tokens.to_vec(),
+            Source::Pairs { vocabulary } => (0..tokens.len()).map(|at| pair(at, vocabulary)).collect(),
+            Source::LastPair { vocabulary } => {
+                (length - 1..tokens.len()).step_by(length).map(|at| pair(at, vocabulary)).collect()
+            }
+            Source::Classes => answers.to_vec(),
+            source => panic!("{source:?} in a model of tokens and classes"),
+        };
+        *feed.ids_mut(slot) = ids;
+    }
+    feed
 }
 
 fn close(found: f64, expected: f64, what: &str) {
@@ -100,46 +126,48 @@ fn golden(case: &Value, repeat: usize) {
         ..settings()
     };
     let (vocabulary, length) = (size("vocab"), size("length"));
-    let model = Transformer::new(config, shape(vocabulary, length, ReadOut::Last));
-    let mut parameters = patterned(&model, 2, DType::F64);
-    let one: Vec<u32> = (0..6)
+    let shape = shape(vocabulary, length, ReadOut::Last);
+    let tokens: Vec<u32> = (0..6)
         .flat_map(|b| (0..length).map(move |t| ((3 * b + 5 * t + b * t) % vocabulary) as u32))
         .collect();
-    let input = Input::Tokens { tokens: one.repeat(repeat), length };
-    let inputs = Inputs::new(&[input.clone(), input], vocabulary, DType::F64, &Device::Cpu).unwrap();
-    let targets: Vec<u32> = (0..6).map(|b| ((2 * b + 1) % vocabulary) as u32).collect();
-    let criterion =
-        Criterion { answers: Answers::Classes(Arc::new(targets.repeat(2 * repeat))), weights: None };
+    let tokens = tokens.repeat(repeat);
+    let answers: Vec<u32> = (0..6).map(|b| ((2 * b + 1) % vocabulary) as u32).collect();
+    let answers = answers.repeat(repeat);
     let adam = AdamConfig { lr: 1e-2, beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: 0.5 };
     let rule = ReplicaRule { optimizer: OptimizerConfig::AdamW(adam), clip: case["case"]["clip"].as_f64() };
-    let mut optimizer = Optimizer::new(vec![rule.clone(), rule], &parameters).unwrap();
-    let logits = model.forward(&parameters, &inputs, None, None).unwrap();
+
+    let network = network(&config, shape);
+    let input = Input::Tokens { tokens: tokens.clone(), length };
     let expected = case["logits"].as_array().unwrap();
-    for (index, value) in numbers(&logits).iter().enumerate() {
+    for (index, value) in network.outputs::<f64>(&input).unwrap().iter().enumerate() {
         close(*value, expected[index % expected.len()].as_f64().unwrap(), "a logit");
     }
+    let mut batch = Batch::empty();
+    (batch.input, batch.targets) = (input, Targets::Classes(answers.clone()));
+    let (loss, gradients) = network.differentiate::<f64>(&batch, Scale::RAW).unwrap();
+    close(loss, case["losses"][0].as_f64().unwrap(), "the network's loss");
+    let norm = gradients.iter().map(|gradient| gradient * gradient).sum::<f64>().sqrt();
+    close(norm, case["norms"][0].as_f64().unwrap(), "the network's gradient norm");
+
+    let occasion =
+        Occasion { form: Form::Tokens, length, examples: 6 * repeat, dropout: false, weighted: false };
+    let model = model::build(&ModelConfig::Transformer(config), shape);
+    let program = Arc::new(model::program(&*model, shape, &occasion, false).unwrap());
+    let feed = feed(&program, &tokens, length, &answers);
+    let mut arena = Arena::new(&patterned(&program.layout), &[], f64::NAN);
+    let mut executor = Executor::<f64>::new(program.clone(), 1);
+    let team = Team::new(1);
     for update in 1..=3 {
-        let (losses, gradients) = differentiate(&Device::Cpu, || {
-            loss(&model.forward(&parameters, &inputs, None, None)?, &criterion)
-        })
-        .unwrap();
-        let norms = Optimizer::gradient_norms(&parameters, &gradients).unwrap();
-        for (replica, norm) in norms.iter().enumerate() {
-            close(numbers(&losses)[replica], case["losses"][update - 1].as_f64().unwrap(), "a loss");
-            close(*norm, case["norms"][update - 1].as_f64().unwrap(), "a gradient norm");
-        }
-        optimizer.step(&mut parameters, &gradients, &norms, update as u64, 1.0).unwrap();
+        let loss = executor.differentiate(&team, arena.parameters(), &feed);
+        let norm = executor.apply(&team, &mut arena, (&rule, update as u64, 1.0), true);
+        close(loss, case["losses"][update - 1].as_f64().unwrap(), "a loss");
+        close(norm, case["norms"][update - 1].as_f64().unwrap(), "a gradient norm");
     }
-    for (name, tensor) in parameters.iter() {
-        for replica in 0..2 {
-            let values = numbers(&tensor.get(replica).unwrap());
-            close(values.iter().sum(), case["sums"][name].as_f64().unwrap(), name);
-            close(
-                values.iter().map(|value| value * value).sum(),
-                case["squares"][name].as_f64().unwrap(),
-                name,
-            );
-        }
+    for (place, parameter) in program.layout.parameters.iter().enumerate() {
+        let (name, values) = (&parameter.name, &arena.parameters()[program.layout.range(place)]);
+        close(values.iter().sum(), case["sums"][name].as_f64().unwrap(), name);
+        let square = values.iter().map(|value| value * value).sum();
+        close(square, case["squares"][name].as_f64().unwrap(), name);
     }
 }
 
@@ -154,21 +182,47 @@ fn forward_loss_and_three_updates_are_those_of_pytorch() {
     }
 }
 
-fn tokens(examples: usize, length: usize, vocabulary: usize) -> Input {
-    let token = |at: usize| ((at * at + 3 * at + at / length) % vocabulary) as u32;
-    Input::Tokens { tokens: (0..examples * length).map(token).collect(), length }
+/// Holds a whole model against its reference, with as few and as many examples as make the first block work on rows of
+/// its own and on rows that examples share.
+fn check_model(what: &str, config: TransformerConfig, shape: TaskShape, form: Form) {
+    let config = TransformerConfig { dim: 4, mlp_dim: 3, ..config };
+    let model = Transformer::new(config.clone(), shape);
+    let specifications = model.parameters();
+    let parameters: Vec<(&str, &[usize])> =
+        specifications.iter().map(|parameter| (parameter.name.as_str(), &*parameter.shape)).collect();
+    let rows = if config.positions == Positions::None { 1 } else { shape.length } * shape.vocabulary;
+    let mut shared = [false; 2];
+    for examples in [1, 4] {
+        let dropout = config.dropout > 0.0;
+        let occasion = Occasion { form, length: shape.length, examples, dropout, weighted: true };
+        let on_pairs = form == Form::Tokens && !dropout && rows < examples * shape.length;
+        shared[usize::from(examples > 1)] = on_pairs;
+        programs::check_by(
+            &format!("{what}, {examples} examples"),
+            &Case {
+                parameters: &parameters,
+                examples,
+                ids_below: if on_pairs { rows } else { shape.vocabulary } as u32,
+                deviation: 0.7,
+                record: &|graph| model.record(graph, &occasion),
+            },
+            &[1],
+        );
+    }
+    let both = form == Form::Tokens && config.dropout == 0.0;
+    assert_eq!(shared, [false, both], "{what}: sides of the threshold");
 }
 
 #[test]
 fn gradients_of_the_whole_model() {
     let variants = [
-        (settings(), ReadOut::Last, 2),
+        ("pre-norm, relu, learned", settings()),
         (
+            "post-norm, rotary",
             TransformerConfig { norm: Norm::Post, positions: Positions::Rotary, ..settings() },
-            ReadOut::Every,
-            6,
         ),
         (
+            "no norm, geglu, tied, biases",
             TransformerConfig {
                 norm: Norm::None,
                 activation: Activation::Geglu,
@@ -176,36 +230,67 @@ fn gradients_of_the_whole_model() {
                 attention_bias: true,
                 ..settings()
             },
-            ReadOut::Every,
-            2,
         ),
         (
+            "gelu, sinusoidal, bidirectional, read-out bias, no MLP biases",
+            TransformerConfig {
+                activation: Activation::Gelu,
+                positions: Positions::Sinusoidal,
+                read_out_bias: true,
+                mlp_bias: false,
+                causal: false,
+                ..settings()
+            },
+        ),
+        (
+            "no positions, three layers",
+            TransformerConfig { positions: Positions::None, layers: 3, norm: Norm::Post, ..settings() },
+        ),
+        ("rotary, one layer", TransformerConfig { positions: Positions::Rotary, layers: 1, ..settings() }),
+        (
+            "dropout, bidirectional",
             TransformerConfig { dropout: 0.3, read_out_bias: true, causal: false, ..settings() },
-            ReadOut::Last,
-            3,
+        ),
+        (
+            "dropout, rotary, geglu",
+            TransformerConfig {
+                dropout: 0.3,
+                positions: Positions::Rotary,
+                activation: Activation::Geglu,
+                ..settings()
+            },
         ),
     ];
-    for (config, read_out, examples) in variants {
-        let config = TransformerConfig { dim: 4, mlp_dim: 3, ..config };
-        let model = Transformer::new(config.clone(), shape(3, 3, read_out));
-        let parameters = patterned(&model, 2, DType::F64);
-        let inputs = [tokens(examples, 3, 3), tokens(examples, 3, 3)];
-        let inputs = Inputs::new(&inputs, 3, DType::F64, &Device::Cpu).unwrap();
-        let rows = if read_out == ReadOut::Last { examples } else { 3 * examples };
-        let answers = Answers::Classes(Arc::new((0..2 * rows).map(|row| (row % 3) as u32).collect()));
-        let criterion = Criterion { answers, weights: None };
-        let names: Vec<String> = parameters.iter().map(|(name, _)| name.to_owned()).collect();
-        let tensors: Vec<Tensor> = parameters.iter().map(|(_, tensor)| tensor.detach()).collect();
-        let families = [1, 2].map(|seed| plateau_common::random::StreamFamily::new(seed, "dropout"));
-        check_gradients(&tensors, |tensors| {
-            let named = names.iter().cloned().zip(tensors.iter().cloned()).collect();
-            let mut dropout = (config.dropout > 0.0).then(|| Dropout::new(config.dropout, &families, 1));
-            loss(
-                &model.forward(&Parameters::from_tensors(named), &inputs, dropout.as_mut(), None)?,
-                &criterion,
-            )
-        });
+    for (what, config) in variants {
+        for read_out in [ReadOut::Last, ReadOut::Every] {
+            check_model(
+                &format!("{what}, {read_out:?}"),
+                config.clone(),
+                shape(3, 3, read_out),
+                Form::Tokens,
+            );
+        }
     }
+}
+
+#[test]
+fn gradients_in_count_space_and_of_squared_errors() {
+    for layers in 1..=3 {
+        for norm in [Norm::Pre, Norm::Post, Norm::None] {
+            let config =
+                TransformerConfig { layers, norm, positions: Positions::None, causal: false, ..settings() };
+            let scalar = TaskShape { output: Output::Scalar, ..shape(5, 5, ReadOut::Last) };
+            for shape in [shape(5, 5, ReadOut::Last), scalar] {
+                let what = format!("{layers} layers, {norm:?}, {:?}", shape.output);
+                check_model(&what, config.clone(), shape, Form::Counts);
+            }
+        }
+    }
+}
+
+fn tokens(examples: usize, length: usize, vocabulary: usize) -> Input {
+    let token = |at: usize| ((at * at + 3 * at + at / length) % vocabulary) as u32;
+    Input::Tokens { tokens: (0..examples * length).map(token).collect(), length }
 }
 
 /// Counting papers' shortcut: without positions and causal mask, counts are all there is to know.
@@ -230,26 +315,15 @@ fn count_space_equals_token_space() {
                 causal: false,
                 ..settings()
             };
-            let model = Transformer::new(config, shape(vocabulary, length, ReadOut::Last));
-            for (dtype, tolerance) in [(DType::F64, 1e-10), (DType::F32, 1e-5)] {
-                let parameters = patterned(&model, 2, dtype);
-                let run = |input: &Input| {
-                    let inputs = [input.clone(), input.clone()];
-                    let inputs = Inputs::new(&inputs, vocabulary, dtype, &Device::Cpu).unwrap();
-                    let mut trace = Trace::default();
-                    let outputs = model.forward(&parameters, &inputs, None, Some(&mut trace)).unwrap();
-                    (outputs, trace)
-                };
-                let ((by_tokens, token_trace), (by_counts, count_trace)) = (run(&as_tokens), run(&as_counts));
-                let scale = numbers(&by_tokens).iter().fold(1.0f64, |scale, value| scale.max(value.abs()));
-                let error = difference(&by_tokens, &by_counts) / scale;
-                assert!(error < tolerance, "{layers} layers, {norm:?}, {dtype:?}: {error}");
-                for (a, b) in token_trace.entropies.iter().zip(&count_trace.entropies) {
-                    let (mean, other) = (a.0[0] / a.1, b.0[0] / b.1);
-                    assert!((mean - other).abs() < 1e-5, "entropies {mean} and {other}");
-                    assert!(mean > 0.0 && mean < (length as f64).ln() + 1e-9);
-                }
-                assert_eq!(count_trace.entropies.len(), layers);
+            let network = network(&config, shape(vocabulary, length, ReadOut::Last));
+            let wide = [&as_tokens, &as_counts].map(|input| network.outputs::<f64>(input).unwrap());
+            let narrow = [&as_tokens, &as_counts].map(|input| network.outputs::<f32>(input).unwrap());
+            for ([by_tokens, by_counts], tolerance) in [(wide, 1e-10), (narrow, 1e-5)] {
+                assert_eq!(by_tokens.len(), examples * vocabulary);
+                let scale = by_tokens.iter().fold(1.0f64, |scale, value| scale.max(value.abs()));
+                let differences = by_tokens.iter().zip(&by_counts).map(|(a, b)| (a - b).abs());
+                let error = differences.fold(0.0, f64::max) / scale;
+                assert!(error < tolerance, "{layers} layers, {norm:?}: {error}, not within {tolerance}");
             }
         }
     }
@@ -260,9 +334,8 @@ fn count_space_equals_token_space() {
 fn initialisation_schemes_have_their_deviations() {
     let deviation = |initialisation: Initialisation, name: &str| {
         let config = TransformerConfig { dim: 64, mlp_dim: 256, initialisation, ..settings() };
-        let model = Transformer::new(config, shape(100, 3, ReadOut::Last));
-        let parameters = Parameters::initial(&model.parameters(), &[5], DType::F64, &Device::Cpu).unwrap();
-        let values = numbers(parameters.get(name).unwrap());
+        let network = Network::new(&ModelConfig::Transformer(config), shape(100, 3, ReadOut::Last), 5);
+        let values = network.parameter(name).unwrap();
         (values.iter().map(|value| value * value).sum::<f64>() / values.len() as f64).sqrt()
     };
     let third = 1.0 / 3f64.sqrt(); // a uniform number's deviation by its bound
@@ -288,9 +361,13 @@ fn initialisation_schemes_have_their_deviations() {
     // 114 + 3 (embeddings) + 4 128 (attention) + 2 512 (MLP) + 128 (read-out).
     let nanda =
         TransformerConfig { layers: 1, heads: 4, dim: 128, mlp_dim: 512, norm: Norm::None, ..settings() };
-    let model = Transformer::new(nanda, shape(114, 3, ReadOut::Last));
-    let parameters = Parameters::initial(&model.parameters(), &[0], DType::F32, &Device::Cpu).unwrap();
-    let total: f64 =
-        parameters.iter().flat_map(|(_, tensor)| numbers(tensor)).map(|value| value * value).sum();
+    let network = Network::new(&ModelConfig::Transformer(nanda), shape(114, 3, ReadOut::Last), 0);
+    let total: f64 = network.weights().iter().map(|value| value * value).sum();
     assert!((total.sqrt() - 1781f64.sqrt()).abs() < 0.2, "{}", total.sqrt());
+    let again = |seed: u64| {
+        let model = ModelConfig::Transformer(settings());
+        Network::new(&model, shape(9, 3, ReadOut::Last), seed).weights().to_vec()
+    };
+    assert_eq!(again(3), again(3));
+    assert_ne!(again(3), again(4));
 }

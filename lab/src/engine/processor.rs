@@ -2,8 +2,9 @@
 
 use plateau_common::tasks::{Batch, Scale};
 
+use super::workbench::Executors;
 use super::{Engine, Outcome, Outputs, Recruit, State, Step, Workbench};
-use crate::cpu::{Arena, Executor, Feed};
+use crate::cpu::{Arena, Feed};
 use crate::data::fill;
 use crate::error::LabError;
 use crate::float::Float;
@@ -20,7 +21,7 @@ struct Replica<T> {
 /// Replicas whose numbers are `T`.
 pub(super) struct Processor<'a, T: Float> {
     bench: &'a Workbench,
-    executor: &'a std::cell::RefCell<Executor<T>>,
+    executors: &'a Executors<T>,
     layout: Layout,
     replicas: Vec<Replica<T>>,
     outcomes: Vec<Outcome>,
@@ -29,10 +30,10 @@ pub(super) struct Processor<'a, T: Float> {
 impl<'a, T: Element> Processor<'a, T> {
     pub fn new(
         bench: &'a Workbench,
-        executor: &'a std::cell::RefCell<Executor<T>>,
+        executors: &'a Executors<T>,
         recruits: Vec<Recruit>,
     ) -> Self {
-        let program = executor.borrow().program().clone();
+        let program = executors.training.borrow().program().clone();
         let replicas = recruits.into_iter().map(|recruit| {
             let State { parameters, moments, last_norm } = recruit.state;
             let arena = Arena::new(&parameters, &moments, last_norm);
@@ -40,7 +41,7 @@ impl<'a, T: Element> Processor<'a, T> {
         });
         let replicas: Vec<_> = replicas.collect();
         let outcomes = Vec::with_capacity(replicas.len());
-        Processor { bench, executor, layout: program.layout.clone(), replicas, outcomes }
+        Processor { bench, executors, layout: program.layout.clone(), replicas, outcomes }
     }
 }
 
@@ -67,14 +68,14 @@ impl<T: Element> Engine for Processor<'_, T> {
     }
 
     fn update(&mut self, step: &Step<'_>) -> Result<(), LabError> {
-        let mut executor = self.executor.borrow_mut();
+        let mut executor = self.executors.training.borrow_mut();
         let program = executor.program().clone();
         self.outcomes.clear();
         for (place, replica) in self.replicas.iter_mut().enumerate() {
             if step.fresh || replica.feed.examples == 0 || step.dropout.is_some() {
-                let mut stream = step.dropout.map(|(probability, families)| {
-                    (probability, families[place].at(step.update))
-                });
+                let mut stream = step
+                    .dropout
+                    .map(|(probability, families)| (probability, families[place].at(step.update)));
                 let dropout = stream.as_mut().map(|(probability, stream)| (*probability, stream));
                 fill(&mut replica.feed, &program, &step.batches[place], step.scales[place], dropout)?;
             }
@@ -102,7 +103,7 @@ impl<T: Element> Engine for Processor<'_, T> {
         scale: Scale,
         visit: &mut dyn FnMut(usize, Outputs<'_>),
     ) -> Result<(), LabError> {
-        let mut executor = self.executor.borrow_mut();
+        let mut executor = self.executors.evaluation().borrow_mut();
         let program = executor.program().clone();
         let parameters = self.replicas[replica].arena.parameters();
         let mut feed = Feed::empty(program.slots.len());

@@ -11,6 +11,7 @@ use super::processor::Processor;
 use super::{Engine, Recruit};
 use crate::cpu::{Executor, Team};
 use crate::error::{Doing, LabError};
+use crate::float::Float;
 use crate::model::{self, Occasion};
 use crate::program::Program;
 use crate::train::DeviceChoice;
@@ -25,10 +26,30 @@ pub(crate) struct Workbench {
 }
 
 enum Memory {
-    F32(RefCell<Executor<f32>>),
-    F64(RefCell<Executor<f64>>),
+    F32(Executors<f32>),
+    F64(Executors<f64>),
     #[cfg(feature = "cuda")]
     Card(Box<CardBench>),
+}
+
+/// Memory to run the programs of training and of evaluation on a processor.
+pub(super) struct Executors<T> {
+    pub training: RefCell<Executor<T>>,
+    /// Absent where evaluation is the same program: where the model has no dropout.
+    evaluation: Option<RefCell<Executor<T>>>,
+}
+
+impl<T: Float> Executors<T> {
+    fn new(training: &Arc<Program>, evaluation: Option<Arc<Program>>, parts: usize) -> Self {
+        Executors {
+            training: RefCell::new(Executor::new(training.clone(), parts)),
+            evaluation: evaluation.map(|program| RefCell::new(Executor::new(program, parts))),
+        }
+    }
+
+    pub fn evaluation(&self) -> &RefCell<Executor<T>> {
+        self.evaluation.as_ref().unwrap_or(&self.training)
+    }
 }
 
 impl Workbench {
@@ -39,12 +60,16 @@ impl Workbench {
         }
         let occasion = Occasion::of_training(config);
         let model = model::build(&config.model, config.task.shape());
-        let program = model::program(&*model, config.task.shape(), &occasion, false)
-            .doing("recording the model")?;
-        let program = Arc::new(program);
+        let recorded = |occasion: &Occasion| -> Result<Arc<Program>, LabError> {
+            let program = model::program(&*model, config.task.shape(), occasion, false);
+            Ok(Arc::new(program.doing("recording the model")?))
+        };
+        let program = recorded(&occasion)?;
+        let evaluation =
+            if occasion.dropout { Some(recorded(&Occasion::of_evaluation(config))?) } else { None };
         let memory = match config.train.precision {
-            Precision::F64 => Memory::F64(RefCell::new(Executor::new(program.clone(), parts))),
-            _ => Memory::F32(RefCell::new(Executor::new(program.clone(), parts))),
+            Precision::F64 => Memory::F64(Executors::new(&program, evaluation, parts)),
+            _ => Memory::F32(Executors::new(&program, evaluation, parts)),
         };
         Ok(Workbench { team: Team::new(parts), memory, program, words: processor_name() })
     }
@@ -77,8 +102,8 @@ impl Workbench {
     /// An engine with these replicas.
     pub fn engine(&self, recruits: Vec<Recruit>) -> Result<Box<dyn Engine + '_>, LabError> {
         Ok(match &self.memory {
-            Memory::F32(executor) => Box::new(Processor::new(self, executor, recruits)),
-            Memory::F64(executor) => Box::new(Processor::new(self, executor, recruits)),
+            Memory::F32(executors) => Box::new(Processor::new(self, executors, recruits)),
+            Memory::F64(executors) => Box::new(Processor::new(self, executors, recruits)),
             #[cfg(feature = "cuda")]
             Memory::Card(bench) => Box::new(Card::new(bench, recruits)?),
         })

@@ -207,11 +207,8 @@ impl<'a> Place<'a> {
         if staying.is_empty() {
             return Ok(Ok(None));
         }
-        let mut place = Place {
-            shard: Shard::new(&staying, self.number, bench, scratch)?,
-            live: staying,
-            ..self
-        };
+        let mut place =
+            Place { shard: Shard::new(&staying, self.number, bench, scratch)?, live: staying, ..self };
         // Its members have been announced.
         place.watch(send, |shard, send| {
             shard.begin(&mut |event| {
@@ -232,7 +229,9 @@ pub(super) fn train(
     scratch: &Path,
     send: &mut dyn FnMut(Event),
 ) -> Result<(), LabError> {
+    // Two lists that take turns, so that a turn allocates nothing.
     let mut places: Vec<Place<'_>> = Vec::new();
+    let mut unfinished = Vec::new();
     let mut leaving = BTreeSet::new();
     while let Some(orders) = crew.orders(thread, !places.is_empty()) {
         for order in orders {
@@ -243,8 +242,7 @@ pub(super) fn train(
                 Order::Drop(replica) => drop(leaving.insert(replica)),
             }
         }
-        let mut unfinished = Vec::new();
-        for mut place in places {
+        for mut place in places.drain(..) {
             if crew.abandon.load(Ordering::Relaxed) {
                 return Ok(());
             }
@@ -260,7 +258,7 @@ pub(super) fn train(
                 unfinished.push(place);
             }
         }
-        places = unfinished;
+        std::mem::swap(&mut places, &mut unfinished);
         let live = |replica: &usize| {
             places.iter().any(|place| place.live.iter().any(|start| start.replica == *replica))
         };

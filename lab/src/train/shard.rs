@@ -89,7 +89,12 @@ type Send<'a> = &'a mut dyn FnMut(Event);
 
 impl<'a> Shard<'a> {
     /// Fresh or resumed replicas; all start at one step. `index` is the shard's number.
-    pub fn new(starts: &[Start], index: usize, bench: &'a Workbench, scratch: &'a Path) -> Result<Self, LabError> {
+    pub fn new(
+        starts: &[Start],
+        index: usize,
+        bench: &'a Workbench,
+        scratch: &'a Path,
+    ) -> Result<Self, LabError> {
         let config = &starts[0].member.config;
         let form = model::input_form(&config.model, &config.task);
         let layout = &bench.program().layout;
@@ -326,6 +331,9 @@ impl<'a> Shard<'a> {
 
     /// Ends the replicas that have made all their steps.
     fn end_finished(&mut self, send: Send<'_>) -> Result<(), LabError> {
+        if self.replicas.iter().all(|replica| self.step < replica.config().train.steps) {
+            return Ok(());
+        }
         let mut stays = vec![true; self.replicas.len()];
         for (place, stays) in stays.iter_mut().enumerate() {
             if self.step < self.replicas[place].config().train.steps {
@@ -342,11 +350,11 @@ impl<'a> Shard<'a> {
 
     /// Ends the replicas whose loss or gradient was not finite; they are as they were before that update.
     fn end_diverged(&mut self, send: Send<'_>) -> Result<(), LabError> {
-        let diverged: Vec<Option<u64>> =
-            self.engine.outcomes()?.iter().map(|outcome| outcome.diverged_at).collect();
-        if diverged.iter().all(Option::is_none) {
+        let outcomes = self.engine.outcomes()?;
+        if outcomes.iter().all(|outcome| outcome.diverged_at.is_none()) {
             return Ok(());
         }
+        let diverged: Vec<Option<u64>> = outcomes.iter().map(|outcome| outcome.diverged_at).collect();
         for (place, update) in diverged.iter().enumerate() {
             let Some(update) = update else { continue };
             self.save(place, update - 1, send)?;

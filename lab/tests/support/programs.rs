@@ -1,4 +1,5 @@
 //! Holds recorded operations against their references: values, gradients, differences, teams, micro-batches.
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 #[cfg(feature = "cuda")]
 #[path = "cards.rs"]
@@ -25,7 +26,7 @@ pub struct Case<'a> {
     pub ids_below: u32,
     /// Parameters are this times a normal number, slots' numbers too.
     pub deviation: f64,
-    /// Records the operation; the result is `[rows per example, width > 1]`.
+    /// Records the operation; a result of one column is held against numbers, a wider one against classes.
     pub record: &'a dyn Fn(&mut Graph) -> Result<Value>,
 }
 
@@ -39,8 +40,12 @@ impl Case<'_> {
         let mut graph = Graph::new(parameters.collect());
         let outputs = (self.record)(&mut graph).unwrap();
         let single = Extent { width: 1, ..graph.extent(outputs) };
-        let (answers, weights) = (graph.slot(Source::Classes, single), graph.slot(Source::Weights, single));
-        graph.objective(outputs, Answers::Classes(answers), Some(weights)).unwrap();
+        let answers = match graph.extent(outputs).width {
+            1 => Answers::Values(graph.slot(Source::Values, single)),
+            _ => Answers::Classes(graph.slot(Source::Classes, single)),
+        };
+        let weights = graph.slot(Source::Weights, single);
+        graph.objective(outputs, answers, Some(weights)).unwrap();
         Arc::new(graph.finish(outputs, micro_batch, false).unwrap())
     }
 
@@ -60,6 +65,13 @@ impl Case<'_> {
                 (Source::Weights, SlotKind::Numbers) => {
                     feed.numbers_mut(slot).extend((0..count).map(|_| stream.unit()));
                 }
+                (Source::LogCounts, SlotKind::Numbers) => {
+                    // Every third token does not occur.
+                    let rows = specification.extent.rows.count(1);
+                    let hidden = |at: usize| at % rows % 3 == 1;
+                    let draw = |at: usize| if hidden(at) { f64::NEG_INFINITY } else { stream.normal() };
+                    feed.numbers_mut(slot).extend((0..count).map(draw));
+                }
                 (_, SlotKind::Numbers) => {
                     feed.numbers_mut(slot).extend((0..count).map(|_| self.deviation * stream.normal()));
                 }
@@ -74,7 +86,9 @@ pub fn narrow(feed: &Feed<f64>) -> Feed<f32> {
     let slots = feed.slots.iter().map(|slot| match slot {
         SlotData::Constant => SlotData::Constant,
         SlotData::Ids(ids) => SlotData::Ids(ids.clone()),
-        SlotData::Numbers(numbers) => SlotData::Numbers(numbers.iter().map(|number| *number as f32).collect()),
+        SlotData::Numbers(numbers) => {
+            SlotData::Numbers(numbers.iter().map(|number| *number as f32).collect())
+        }
     });
     Feed { examples: feed.examples, slots: slots.collect(), loss_scale: feed.loss_scale }
 }
@@ -122,13 +136,34 @@ pub fn relative(found: &[f64], expected: &[f64]) -> f64 {
     found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) / scale
 }
 
+/// Checks a case in 64 bits against the reference only: for numbers that 32 bits or differences cannot follow.
+pub fn check_values(name: &str, case: &Case<'_>) {
+    let stream = &mut plateau_common::random::StreamFamily::new(7, name).at(0);
+    let program = case.program(case.examples);
+    let feed = case.feed(&program, stream);
+    let parameters: Vec<f64> =
+        (0..program.layout.count()).map(|_| case.deviation * stream.normal()).collect();
+    let (expected_loss, expected) = by_reference(&program, &feed, &parameters).unwrap();
+    assert!(expected_loss.is_finite(), "{name}: the reference's loss is {expected_loss}");
+    let mut executor = Executor::<f64>::new(program, 1);
+    let loss = executor.differentiate(&Team::new(1), &parameters, &feed);
+    let error = (loss - expected_loss).abs() / expected_loss.abs().max(1.0);
+    assert!(error < 1e-10, "{name}: loss {loss}, not {expected_loss}");
+    let error = relative(executor.gradients(), &expected);
+    assert!(error < 1e-9, "{name}: gradients are off by {error:e}");
+}
+
 /// Checks a case in every respect.
 pub fn check(name: &str, case: &Case<'_>) {
+    check_by(name, case, &[1, 2, 3]);
+}
+
+/// The same by these teams only: where a case has so many operations that teams wait for each other for long.
+pub fn check_by(name: &str, case: &Case<'_>, teams: &[usize]) {
     let stream = &mut plateau_common::random::StreamFamily::new(7, name).at(0);
     let whole = case.program(case.examples);
     let feed = case.feed(&whole, stream);
-    let parameters: Vec<f64> =
-        (0..whole.layout.count()).map(|_| case.deviation * stream.normal()).collect();
+    let parameters: Vec<f64> = (0..whole.layout.count()).map(|_| case.deviation * stream.normal()).collect();
     let (expected_loss, expected) = by_reference(&whole, &feed, &parameters).unwrap();
     assert!(expected_loss.is_finite(), "{name}: the reference's loss is {expected_loss}");
 
@@ -137,17 +172,23 @@ pub fn check(name: &str, case: &Case<'_>) {
         let program = case.program(micro_batch);
         let mut executor = Executor::<f64>::new(program.clone(), 1);
         let loss = executor.differentiate(&alone, &parameters, &feed);
-        assert!((loss - expected_loss).abs() <= 1e-11 * expected_loss.abs().max(1.0), "{name}: loss {loss}, not {expected_loss}");
+        assert!(
+            (loss - expected_loss).abs() <= 1e-11 * expected_loss.abs().max(1.0),
+            "{name}: loss {loss}, not {expected_loss}"
+        );
         let error = relative(executor.gradients(), &expected);
         assert!(error < 1e-10, "{name}: gradients are off by {error:e} in micro-batches of {micro_batch}");
         // Again on used memory, and by any team.
         let first = executor.gradients().to_vec();
-        for parts in [1, 2, 3] {
+        for parts in teams.iter().copied() {
             let team = Team::new(parts);
             let mut executor = Executor::<f64>::new(program.clone(), parts);
             for _ in 0..2 {
                 let again = executor.differentiate(&team, &parameters, &feed);
-                assert!(again == loss && executor.gradients() == first, "{name}: {parts} parts give other bits");
+                assert!(
+                    again == loss && executor.gradients() == first,
+                    "{name}: {parts} parts give other bits"
+                );
             }
         }
 
@@ -164,7 +205,14 @@ pub fn check(name: &str, case: &Case<'_>) {
 }
 
 /// Central differences at up to 40 numbers.
-fn differences(name: &str, program: &Arc<Program>, feed: &Feed<f64>, parameters: &[f64], expected: &[f64], stream: &mut Stream) {
+fn differences(
+    name: &str,
+    program: &Arc<Program>,
+    feed: &Feed<f64>,
+    parameters: &[f64],
+    expected: &[f64],
+    stream: &mut Stream,
+) {
     let team = Team::new(1);
     let mut executor = Executor::<f64>::new(program.clone(), 1);
     let scale = expected.iter().fold(0.0f64, |most, number| most.max(number.abs())).max(1e-30);
