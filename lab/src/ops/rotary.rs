@@ -28,7 +28,8 @@ impl Graph {
             candle_core::bail!("{heads} heads at {} rotary positions in {extent:?}", positions.len());
         }
         let half = extent.width / heads / 2;
-        let angle = |position: u32, index: usize| f64::from(position) / 10_000f64.powf(index as f64 / half as f64);
+        let angle =
+            |position: u32, index: usize| f64::from(position) / 10_000f64.powf(index as f64 / half as f64);
         let angles: Vec<f64> = positions
             .iter()
             .flat_map(|position| (0..half).map(move |index| angle(*position, index)))
@@ -61,23 +62,26 @@ impl Rotary {
     ) {
         let (size, half) = (self.width / self.heads, self.width / self.heads / 2);
         let (cosines, sines) = (call.numbers(0), call.numbers(1));
-        vectorised(#[inline(always)] || {
-            let rows = from.chunks_exact(self.width).zip(to.chunks_exact_mut(self.width));
-            for (row, (from, to)) in (first..).zip(rows) {
-                let at = row % self.positions * half;
-                let (cosines, sines) = (&cosines[at..at + half], &sines[at..at + half]);
-                for (from, to) in from.chunks_exact(size).zip(to.chunks_exact_mut(size)) {
-                    let ((low, high), (to_low, to_high)) = (from.split_at(half), to.split_at_mut(half));
-                    for index in 0..half {
-                        let (cosine, sine) = (cosines[index], direction * sines[index]);
-                        let turned_low = low[index] * cosine - high[index] * sine;
-                        let turned_high = high[index] * cosine + low[index] * sine;
-                        to_low[index] = if add { to_low[index] + turned_low } else { turned_low };
-                        to_high[index] = if add { to_high[index] + turned_high } else { turned_high };
+        vectorised(
+            #[inline(always)]
+            || {
+                let rows = from.chunks_exact(self.width).zip(to.chunks_exact_mut(self.width));
+                for (row, (from, to)) in (first..).zip(rows) {
+                    let at = row % self.positions * half;
+                    let (cosines, sines) = (&cosines[at..at + half], &sines[at..at + half]);
+                    for (from, to) in from.chunks_exact(size).zip(to.chunks_exact_mut(size)) {
+                        let ((low, high), (to_low, to_high)) = (from.split_at(half), to.split_at_mut(half));
+                        for index in 0..half {
+                            let (cosine, sine) = (cosines[index], direction * sines[index]);
+                            let turned_low = low[index] * cosine - high[index] * sine;
+                            let turned_high = high[index] * cosine + low[index] * sine;
+                            to_low[index] = if add { to_low[index] + turned_low } else { turned_low };
+                            to_high[index] = if add { to_high[index] + turned_high } else { turned_high };
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
     }
 }
 
@@ -110,9 +114,8 @@ impl Operation for Rotary {
         let (replicas, rows, width) = given.input(0).dims3()?;
         let half = width / self.heads / 2;
         let repeats = rows / self.positions;
-        let angles = |slot: usize| {
-            given.numbers(slot)?.reshape((replicas, 1, self.positions, 1, half))?.contiguous()
-        };
+        let angles =
+            |slot: usize| given.numbers(slot)?.reshape((replicas, 1, self.positions, 1, half))?.contiguous();
         let (cosines, sines) = (angles(0)?, angles(1)?);
         let split = given.input(0).reshape((replicas, repeats, self.positions, self.heads, 2 * half))?;
         let (low, high) = (split.narrow(4, 0, half)?, split.narrow(4, half, half)?);

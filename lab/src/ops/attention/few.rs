@@ -91,35 +91,38 @@ fn attend<T: Float, const SIZE: usize>(attention: &Attention, call: &Call<'_, T>
     let (biases, factors) = (attention.biases(call), attention.factors(call));
     let (rows, output) = call.output_share_by(queries);
     let (_, weights) = call.saved_share_by(WEIGHTS, queries);
-    vectorised(#[inline(always)] || {
-        let asked = rows.zip(output.chunks_exact_mut(width)).zip(weights.chunks_exact_mut(heads * keys));
-        for ((row, output), weights) in asked {
-            let (example, query) = (row / queries, row % queries);
-            let visible = attention.visible(query);
-            let q = &q[query_rows.row(example, query) * width..][..width];
-            let each = output.chunks_exact_mut(size).zip(weights.chunks_exact_mut(keys)).enumerate();
-            for (head, (output, weights)) in each {
-                let weights = &mut weights[..visible];
-                let q = &q[head * size..][..size];
-                let at = |key: usize| key_rows.row(example, key) * width + head * size;
-                for (key, weight) in weights.iter_mut().enumerate() {
-                    *weight = dot(q, &k[at(key)..][..size]) * scale;
-                }
-                if let Some(biases) = biases {
-                    for (weight, bias) in weights.iter_mut().zip(&biases[example * keys..]) {
-                        *weight += *bias;
+    vectorised(
+        #[inline(always)]
+        || {
+            let asked = rows.zip(output.chunks_exact_mut(width)).zip(weights.chunks_exact_mut(heads * keys));
+            for ((row, output), weights) in asked {
+                let (example, query) = (row / queries, row % queries);
+                let visible = attention.visible(query);
+                let q = &q[query_rows.row(example, query) * width..][..width];
+                let each = output.chunks_exact_mut(size).zip(weights.chunks_exact_mut(keys)).enumerate();
+                for (head, (output, weights)) in each {
+                    let weights = &mut weights[..visible];
+                    let q = &q[head * size..][..size];
+                    let at = |key: usize| key_rows.row(example, key) * width + head * size;
+                    for (key, weight) in weights.iter_mut().enumerate() {
+                        *weight = dot(q, &k[at(key)..][..size]) * scale;
+                    }
+                    if let Some(biases) = biases {
+                        for (weight, bias) in weights.iter_mut().zip(&biases[example * keys..]) {
+                            *weight += *bias;
+                        }
+                    }
+                    softmax(weights);
+                    output.fill(T::ZERO);
+                    let factors = factors.map(|factors| &factors[(row * heads + head) * keys..][..visible]);
+                    for (key, weight) in weights.iter().enumerate() {
+                        let weight = factors.map_or(*weight, |factors| *weight * factors[key]);
+                        add_scaled(output, weight, &v[at(key)..][..size]);
                     }
                 }
-                softmax(weights);
-                output.fill(T::ZERO);
-                let factors = factors.map(|factors| &factors[(row * heads + head) * keys..][..visible]);
-                for (key, weight) in weights.iter().enumerate() {
-                    let weight = factors.map_or(*weight, |factors| *weight * factors[key]);
-                    add_scaled(output, weight, &v[at(key)..][..size]);
-                }
             }
-        }
-    });
+        },
+    );
 }
 
 fn to_logits<T: Float, const SIZE: usize>(attention: &Attention, call: &Call<'_, T>) {
@@ -129,28 +132,31 @@ fn to_logits<T: Float, const SIZE: usize>(attention: &Attention, call: &Call<'_,
     let (v, weights, gradient) = (call.input(2), call.saved(WEIGHTS), call.gradient());
     let (key_rows, factors) = (attention.key_rows.of(call), attention.factors(call));
     let (rows, to_logits) = call.saved_share_by(TO_LOGITS, queries);
-    vectorised(#[inline(always)] || {
-        for (row, to_logits) in rows.zip(to_logits.chunks_exact_mut(heads * keys)) {
-            let (example, visible) = (row / queries, attention.visible(row % queries));
-            for (head, to_logits) in to_logits.chunks_exact_mut(keys).enumerate() {
-                let at = (row * heads + head) * keys;
-                let (to_logits, weights) = (&mut to_logits[..visible], &weights[at..][..visible]);
-                let gradient = &gradient[row * width + head * size..][..size];
-                let mut mean = T::ZERO;
-                for (key, (to_weight, weight)) in to_logits.iter_mut().zip(weights).enumerate() {
-                    let value = &v[key_rows.row(example, key) * width + head * size..][..size];
-                    *to_weight = dot(gradient, value);
-                    if let Some(factors) = factors {
-                        *to_weight *= factors[at + key];
+    vectorised(
+        #[inline(always)]
+        || {
+            for (row, to_logits) in rows.zip(to_logits.chunks_exact_mut(heads * keys)) {
+                let (example, visible) = (row / queries, attention.visible(row % queries));
+                for (head, to_logits) in to_logits.chunks_exact_mut(keys).enumerate() {
+                    let at = (row * heads + head) * keys;
+                    let (to_logits, weights) = (&mut to_logits[..visible], &weights[at..][..visible]);
+                    let gradient = &gradient[row * width + head * size..][..size];
+                    let mut mean = T::ZERO;
+                    for (key, (to_weight, weight)) in to_logits.iter_mut().zip(weights).enumerate() {
+                        let value = &v[key_rows.row(example, key) * width + head * size..][..size];
+                        *to_weight = dot(gradient, value);
+                        if let Some(factors) = factors {
+                            *to_weight *= factors[at + key];
+                        }
+                        mean += *to_weight * *weight;
                     }
-                    mean += *to_weight * *weight;
-                }
-                for (to_logit, weight) in to_logits.iter_mut().zip(weights) {
-                    *to_logit = *weight * (*to_logit - mean) * scale;
+                    for (to_logit, weight) in to_logits.iter_mut().zip(weights) {
+                        *to_logit = *weight * (*to_logit - mean) * scale;
+                    }
                 }
             }
-        }
-    });
+        },
+    );
 }
 
 fn to_queries<T: Float, const SIZE: usize>(attention: &Attention, call: &Call<'_, T>) {
@@ -159,21 +165,24 @@ fn to_queries<T: Float, const SIZE: usize>(attention: &Attention, call: &Call<'_
     let (k, to_logits) = (call.input(1), call.saved(TO_LOGITS));
     let (query_rows, key_rows) = (attention.query_rows.of(call), attention.key_rows.of(call));
     let Some(sums) = attention.sums(0, call) else { return };
-    vectorised(#[inline(always)] || {
-        for example in sums.examples {
-            for query in 0..queries {
-                let to_logits = &to_logits[(example * queries + query) * heads * keys..][..heads * keys];
-                let sum = &mut sums.numbers[(query_rows.row(example, query) - sums.first_row) * width..];
-                for key in 0..attention.visible(query) {
-                    let k = &k[key_rows.row(example, key) * width..][..width];
-                    for head in 0..heads {
-                        let place = head * size..(head + 1) * size;
-                        add_scaled(&mut sum[place.clone()], to_logits[head * keys + key], &k[place]);
+    vectorised(
+        #[inline(always)]
+        || {
+            for example in sums.examples {
+                for query in 0..queries {
+                    let to_logits = &to_logits[(example * queries + query) * heads * keys..][..heads * keys];
+                    let sum = &mut sums.numbers[(query_rows.row(example, query) - sums.first_row) * width..];
+                    for key in 0..attention.visible(query) {
+                        let k = &k[key_rows.row(example, key) * width..][..width];
+                        for head in 0..heads {
+                            let place = head * size..(head + 1) * size;
+                            add_scaled(&mut sum[place.clone()], to_logits[head * keys + key], &k[place]);
+                        }
                     }
                 }
             }
-        }
-    });
+        },
+    );
 }
 
 fn to_keys<T: Float, const SIZE: usize>(attention: &Attention, call: &Call<'_, T>) {
@@ -203,22 +212,29 @@ fn add_outer_products<T: Float, const SIZE: usize>(
     let size = head_size::<SIZE>(attention);
     let key_rows = attention.key_rows.of(call);
     let Some(sums) = attention.sums(input, call) else { return };
-    vectorised(#[inline(always)] || {
-        for example in sums.examples {
-            for query in 0..queries {
-                let values = &values[row_of(example, query) * width..][..width];
-                let at = (example * queries + query) * heads * keys;
-                for key in 0..attention.visible(query) {
-                    let row = key_rows.row(example, key) - sums.first_row;
-                    let sum = &mut sums.numbers[row * width..][..width];
-                    for head in 0..heads {
-                        let number = at + head * keys + key;
-                        let factor = factors.map_or(T::ONE, |factors| factors[number]);
-                        let place = head * size..(head + 1) * size;
-                        add_scaled(&mut sum[place.clone()], coefficients[number] * factor, &values[place]);
+    vectorised(
+        #[inline(always)]
+        || {
+            for example in sums.examples {
+                for query in 0..queries {
+                    let values = &values[row_of(example, query) * width..][..width];
+                    let at = (example * queries + query) * heads * keys;
+                    for key in 0..attention.visible(query) {
+                        let row = key_rows.row(example, key) - sums.first_row;
+                        let sum = &mut sums.numbers[row * width..][..width];
+                        for head in 0..heads {
+                            let number = at + head * keys + key;
+                            let factor = factors.map_or(T::ONE, |factors| factors[number]);
+                            let place = head * size..(head + 1) * size;
+                            add_scaled(
+                                &mut sum[place.clone()],
+                                coefficients[number] * factor,
+                                &values[place],
+                            );
+                        }
                     }
                 }
             }
-        }
-    });
+        },
+    );
 }

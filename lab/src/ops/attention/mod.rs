@@ -67,7 +67,11 @@ impl Graph {
     pub fn attention(&mut self, q: Value, k: Value, v: Value, plan: AttentionPlan) -> Result<Value> {
         let AttentionPlan { heads, queries, keys, causal, .. } = plan;
         let (width, key_extent) = (self.extent(q).width, self.extent(k));
-        if heads == 0 || !width.is_multiple_of(heads) || key_extent.width != width || self.extent(v) != key_extent {
+        if heads == 0
+            || !width.is_multiple_of(heads)
+            || key_extent.width != width
+            || self.extent(v) != key_extent
+        {
             candle_core::bail!(
                 "attention by {heads} heads of rows of {width} to {key_extent:?} and {:?}",
                 self.extent(v)

@@ -1,0 +1,150 @@
+//! The forward pass by panels.
+
+use super::super::Attention;
+use super::{
+    Columns, HIGHEST, SHARE, add_biases, copy_head, drop_out, exponentials, hide_later_keys,
+    highest_of_columns, next_panel, pack_panel, panel, take,
+};
+use crate::cpu::Call;
+use crate::float::{Float, vectorised};
+use crate::ops::gemm::{Finish, Matrix, multiply};
+use crate::ops::rows::RowsOfCall;
+
+/// The forward pass of the part's examples.
+pub(in super::super) fn forward<T: Float>(attention: &Attention, call: &Call<'_, T>) {
+    let Attention { heads, queries, keys, width, .. } = *attention;
+    let size = attention.head_size();
+    let (q, k, v) = (call.input(0), call.input(1), call.input(2));
+    let key_rows = attention.key_rows.of(call);
+    let (biases, factors) = (attention.biases(call), attention.factors(call));
+    let (rows, output) = call.output_share_by(queries);
+    let (_, highest_out) = call.saved_share_by(HIGHEST, heads);
+    let (_, share_out) = call.saved_share_by(SHARE, heads);
+    let mut scratch = call.scratch();
+    let mut memory = Memory {
+        product: call.product_scratch(),
+        k: take(&mut scratch, keys * size),
+        v: take(&mut scratch, keys * size),
+        asking: take(&mut scratch, size * panel::<T, 1>()),
+        logits: take(&mut scratch, keys * panel::<T, 1>()),
+    };
+    let query_rows = attention.query_rows.of(call);
+    let examples = rows.start / queries..rows.end / queries;
+    let units = examples.flat_map(|example| (0..heads).map(move |head| (example, head))).enumerate();
+    for (unit, (example, head)) in units {
+        let column = head * size;
+        vectorised(
+            #[inline(always)]
+            || {
+                copy_head(memory.k, size, k, (width, column), |key| key_rows.row(example, key));
+                copy_head(memory.v, size, v, (width, column), |key| key_rows.row(example, key));
+            },
+        );
+        let unit_biases = biases.map(|biases| &biases[example * keys..][..keys]);
+        let mut first = 0;
+        while first < queries {
+            let (count, half) = next_panel::<T>(first, queries);
+            let own = ((example * queries + first) * heads + head) * keys;
+            let asked = Asked {
+                attention,
+                q: &q[column..],
+                rows: query_rows,
+                example,
+                first,
+                count,
+                biases: unit_biases,
+                factors: factors.map(|factors| &factors[own..]),
+            };
+            let output = &mut output[((unit / heads) * queries + first) * width + column..];
+            let (highest, shares) = if half {
+                asked.answer::<2>(&mut memory, output)
+            } else {
+                asked.answer::<1>(&mut memory, output)
+            };
+            let place = unit * queries + first..unit * queries + first + count;
+            highest_out[place.clone()].copy_from_slice(&highest[..count]);
+            share_out[place].copy_from_slice(&shares[..count]);
+            first += count;
+        }
+    }
+}
+
+/// Memory of one head of one example.
+struct Memory<'a, T> {
+    product: &'a mut [T],
+    /// Keys and values, `[keys, size]`.
+    k: &'a mut [T],
+    v: &'a mut [T],
+    /// A panel's queries, `[size, panel]`, and their logits, `[keys, panel]`.
+    asking: &'a mut [T],
+    logits: &'a mut [T],
+}
+
+/// A panel of queries of one head of one example.
+struct Asked<'a, T> {
+    attention: &'a Attention,
+    /// The rows of all queries, from the head's first coordinate on.
+    q: &'a [T],
+    rows: RowsOfCall<'a>,
+    example: usize,
+    first: usize,
+    count: usize,
+    biases: Option<&'a [T]>,
+    /// Factors from the first query's first key on.
+    factors: Option<&'a [T]>,
+}
+
+impl<T: Float> Asked<'_, T> {
+    /// Writes the panel's results, the first of which begins with `output`; the highest logits, and 1 / the sums.
+    fn answer<const PARTS: usize>(
+        &self,
+        memory: &mut Memory<'_, T>,
+        output: &mut [T],
+    ) -> (Columns<T>, Columns<T>) {
+        let Attention { heads, keys, width, .. } = *self.attention;
+        let (size, scale) = (self.attention.head_size(), T::of(self.attention.scale()));
+        let (count, across) = (self.count, panel::<T, PARTS>());
+        let visible = self.attention.visible(self.first + count - 1);
+        let asking = &mut memory.asking[..size * across];
+        let logits = &mut memory.logits[..visible * across];
+        vectorised(
+            #[inline(always)]
+            || {
+                let row = |at: usize| &self.q[self.rows.row(self.example, self.first + at) * width..];
+                pack_panel::<T, PARTS>(asking, size, scale, count, row);
+            },
+        );
+        let k = Matrix::new(&memory.k[..visible * size], visible, size);
+        let v = Matrix::new(&memory.v[..visible * size], visible, size);
+        let asking = Matrix::new(asking, size, across);
+        multiply(memory.product, (&mut *logits, across), k, asking, false, Finish::NONE);
+        let (highest, shares) = vectorised(
+            #[inline(always)]
+            || {
+                if let Some(biases) = self.biases {
+                    add_biases::<T, PARTS>(logits, biases);
+                }
+                if self.attention.causal {
+                    hide_later_keys::<T, PARTS>(&mut logits[self.first * across..], self.first, self.first);
+                }
+                let highest = highest_of_columns::<T, PARTS>(logits);
+                let shares = exponentials::<T, PARTS>(logits, &highest).map(|sum| T::ONE / sum);
+                if let Some(factors) = self.factors {
+                    drop_out::<T, PARTS>(logits, factors, heads * keys, count);
+                }
+                (highest, shares)
+            },
+        );
+        let weights = Matrix::strided(logits, visible, count, across).transposed();
+        multiply(memory.product, (&mut *output, width), weights, v, false, Finish::NONE);
+        vectorised(
+            #[inline(always)]
+            || {
+                for (share, row) in shares[..count].iter().zip(output.chunks_mut(width)) {
+                    row[..size].iter_mut().for_each(|number| *number *= *share);
+                }
+            },
+        );
+        (highest, shares)
+    }
+}
