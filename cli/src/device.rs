@@ -110,7 +110,11 @@ pub fn describe(device: Device) -> String {
 #[cfg(feature = "cuda")]
 fn cards() -> Result<Vec<(Device, String)>, String> {
     const GIBIBYTE: f64 = (1u64 << 30) as f64;
-    let cards = plateau_lab::cuda::cards().map_err(|error| format!("No card: {error}."))?;
+    let cards = plateau_lab::cuda::cards().and_then(|cards| {
+        plateau_lab::cuda::require_cublas()?;
+        Ok(cards)
+    });
+    let cards = cards.map_err(|error| format!("No card can be used: {error}."))?;
     let described = cards.into_iter().map(|card| {
         let ((major, minor), (driver_major, driver_minor)) = (card.capability, card.driver);
         let memory = card.memory as f64 / GIBIBYTE;
@@ -148,7 +152,7 @@ mod tests {
         assert!(require(Device::Cpu).is_ok());
         let refused = require(Device::Cuda(4096)).unwrap_err().to_string();
         // With a card the number is wrong, without a driver there are none, and a build may be for processors only.
-        let reasons = ["no such card", "driver", "`--features cuda`"];
+        let reasons = ["no such card", "No card can be used", "`--features cuda`"];
         let explained = reasons.iter().any(|reason| refused.contains(reason));
         assert!(refused.starts_with("training on cuda:4096: ") && explained, "{refused}");
     }

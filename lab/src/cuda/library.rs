@@ -53,8 +53,8 @@ pub(super) fn initialise() -> Result<(), CudaError> {
     result::init().doing("initialising the driver")
 }
 
-/// Refuses to go on without cuBLAS.
-pub(super) fn require_cublas() -> Result<(), CudaError> {
+/// Refuses to go on without cuBLAS, which training needs beside the driver.
+pub fn require_cublas() -> Result<(), CudaError> {
     // SAFETY: opens a shared library by its system-wide name, as above.
     if unsafe { cudarc::cublas::sys::is_culib_present() } {
         return Ok(());

@@ -23,4 +23,4 @@ pub use commands::MatrixMode;
 pub use device::CudaDevice;
 pub use error::CudaError;
 pub use executor::{Executor, Moment, Outcome};
-pub use library::{Card, cards};
+pub use library::{Card, cards, require_cublas};
