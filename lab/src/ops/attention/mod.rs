@@ -1,7 +1,7 @@
 //! Scaled dot-product attention (Vaswani et al. 2017, 3.2) over rows that examples may share.
 //!
 //! Owns what attention is, how a model records it and its reference. Two forms compute it on processors, chosen by the
-//! number of queries alone: [`few`] takes the queries one by one, [`panels`] as many at a time as fill two vectors. Neither keeps
+//! number of queries alone: `few` takes the queries one by one, `panels` as many at a time as fill two vectors. Neither keeps
 //! queries x keys numbers of a long sequence: the first keeps the weights of its few queries, the second two numbers a query
 //! and computes the weights once more on the way back (Dao et al. 2022). Positions, dropout factors and which rows exist are
 //! left to others.
