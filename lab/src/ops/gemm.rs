@@ -18,8 +18,14 @@ use crate::float::Float;
 const BLOCK: usize = 256;
 /// Widest panel.
 const WIDEST: usize = 32;
+/// Rows of the left operand that are copied at a time where reading them in place would be slow.
+const COPIED_ROWS: usize = 168;
+/// Numbers between copied rows beyond a block: keeps rows apart in the first-level cache.
+const GAP: usize = 16;
+/// Bytes after which lines of memory compete for one place in a first-level cache.
+const CACHE_WAY: usize = 4096;
 /// Numbers of scratch memory a product needs.
-pub const SCRATCH: usize = BLOCK * WIDEST;
+pub const SCRATCH: usize = BLOCK * WIDEST + COPIED_ROWS * (BLOCK + GAP);
 
 /// A matrix inside a slice.
 #[derive(Clone, Copy)]
@@ -157,72 +163,100 @@ impl<T: Float> WithSimd for Product<'_, T> {
 }
 
 impl<T: Float> Product<'_, T> {
+    /// Whether rows of the left operand compete for one place in the cache, and are read often enough to be copied.
+    fn copies_rows(&self, width: usize) -> bool {
+        let stride = self.lhs.row_stride * size_of::<T>();
+        let compete = self.lhs.column_stride == 1 && stride > 0 && stride.is_multiple_of(CACHE_WAY);
+        compete && self.rhs.columns > 2 * width
+    }
+
     /// All tiles of `ROWS` x `VECTORS` vectors.
     #[inline(always)]
-    #[allow(
-        unsafe_code,
-        reason = "tiles are read and written through pointers; every bound was checked in `multiply`"
-    )]
-    fn run<S: Simd, const ROWS: usize, const VECTORS: usize>(self, simd: S) {
-        let (m, k, n) = (self.lhs.rows, self.lhs.columns, self.rhs.columns);
-        let width = VECTORS * T::lanes::<S>();
+    fn run<S: Simd, const ROWS: usize, const VECTORS: usize>(mut self, simd: S) {
+        let (m, k) = (self.lhs.rows, self.lhs.columns);
+        let copies = self.copies_rows(VECTORS * T::lanes::<S>());
         // Blocks of equal length, so that none is short.
         let block = k.div_ceil(k.div_ceil(BLOCK).max(1)).max(1);
-        let mut from = 0;
-        loop {
-            let inner = block.min(k - from);
-            let is_last = from + inner == k;
-            let add = self.accumulate || from > 0;
-            let mut column = 0;
-            while column < n {
-                let columns = width.min(n - column);
-                let panel = if self.rhs.is_panel(width) {
-                    &self.rhs.data[from * width..]
-                } else {
-                    pack::<T, S, VECTORS>(self.scratch, self.rhs, (from, inner), (column, columns));
-                    &*self.scratch
-                };
-                let mut row = 0;
-                while row < m {
-                    let rows = ROWS.min(m - row);
-                    let at = row * self.row_stride + column;
-                    // SAFETY: `multiply` checked that the matrices lie inside their slices for their rows and columns
-                    // (transposition swaps both alike), and that scratch, bias and residual are large enough; `row + rows <= m`,
-                    // `column + columns <= n`, `from + inner <= k`.
-                    unsafe {
-                        let tile = Tile {
-                            inner,
-                            lhs: self
-                                .lhs
-                                .data
-                                .as_ptr()
-                                .add(row * self.lhs.row_stride + from * self.lhs.column_stride),
-                            row_stride: self.lhs.row_stride,
-                            column_stride: self.lhs.column_stride,
-                            panel: panel.as_ptr(),
-                            result: self.result.as_mut_ptr().add(at),
-                            result_stride: self.row_stride,
-                            columns,
-                            add,
-                            bias: match self.finish.bias {
-                                Some(bias) if is_last => bias.as_ptr().add(column),
-                                _ => std::ptr::null(),
-                            },
-                            residual: match self.finish.residual {
-                                Some(residual) if is_last => residual.as_ptr().add(at),
-                                _ => std::ptr::null(),
-                            },
-                            relu: self.finish.relu && is_last,
-                        };
-                        row += tile.some_rows::<S, ROWS, VECTORS>(simd, rows);
-                    }
+        let most = if copies { COPIED_ROWS } else { m };
+        let mut row = 0;
+        while row < m {
+            let rows = most.min(m - row);
+            let mut from = 0;
+            loop {
+                let inner = block.min(k - from);
+                self.block::<S, ROWS, VECTORS>(simd, (row, rows), (from, inner), copies);
+                from += inner;
+                if from >= k {
+                    break;
                 }
-                column += width;
             }
-            from += inner;
-            if from >= k {
-                return;
+            row += rows;
+        }
+    }
+
+    /// The tiles of some rows, with one block of the inner dimension.
+    #[inline(always)]
+    #[allow(unsafe_code, reason = "tiles are read and written through pointers; every bound was checked in `multiply`")]
+    fn block<S: Simd, const ROWS: usize, const VECTORS: usize>(
+        &mut self,
+        simd: S,
+        (first, count): (usize, usize),
+        (from, inner): (usize, usize),
+        copies: bool,
+    ) {
+        let n = self.rhs.columns;
+        let width = VECTORS * T::lanes::<S>();
+        let is_last = from + inner == self.lhs.columns;
+        let (packed, copied) = self.scratch.split_at_mut(BLOCK * WIDEST);
+        let start = first * self.lhs.row_stride + from * self.lhs.column_stride;
+        let (lhs, row_stride, column_stride) = if copies {
+            for (row, to) in copied.chunks_exact_mut(inner + GAP).take(count).enumerate() {
+                to[..inner].copy_from_slice(&self.lhs.data[start + row * self.lhs.row_stride..][..inner]);
             }
+            (&*copied, inner + GAP, 1)
+        } else {
+            (&self.lhs.data[start.min(self.lhs.data.len())..], self.lhs.row_stride, self.lhs.column_stride)
+        };
+        let mut column = 0;
+        while column < n {
+            let columns = width.min(n - column);
+            let panel = if self.rhs.is_panel(width) {
+                &self.rhs.data[from * width..]
+            } else {
+                pack::<T, S, VECTORS>(packed, self.rhs, (from, inner), (column, columns));
+                &*packed
+            };
+            let mut row = 0;
+            while row < count {
+                let at = (first + row) * self.row_stride + column;
+                // SAFETY: `multiply` checked that the matrices lie inside their slices for their rows and columns
+                // (transposition swaps both alike), and that scratch, bias and residual are large enough; `first + count`
+                // rows, `column + columns` columns and `from + inner` steps are within them, copies within the scratch.
+                unsafe {
+                    let tile = Tile {
+                        inner,
+                        lhs: lhs.as_ptr().add(row * row_stride),
+                        row_stride,
+                        column_stride,
+                        panel: panel.as_ptr(),
+                        result: self.result.as_mut_ptr().add(at),
+                        result_stride: self.row_stride,
+                        columns,
+                        add: self.accumulate || from > 0,
+                        bias: match self.finish.bias {
+                            Some(bias) if is_last => bias.as_ptr().add(column),
+                            _ => std::ptr::null(),
+                        },
+                        residual: match self.finish.residual {
+                            Some(residual) if is_last => residual.as_ptr().add(at),
+                            _ => std::ptr::null(),
+                        },
+                        relu: self.finish.relu && is_last,
+                    };
+                    row += tile.some_rows::<S, ROWS, VECTORS>(simd, ROWS.min(count - row));
+                }
+            }
+            column += width;
         }
     }
 }
@@ -539,7 +573,7 @@ mod tests {
     #[test]
     fn products_of_all_shapes_and_layouts() {
         for (m, k, n) in
-            [(1, 1, 1), (3, 5, 7), (12, 192, 32), (13, 193, 33), (40, 400, 65), (26, 31, 16), (9, 8, 5)]
+            [(1, 1, 1), (3, 5, 7), (12, 192, 32), (13, 193, 33), (40, 400, 65), (26, 31, 16), (9, 8, 5), (180, 1024, 100)]
         {
             for transposed in [[false, false], [true, false], [false, true], [true, true]] {
                 for accumulate in [false, true] {
