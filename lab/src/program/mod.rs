@@ -9,7 +9,7 @@
 //! gradients add up in the order of the examples. The size of a micro-batch is a property of the program (it is chosen for
 //! the processor's cache from shapes alone), so no result depends on who runs it.
 //!
-//! Owns shapes, order, lifetimes and places. Knows no device: [`crate::cpu`] runs programs on processors, [`crate::cuda`] on cards,
+//! Owns shapes, order, lifetimes and places. Knows no device: [`crate::cpu`] runs programs on processors, `crate::cuda` on cards,
 //! [`reference`] by plain tensor operations.
 
 mod graph;
