@@ -28,11 +28,7 @@ pub(super) struct Processor<'a, T: Float> {
 }
 
 impl<'a, T: Element> Processor<'a, T> {
-    pub fn new(
-        bench: &'a Workbench,
-        executors: &'a Executors<T>,
-        recruits: Vec<Recruit>,
-    ) -> Self {
+    pub fn new(bench: &'a Workbench, executors: &'a Executors<T>, recruits: Vec<Recruit>) -> Self {
         let program = executors.training.borrow().program().clone();
         let replicas = recruits.into_iter().map(|recruit| {
             let State { parameters, moments, last_norm } = recruit.state;
