@@ -10,7 +10,7 @@
 //! the processor's cache from shapes alone), so no result depends on who runs it.
 //!
 //! Owns shapes, order, lifetimes and places. Knows no device: [`crate::cpu`] runs programs on processors, `crate::cuda` on cards,
-//! [`reference`] by plain tensor operations.
+//! [`mod@reference`] by plain tensor operations.
 
 mod graph;
 mod plan;
