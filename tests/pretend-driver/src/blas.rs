@@ -81,8 +81,12 @@ impl Product {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cublasCreate_v2(handle: *mut *mut c_void) -> c_int {
+    let place = state::with(|state| {
+        state.blas_streams.push(0);
+        state.blas_streams.len()
+    });
     // SAFETY: the caller's promise.
-    unsafe { handle.write(0x600 as *mut c_void) };
+    unsafe { handle.write(place as *mut c_void) };
     SUCCESS
 }
 
@@ -92,8 +96,15 @@ extern "C" fn cublasDestroy_v2(_handle: *mut c_void) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cublasSetStream_v2(_handle: *mut c_void, _stream: *mut c_void) -> c_int {
-    SUCCESS
+extern "C" fn cublasSetStream_v2(handle: *mut c_void, stream: *mut c_void) -> c_int {
+    let place = (handle as usize).wrapping_sub(1);
+    state::with(|state| match state.blas_streams.get_mut(place) {
+        Some(own) => {
+            *own = stream as usize;
+            SUCCESS
+        }
+        None => INVALID_VALUE,
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -106,7 +117,7 @@ extern "C" fn cublasSetWorkspace_v2(_handle: *mut c_void, workspace: *mut c_void
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cublasGemmStridedBatchedEx(
-    _handle: *mut c_void,
+    handle: *mut c_void,
     transposed_a: c_int,
     transposed_b: c_int,
     rows: c_int,
@@ -150,7 +161,10 @@ unsafe extern "C" fn cublasGemmStridedBatchedEx(
         if [a_type, b_type, c_type] != [0; 3] || alpha != 1.0 || !product.is_valid(state) {
             return INVALID_VALUE;
         }
-        state.queue(Action::Multiply(product));
+        let Some(stream) = state.blas_streams.get((handle as usize).wrapping_sub(1)).copied() else {
+            return INVALID_VALUE;
+        };
+        state.queue(stream, Action::Multiply(product));
         SUCCESS
     })
 }

@@ -25,7 +25,7 @@ fn call(name: &str, work: impl FnOnce(&mut State) -> c_int) -> c_int {
 
 /// Counts a call that must not be made while a graph is captured, and does it.
 fn outside_capture(name: &str, work: impl FnOnce(&mut State) -> c_int) -> c_int {
-    call(name, |state| if state.capture.is_some() { CAPTURE_UNSUPPORTED } else { work(state) })
+    call(name, |state| if state.is_capturing() { CAPTURE_UNSUPPORTED } else { work(state) })
 }
 
 fn answer<T>(target: *mut T, value: T) -> c_int {
@@ -182,55 +182,58 @@ extern "C" fn cuMemFreeHost(address: *mut c_void) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemsetD8Async(start: c_ulonglong, value: u8, bytes: usize, _stream: *mut c_void) -> c_int {
+extern "C" fn cuMemsetD8Async(start: c_ulonglong, value: u8, bytes: usize, stream: *mut c_void) -> c_int {
     call("cuMemsetD8Async", |state| {
         if !state.owns(start as usize, bytes) {
             return INVALID_VALUE;
         }
-        state.queue(Action::Fill { start: start as usize, value, bytes });
+        state.queue(stream as usize, Action::Fill { start: start as usize, value, bytes });
         SUCCESS
     })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemcpyHtoDAsync_v2(to: c_ulonglong, from: *const c_void, bytes: usize, _stream: *mut c_void) -> c_int {
+extern "C" fn cuMemcpyHtoDAsync_v2(to: c_ulonglong, from: *const c_void, bytes: usize, stream: *mut c_void) -> c_int {
     call("cuMemcpyHtoDAsync_v2", |state| {
         // A captured copy happens later, when pageable memory may be gone.
-        let lasting = state.capture.is_none() || state.owns_pinned(from as usize, bytes);
+        let lasting = !state.is_capturing() || state.owns_pinned(from as usize, bytes);
         if !lasting || !state.owns(to as usize, bytes) {
             return INVALID_VALUE;
         }
-        state.queue(Action::Copy { to: to as usize, from: from as usize, bytes });
+        state.queue(stream as usize, Action::Copy { to: to as usize, from: from as usize, bytes });
         SUCCESS
     })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: c_ulonglong, bytes: usize, _stream: *mut c_void) -> c_int {
+extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: c_ulonglong, bytes: usize, stream: *mut c_void) -> c_int {
     call("cuMemcpyDtoHAsync_v2", |state| {
-        let lasting = state.capture.is_none() || state.owns_pinned(to as usize, bytes);
+        let lasting = !state.is_capturing() || state.owns_pinned(to as usize, bytes);
         if !lasting || !state.owns(from as usize, bytes) {
             return INVALID_VALUE;
         }
-        state.queue(Action::Copy { to: to as usize, from: from as usize, bytes });
+        state.queue(stream as usize, Action::Copy { to: to as usize, from: from as usize, bytes });
         SUCCESS
     })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemcpyDtoDAsync_v2(to: c_ulonglong, from: c_ulonglong, bytes: usize, _stream: *mut c_void) -> c_int {
+extern "C" fn cuMemcpyDtoDAsync_v2(to: c_ulonglong, from: c_ulonglong, bytes: usize, stream: *mut c_void) -> c_int {
     call("cuMemcpyDtoDAsync_v2", |state| {
         if !state.owns(to as usize, bytes) || !state.owns(from as usize, bytes) {
             return INVALID_VALUE;
         }
-        state.queue(Action::Copy { to: to as usize, from: from as usize, bytes });
+        state.queue(stream as usize, Action::Copy { to: to as usize, from: from as usize, bytes });
         SUCCESS
     })
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn cuStreamCreate(stream: *mut *mut c_void, _flags: c_uint) -> c_int {
-    answer(stream, 0x200 as *mut c_void)
+    state::with(|state| {
+        state.streams += 1;
+        answer(stream, (0x200 + state.streams) as *mut c_void)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -304,7 +307,7 @@ unsafe extern "C" fn cuLaunchKernel(
     block_y: c_uint,
     block_z: c_uint,
     shared: c_uint,
-    _stream: *mut c_void,
+    stream: *mut c_void,
     arguments: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> c_int {
@@ -322,23 +325,25 @@ unsafe extern "C" fn cuLaunchKernel(
         }
         // SAFETY: the caller's promise.
         let bound = unsafe { Bound::new(&name, arguments, extents) };
-        state.queue(Action::Kernel(bound));
+        state.queue(stream as usize, Action::Kernel(bound));
         SUCCESS
     })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuStreamBeginCapture_v2(_stream: *mut c_void, _mode: c_int) -> c_int {
+extern "C" fn cuStreamBeginCapture_v2(stream: *mut c_void, _mode: c_int) -> c_int {
     outside_capture("cuStreamBeginCapture_v2", |state| {
-        state.capture = Some(Vec::new());
-        SUCCESS
+        match state.captures.insert(stream as usize, (std::thread::current().id(), Vec::new())) {
+            None => SUCCESS,
+            Some(_) => CAPTURE_UNSUPPORTED,
+        }
     })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuStreamEndCapture(_stream: *mut c_void, graph: *mut *mut c_void) -> c_int {
+extern "C" fn cuStreamEndCapture(stream: *mut c_void, graph: *mut *mut c_void) -> c_int {
     call("cuStreamEndCapture", |state| {
-        let Some(captured) = state.capture.take() else { return INVALID_VALUE };
+        let Some((_, captured)) = state.captures.remove(&(stream as usize)) else { return INVALID_VALUE };
         state.graphs.push(captured);
         answer(graph, state.graphs.len() as *mut c_void)
     })

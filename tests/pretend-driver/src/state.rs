@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::thread::ThreadId;
 
 use crate::blas::Product;
 use crate::emulation::Bound;
@@ -32,8 +33,12 @@ pub struct State {
     pub pinned: BTreeMap<usize, usize>,
     /// Names of kernels; a kernel's handle is its place here, plus one.
     pub kernels: Vec<String>,
-    /// What is captured at present.
-    pub capture: Option<Vec<Action>>,
+    /// What is captured at present, by stream, with the thread that captures.
+    pub captures: BTreeMap<usize, (ThreadId, Vec<Action>)>,
+    /// Streams there have been.
+    pub streams: usize,
+    /// The stream of each cuBLAS handle; a handle is its place here, plus one.
+    pub blas_streams: Vec<usize>,
     /// Captured graphs; a graph's handle is its place here, plus one.
     pub graphs: Vec<Vec<Action>>,
 }
@@ -69,10 +74,15 @@ impl State {
         self.memory.values().sum()
     }
 
-    /// Does something now, or later when a graph is being captured.
-    pub fn queue(&mut self, action: Action) {
-        match &mut self.capture {
-            Some(captured) => captured.push(action),
+    /// Whether this thread captures a graph.
+    pub fn is_capturing(&self) -> bool {
+        self.captures.values().any(|(thread, _)| *thread == std::thread::current().id())
+    }
+
+    /// Does something now, or later when the stream's commands are being captured.
+    pub fn queue(&mut self, stream: usize, action: Action) {
+        match self.captures.get_mut(&stream) {
+            Some((_, captured)) => captured.push(action),
             None => action.run(),
         }
     }
