@@ -33,14 +33,20 @@ pub(crate) fn fill<T: Float>(
         match specification.source {
             Source::Constant => {}
             Source::Dropout => {
-                let Some((probability, stream)) = &mut dropout else { return Err(misfit("an update without dropout")) };
+                let Some((probability, stream)) = &mut dropout else {
+                    return Err(misfit("an update without dropout"));
+                };
                 let keep = T::of(1.0 / (1.0 - *probability));
                 let numbers = feed.numbers_mut(slot);
                 numbers.clear();
                 let draw = || if stream.unit() < *probability { T::ZERO } else { keep };
                 numbers.extend(std::iter::repeat_with(draw).take(count));
             }
-            Source::Tokens | Source::Pairs { .. } | Source::LastPair { .. } | Source::LogCounts | Source::LastToken => {
+            Source::Tokens
+            | Source::Pairs { .. }
+            | Source::LastPair { .. }
+            | Source::LogCounts
+            | Source::LastToken => {
                 fill_input(feed, slot, specification, &batch.input)?;
             }
             Source::Classes | Source::Values | Source::Weights => {
@@ -53,7 +59,10 @@ pub(crate) fn fill<T: Float>(
             crate::cpu::SlotData::Numbers(numbers) => numbers.len(),
         };
         if specification.source != Source::Constant && filled != count {
-            return Err(misfit(&format!("a batch with {filled} numbers for {count} of {}", specification.name)));
+            return Err(misfit(&format!(
+                "a batch with {filled} numbers for {count} of {}",
+                specification.name
+            )));
         }
     }
     Ok(())
@@ -135,4 +144,3 @@ pub(crate) fn check_tokens(input: &Input, vocabulary: usize) -> Result<(), LabEr
     }
     Ok(())
 }
-

@@ -82,13 +82,19 @@ pub(crate) fn score(
     let mut shares = vec![0.0; width];
     engine.evaluate(replica, batch, scale, &mut |first, outputs| match outputs {
         Outputs::F32(outputs) => {
-            vectorised(#[inline(always)] || add_rows(&mut sums, outputs, &mut shares, first, batch, scale));
+            vectorised(
+                #[inline(always)]
+                || add_rows(&mut sums, outputs, &mut shares, first, batch, scale),
+            );
             if keep {
                 kept.extend(outputs.iter().map(|output| f64::from(*output)));
             }
         }
         Outputs::F64(outputs) => {
-            vectorised(#[inline(always)] || add_rows(&mut sums, outputs, &mut shares, first, batch, scale));
+            vectorised(
+                #[inline(always)]
+                || add_rows(&mut sums, outputs, &mut shares, first, batch, scale),
+            );
             if keep {
                 kept.extend(outputs);
             }
@@ -104,7 +110,14 @@ pub(crate) fn score(
     Ok(Scores { sums, kept })
 }
 
-fn add_rows<T: Float>(sums: &mut Sums, outputs: &[T], shares: &mut [f64], first: usize, batch: &Batch, scale: Scale) {
+fn add_rows<T: Float>(
+    sums: &mut Sums,
+    outputs: &[T],
+    shares: &mut [f64],
+    first: usize,
+    batch: &Batch,
+    scale: Scale,
+) {
     let width = shares.len();
     for (row, outputs) in outputs.chunks_exact(width).enumerate() {
         let row = first + row;

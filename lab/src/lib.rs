@@ -6,6 +6,7 @@
 
 mod calibrate;
 pub mod checkpoint;
+pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod data;
@@ -13,9 +14,8 @@ mod engine;
 mod error;
 mod evaluate;
 mod float;
-mod network;
 pub mod model;
-pub mod cpu;
+mod network;
 pub mod ops;
 pub mod optimizer;
 pub mod probes;

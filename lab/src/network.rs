@@ -81,7 +81,12 @@ impl Network {
     }
 
     /// The program for such inputs.
-    pub(crate) fn program(&self, input: &Input, weighted: bool, traced: bool) -> Result<Arc<Program>, LabError> {
+    pub(crate) fn program(
+        &self,
+        input: &Input,
+        weighted: bool,
+        traced: bool,
+    ) -> Result<Arc<Program>, LabError> {
         let (form, length) = match input {
             Input::Tokens { length, .. } => (Form::Tokens, *length),
             Input::Counts { .. } => (Form::Counts, self.shape.length),
@@ -89,7 +94,9 @@ impl Network {
         // Outputs do not depend on how many examples go together.
         let occasion = Occasion { form, length, examples: 64, dropout: false, weighted };
         check_tokens(input, self.shape.vocabulary)?;
-        Ok(Arc::new(model::program(&*self.model, self.shape, &occasion, traced).doing("recording the model")?))
+        Ok(Arc::new(
+            model::program(&*self.model, self.shape, &occasion, traced).doing("recording the model")?,
+        ))
     }
 
     /// Outputs of every read position, `[B R, width]`, in the model's own unit (scalar outputs are not scaled back), computed
@@ -145,6 +152,10 @@ fn unanswered(input: &Input, shape: TaskShape, rows: usize) -> Batch {
     let mut batch = Batch::empty();
     batch.input = input.clone();
     let rows = batch.examples() * rows;
-    batch.targets = if shape.output.is_scalar() { Targets::Scalars(vec![0.0; rows]) } else { Targets::Classes(vec![0; rows]) };
+    batch.targets = if shape.output.is_scalar() {
+        Targets::Scalars(vec![0.0; rows])
+    } else {
+        Targets::Classes(vec![0; rows])
+    };
     batch
 }

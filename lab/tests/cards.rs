@@ -66,8 +66,7 @@ const PROCESSOR: DeviceChoice = DeviceChoice::Cpu { threads: 1 };
 fn compare(name: &str, make: &dyn Fn(u64) -> Value) {
     let members: Vec<Member> = (0..2).map(|seed| member(&make(seed), None)).collect();
     let (own, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (found, expected) =
-        (train(&members, &CARD, own.path()), train(&members, &PROCESSOR, other.path()));
+    let (found, expected) = (train(&members, &CARD, own.path()), train(&members, &PROCESSOR, other.path()));
     assert_eq!(found.endings, expected.endings, "{name}");
     for (replica, evaluations) in &expected.evaluations {
         let pairs = evaluations.iter().zip(&found.evaluations[replica]);
@@ -168,7 +167,9 @@ fn a_resumed_training_gives_the_same_bits() {
     };
     let state = |record: &Record, replica: usize| {
         let checkpoint = plateau_lab::checkpoint::load(&record.checkpoints[&(replica, 6)]).unwrap();
-        let hash = |tensors: &[(String, candle_core::Tensor)]| plateau_lab::checkpoint::weights_hash(tensors).unwrap();
+        let hash = |tensors: &[(String, candle_core::Tensor)]| {
+            plateau_lab::checkpoint::weights_hash(tensors).unwrap()
+        };
         (hash(&checkpoint.weights), hash(&checkpoint.optimizer))
     };
     let (own, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

@@ -144,12 +144,8 @@ fn the_last_position_asks_rows_that_examples_share() {
         };
         let first = graph.attention(q, k, v, every)?;
         let [q, k, v] = maps(graph, first)?;
-        let chosen = AttentionPlan {
-            queries: 1,
-            query_rows: RowMap::OwnChosen(last),
-            key_rows: RowMap::Own,
-            ..every
-        };
+        let chosen =
+            AttentionPlan { queries: 1, query_rows: RowMap::OwnChosen(last), key_rows: RowMap::Own, ..every };
         let second = graph.attention(q, k, v, chosen)?;
         graph.linear(second, 5, None, WeightLayout::InOut)
     });

@@ -24,8 +24,11 @@ fn sources_and_ptx_belong_together() {
             .collect()
     };
     let text = fs::read_to_string(folder.join("ptx/DIGEST")).unwrap();
-    let recorded: BTreeMap<&str, &str> =
-        text.lines().map(|line| line.split_once("  ").unwrap()).map(|(digest, name)| (name, digest)).collect();
+    let recorded: BTreeMap<&str, &str> = text
+        .lines()
+        .map(|line| line.split_once("  ").unwrap())
+        .map(|(digest, name)| (name, digest))
+        .collect();
     let present = [names("", &[".cu", ".cuh"]), names("ptx/", &[".ptx"])].concat();
     for name in &present {
         assert_eq!(

@@ -1,8 +1,8 @@
 //! The numbers of one replica that last: parameters and the optimiser's moments, each one stretch of memory.
 
+use super::Executor;
 use super::memory::Numbers;
 use super::team::Team;
-use super::Executor;
 use crate::float::Float;
 use crate::optimizer::{ReplicaRule, square_sum, update};
 
@@ -71,9 +71,8 @@ impl<T: Float> Executor<T> {
             let length = (part + 1) * count / team.parts() - from;
             // SAFETY: the stretches of different parts do not overlap, and the arena is borrowed for the time of `run`.
             #[allow(unsafe_code, reason = "stretches of one arena for several threads")]
-            let (parameters, moments) = unsafe {
-                (parameters.write(from, length), moments.map(|moment| moment.write(from, length)))
-            };
+            let (parameters, moments) =
+                unsafe { (parameters.write(from, length), moments.map(|moment| moment.write(from, length))) };
             let gradients = &gradients[from..from + length];
             update(rule, (norm, number, multiplier), parameters, gradients, moments);
         });

@@ -127,9 +127,8 @@ impl<'a, T: Float> Call<'a, T> {
         let share = self.share_of(rows / unit);
         let (share, width) = (share.start * unit..share.end * unit, place.extent.width);
         // SAFETY: as for reading; shares of different parts do not overlap, and the claim is the part's first.
-        let numbers = unsafe {
-            self.frame.numbers.write(place.offset + share.start * width, share.len() * width)
-        };
+        let numbers =
+            unsafe { self.frame.numbers.write(place.offset + share.start * width, share.len() * width) };
         (share, numbers)
     }
 
@@ -228,11 +227,14 @@ impl<'a, T: Float> Call<'a, T> {
         let (rows, numbers) = self.write_place(TO_INPUT, target.place, 1);
         let gradient = self.gradient();
         let from = rows.start * target.place.extent.width;
-        vectorised(#[inline(always)] || {
-            for (sum, number) in numbers.iter_mut().zip(&gradient[from..]) {
-                *sum += *number;
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for (sum, number) in numbers.iter_mut().zip(&gradient[from..]) {
+                    *sum += *number;
+                }
+            },
+        );
     }
 
     /// Whether the operation was given a parameter of this number.
@@ -253,8 +255,7 @@ impl<'a, T: Float> Call<'a, T> {
         let (offset, count) = self.ports.parameters[parameter];
         let rows = self.share_of(count / width);
         // SAFETY: parameters do not overlap, shares of different parts do not, and the claim is the part's first.
-        let numbers =
-            unsafe { self.frame.gradients.write(offset + rows.start * width, rows.len() * width) };
+        let numbers = unsafe { self.frame.gradients.write(offset + rows.start * width, rows.len() * width) };
         let accumulate = self.ports.to_parameters[parameter] || (self.is_per_example() && !self.frame.first);
         Share { rows, numbers, accumulate }
     }

@@ -33,7 +33,12 @@ struct OwnScratch<T> {
 impl<T: Float> OwnScratch<T> {
     fn share(&mut self) -> Scratch<T> {
         let counts = [self.product.slice().len(), self.numbers.slice().len(), self.wide.slice().len()];
-        Scratch { product: self.product.share(), numbers: self.numbers.share(), wide: self.wide.share(), counts }
+        Scratch {
+            product: self.product.share(),
+            numbers: self.numbers.share(),
+            wide: self.wide.share(),
+            counts,
+        }
     }
 }
 
@@ -140,7 +145,8 @@ impl<T: Float> Executor<T> {
 
     fn run(&mut self, team: &Team, parameters: &[T], feed: &Feed<T>, work: impl Fn(&Run<'_, T>) + Sync) {
         let parts = team.parts().min(self.scratch.len());
-        let (numbers, gradients, losses) = (self.numbers.share(), self.gradients.share(), self.losses.share());
+        let (numbers, gradients, losses) =
+            (self.numbers.share(), self.gradients.share(), self.losses.share());
         let mut scratch = [const { None }; MOST_PARTS];
         for (own, shared) in self.scratch.iter_mut().zip(&mut scratch) {
             *shared = Some(own.share());
@@ -182,7 +188,9 @@ impl<T: Float> Run<'_, T> {
         let frame = self.frame_of(0, 0);
         match pass {
             Pass::Forward => frame.program.fixed_nodes().for_each(|node| self.node(&frame, node, pass)),
-            Pass::Backward => frame.program.fixed_nodes().rev().for_each(|node| self.node(&frame, node, pass)),
+            Pass::Backward => {
+                frame.program.fixed_nodes().rev().for_each(|node| self.node(&frame, node, pass))
+            }
         }
     }
 

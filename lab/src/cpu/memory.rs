@@ -42,9 +42,8 @@ impl<T: Float> Numbers<T> {
         let slice = self.slice();
         let advice = rustix::mm::Advice::LinuxHugepage;
         // SAFETY: the range is our own allocation, and this advice changes no content.
-        let outcome = unsafe {
-            rustix::mm::madvise(slice.as_ptr().cast_mut().cast(), size_of_val(slice), advice)
-        };
+        let outcome =
+            unsafe { rustix::mm::madvise(slice.as_ptr().cast_mut().cast(), size_of_val(slice), advice) };
         if let Err(error) = outcome {
             tracing::debug!(%error, "no huge pages");
         }

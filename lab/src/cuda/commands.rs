@@ -198,10 +198,7 @@ impl Commands {
         let stream = device.stream();
         // SAFETY: the stream is ours and live, and the queue's lock keeps other threads' commands out of the capture.
         unsafe {
-            result::stream::begin_capture(
-                stream,
-                sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED,
-            )
+            result::stream::begin_capture(stream, sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED)
         }
         .doing("beginning to capture a step")?;
         let queued =

@@ -108,6 +108,11 @@ impl CudaDevice {
 
     /// Waits until everything asked for has been done.
     pub fn synchronize(&self) -> Result<(), CudaError> {
+        self.wait(&self.queue())
+    }
+
+    /// The same for who holds the right to queue commands already.
+    pub(super) fn wait(&self, _queue: &MutexGuard<'_, ()>) -> Result<(), CudaError> {
         self.inner.enter()?;
         // SAFETY: the stream is ours and live.
         unsafe { result::stream::synchronize(self.inner.stream) }.doing("waiting")
@@ -127,7 +132,7 @@ impl CudaDevice {
         self.inner.stream
     }
 
-    /// The right to queue commands, one thread at a time.
+    /// The right to queue commands, one thread at a time: while a graph is captured, nobody else's may come between.
     pub(super) fn queue(&self) -> MutexGuard<'_, ()> {
         self.inner.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }

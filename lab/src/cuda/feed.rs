@@ -182,6 +182,7 @@ impl Feeder {
                 self.replicas
             )));
         }
+        let _queue = self.device.queue();
         // SAFETY: source and target are `self.bytes` long; the source stays as it is until the event is reached.
         unsafe {
             let all = &block.numbers.numbers()[..bytes / 4];

@@ -46,6 +46,7 @@ impl Memory {
             Err(error) => return Err(driver_error(format!("allocating {bytes} bytes"), error)),
         };
         let memory = Memory { device: device.clone(), start, bytes };
+        let _queue = device.queue();
         // SAFETY: the stretch is ours, and `bytes` long.
         unsafe { result::memset_d8_async(start, 0, bytes, device.stream()) }.doing("clearing memory")?;
         Ok(memory)
@@ -75,10 +76,11 @@ impl Memory {
     pub fn write<T: Plain>(&self, offset: usize, numbers: &[T]) -> Result<(), CudaError> {
         self.check::<T>(offset, numbers.len())?;
         self.device.enter()?;
+        let queue = self.device.queue();
         // SAFETY: the target is within our memory, and the source lives until the copy is done, as we wait for it.
         unsafe { result::memcpy_htod_async(self.at(offset), numbers, self.device.stream()) }
             .doing("copying to the card")?;
-        self.device.synchronize()
+        self.device.wait(&queue)
     }
 
     /// Queues a copy of bytes of other memory of the card to byte `to`.
@@ -86,6 +88,7 @@ impl Memory {
         self.check::<u8>(to, bytes)?;
         other.check::<u8>(from, bytes)?;
         self.device.enter()?;
+        let _queue = self.device.queue();
         // SAFETY: both stretches are within live memory of the card; giving memory back waits for the stream.
         unsafe { result::memcpy_dtod_async(self.at(to), other.at(from), bytes, self.device.stream()) }
             .doing("copying on the card")
@@ -96,10 +99,11 @@ impl Memory {
         self.check::<T>(offset, count)?;
         self.device.enter()?;
         let mut numbers = vec![T::default(); count];
+        let queue = self.device.queue();
         // SAFETY: the source is within our memory, and the target lives until the copy is done, as we wait for it.
         unsafe { result::memcpy_dtoh_async(&mut numbers, self.at(offset), self.device.stream()) }
             .doing("copying from the card")?;
-        self.device.synchronize()?;
+        self.device.wait(&queue)?;
         Ok(numbers)
     }
 }

@@ -71,7 +71,11 @@ impl Transformer {
         if !occasion.dropout && pairs < occasion.examples * length {
             // Row `position * vocabulary + token`.
             let rows = 0..pairs as u32;
-            let token = graph.constant_ids("tokens of all pairs", 1, rows.clone().map(|row| row % vocabulary as u32).collect());
+            let token = graph.constant_ids(
+                "tokens of all pairs",
+                1,
+                rows.clone().map(|row| row % vocabulary as u32).collect(),
+            );
             let positions: Vec<u32> = rows.map(|row| row / vocabulary as u32).collect();
             let numbering = if uses_positions { vocabulary } else { 0 };
             let source = if uses_positions { Source::Pairs { vocabulary } } else { Source::Tokens };
@@ -107,7 +111,8 @@ impl Transformer {
     }
 
     fn norm(&self, graph: &mut Graph, name: &str, x: Value) -> Result<Value> {
-        let (gain, bias) = (graph.parameter(&format!("{name}.gain"))?, graph.parameter(&format!("{name}.bias"))?);
+        let (gain, bias) =
+            (graph.parameter(&format!("{name}.gain"))?, graph.parameter(&format!("{name}.bias"))?);
         graph.layer_norm(x, gain, bias)
     }
 
@@ -176,17 +181,15 @@ impl Transformer {
         let asked = if read == ReadOut::Last { stream.last } else { stream.keys };
         // Queries are computed per row, or per asked position, whichever is fewer.
         let selects = occasion.examples * queries < graph.extent(normed).rows.count(occasion.examples);
-        let (asking, query_rows) = if selects {
-            (graph.select(normed, asked, queries)?, RowMap::Own)
-        } else {
-            (normed, asked)
-        };
+        let (asking, query_rows) =
+            if selects { (graph.select(normed, asked, queries)?, RowMap::Own) } else { (normed, asked) };
         let bias = config.attention_bias;
         let mut q = self.map(graph, &format!("{name}.attention.query"), bias, asking)?;
         let mut k = self.map(graph, &format!("{name}.attention.key"), bias, normed)?;
         let v = self.map(graph, &format!("{name}.attention.value"), bias, normed)?;
         if config.positions == Positions::Rotary {
-            let own = if selects { vec![stream.length as u32 - 1; queries] } else { stream.positions.clone() };
+            let own =
+                if selects { vec![stream.length as u32 - 1; queries] } else { stream.positions.clone() };
             q = graph.rotary(q, config.heads, &own)?;
             k = graph.rotary(k, config.heads, &stream.positions)?;
         }

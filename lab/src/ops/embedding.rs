@@ -30,7 +30,13 @@ pub struct Embedding {
 
 impl Graph {
     /// A row for each id of slot `ids`; `positions` are those of an example's rows (or of all rows, where they are fixed).
-    pub fn embedding(&mut self, tokens: usize, ids: usize, positional: Positional, positions: Vec<u32>) -> Result<Value> {
+    pub fn embedding(
+        &mut self,
+        tokens: usize,
+        ids: usize,
+        positional: Positional,
+        positions: Vec<u32>,
+    ) -> Result<Value> {
         let (shape, extent) = (self.parameter_shape(tokens).to_vec(), self.slot_extent(ids));
         let [_, width] = shape[..] else { candle_core::bail!("an embedding of a table of shape {shape:?}") };
         let (Rows::Fixed(rows) | Rows::PerExample(rows)) = extent.rows;
@@ -78,16 +84,19 @@ impl Embedding {
         if !share.accumulate {
             share.numbers.fill(T::ZERO);
         }
-        vectorised(#[inline(always)] || {
-            for (id, gradient) in ids.zip(gradient.chunks_exact(self.width)) {
-                if share.rows.contains(&(id as usize)) {
-                    let at = (id as usize - share.rows.start) * self.width;
-                    for (sum, number) in share.numbers[at..at + self.width].iter_mut().zip(gradient) {
-                        *sum += *number;
+        vectorised(
+            #[inline(always)]
+            || {
+                for (id, gradient) in ids.zip(gradient.chunks_exact(self.width)) {
+                    if share.rows.contains(&(id as usize)) {
+                        let at = (id as usize - share.rows.start) * self.width;
+                        for (sum, number) in share.numbers[at..at + self.width].iter_mut().zip(gradient) {
+                            *sum += *number;
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
     }
 }
 
@@ -100,20 +109,23 @@ impl CpuOperation for Embedding {
             Positional::Learned(_) => Some((call.parameter(1), call.ids(1))),
             Positional::Constant(_) => Some((call.numbers(2), call.ids(1))),
         };
-        vectorised(#[inline(always)] || {
-            for ((row, result), id) in rows.zip(result.chunks_exact_mut(self.width)).zip(ids) {
-                let token = self.row(tokens, *id);
-                match added {
-                    None => result.copy_from_slice(token),
-                    Some((table, positions)) => {
-                        let position = self.row(table, positions[row % positions.len()]);
-                        for ((result, token), position) in result.iter_mut().zip(token).zip(position) {
-                            *result = *token + *position;
+        vectorised(
+            #[inline(always)]
+            || {
+                for ((row, result), id) in rows.zip(result.chunks_exact_mut(self.width)).zip(ids) {
+                    let token = self.row(tokens, *id);
+                    match added {
+                        None => result.copy_from_slice(token),
+                        Some((table, positions)) => {
+                            let position = self.row(table, positions[row % positions.len()]);
+                            for ((result, token), position) in result.iter_mut().zip(token).zip(position) {
+                                *result = *token + *position;
+                            }
                         }
                     }
                 }
-            }
-        });
+            },
+        );
     }
 
     fn backward<T: Float>(&self, _: usize, call: &Call<'_, T>) {

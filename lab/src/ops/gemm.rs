@@ -196,7 +196,10 @@ impl<T: Float> Product<'_, T> {
 
     /// The tiles of some rows, with one block of the inner dimension.
     #[inline(always)]
-    #[allow(unsafe_code, reason = "tiles are read and written through pointers; every bound was checked in `multiply`")]
+    #[allow(
+        unsafe_code,
+        reason = "tiles are read and written through pointers; every bound was checked in `multiply`"
+    )]
     fn block<S: Simd, const ROWS: usize, const VECTORS: usize>(
         &mut self,
         simd: S,
@@ -572,9 +575,16 @@ mod tests {
 
     #[test]
     fn products_of_all_shapes_and_layouts() {
-        for (m, k, n) in
-            [(1, 1, 1), (3, 5, 7), (12, 192, 32), (13, 193, 33), (40, 400, 65), (26, 31, 16), (9, 8, 5), (180, 1024, 100)]
-        {
+        for (m, k, n) in [
+            (1, 1, 1),
+            (3, 5, 7),
+            (12, 192, 32),
+            (13, 193, 33),
+            (40, 400, 65),
+            (26, 31, 16),
+            (9, 8, 5),
+            (180, 1024, 100),
+        ] {
             for transposed in [[false, false], [true, false], [false, true], [true, true]] {
                 for accumulate in [false, true] {
                     check::<f32>((m, k, n), transposed, accumulate, 2e-5 * k as f64);

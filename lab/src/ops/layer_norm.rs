@@ -47,18 +47,23 @@ impl CpuOperation for LayerNorm {
         let ((rows, result), (_, saved)) = (call.output_share(), call.saved_share_by(0, 1));
         let x = &x[rows.start * width..rows.end * width];
         let share = T::ONE / T::of(width as f64);
-        vectorised(#[inline(always)] || {
-            let (saved, _) = saved.as_chunks_mut::<2>();
-            for ((x, result), saved) in x.chunks_exact(width).zip(result.chunks_exact_mut(width)).zip(saved) {
-                let mean = sum_of(width, |at| x[at]) * share;
-                let variance = sum_of(width, |at| (x[at] - mean) * (x[at] - mean)) * share;
-                let scale = T::ONE / (variance + T::of(EPSILON)).sqrt();
-                for (((result, x), gain), bias) in result.iter_mut().zip(x).zip(gain).zip(bias) {
-                    *result = (*x - mean) * scale * *gain + *bias;
+        vectorised(
+            #[inline(always)]
+            || {
+                let (saved, _) = saved.as_chunks_mut::<2>();
+                for ((x, result), saved) in
+                    x.chunks_exact(width).zip(result.chunks_exact_mut(width)).zip(saved)
+                {
+                    let mean = sum_of(width, |at| x[at]) * share;
+                    let variance = sum_of(width, |at| (x[at] - mean) * (x[at] - mean)) * share;
+                    let scale = T::ONE / (variance + T::of(EPSILON)).sqrt();
+                    for (((result, x), gain), bias) in result.iter_mut().zip(x).zip(gain).zip(bias) {
+                        *result = (*x - mean) * scale * *gain + *bias;
+                    }
+                    *saved = [mean, scale];
                 }
-                *saved = [mean, scale];
-            }
-        });
+            },
+        );
     }
 
     fn backward<T: Float>(&self, stage: usize, call: &Call<'_, T>) {
@@ -68,36 +73,56 @@ impl CpuOperation for LayerNorm {
         if stage == 0 {
             let (gain, to_x) = (call.parameter(0), call.to_input(0));
             let numbers = to_x.rows.start * width..to_x.rows.end * width;
-            vectorised(#[inline(always)] || {
-                to_rows(&x[numbers.clone()], &gradient[numbers], &saved[to_x.rows], gain, to_x.numbers, to_x.accumulate);
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    to_rows(
+                        &x[numbers.clone()],
+                        &gradient[numbers],
+                        &saved[to_x.rows],
+                        gain,
+                        to_x.numbers,
+                        to_x.accumulate,
+                    );
+                },
+            );
         } else {
             let (to_gain, to_bias) = (call.to_parameter(0, 1), call.to_parameter(1, 1));
             let columns = to_gain.rows.clone();
-            vectorised(#[inline(always)] || {
-                if !to_gain.accumulate {
-                    to_gain.numbers.fill(T::ZERO);
-                }
-                if !to_bias.accumulate {
-                    to_bias.numbers.fill(T::ZERO);
-                }
-                let rows = x.chunks_exact(width).zip(gradient.chunks_exact(width)).zip(saved);
-                for ((x, gradient), [mean, scale]) in rows {
-                    let numbers = x[columns.clone()].iter().zip(&gradient[columns.clone()]);
-                    let sums = to_gain.numbers.iter_mut().zip(to_bias.numbers.iter_mut());
-                    for ((x, gradient), (to_gain, to_bias)) in numbers.zip(sums) {
-                        *to_gain += *gradient * ((*x - *mean) * *scale);
-                        *to_bias += *gradient;
+            vectorised(
+                #[inline(always)]
+                || {
+                    if !to_gain.accumulate {
+                        to_gain.numbers.fill(T::ZERO);
                     }
-                }
-            });
+                    if !to_bias.accumulate {
+                        to_bias.numbers.fill(T::ZERO);
+                    }
+                    let rows = x.chunks_exact(width).zip(gradient.chunks_exact(width)).zip(saved);
+                    for ((x, gradient), [mean, scale]) in rows {
+                        let numbers = x[columns.clone()].iter().zip(&gradient[columns.clone()]);
+                        let sums = to_gain.numbers.iter_mut().zip(to_bias.numbers.iter_mut());
+                        for ((x, gradient), (to_gain, to_bias)) in numbers.zip(sums) {
+                            *to_gain += *gradient * ((*x - *mean) * *scale);
+                            *to_bias += *gradient;
+                        }
+                    }
+                },
+            );
         }
     }
 }
 
 /// Gradients of rows x with these gradients of their norms.
 #[inline(always)]
-fn to_rows<T: Float>(x: &[T], gradient: &[T], saved: &[[T; 2]], gain: &[T], result: &mut [T], accumulate: bool) {
+fn to_rows<T: Float>(
+    x: &[T],
+    gradient: &[T],
+    saved: &[[T; 2]],
+    gain: &[T],
+    result: &mut [T],
+    accumulate: bool,
+) {
     let width = gain.len();
     let share = T::ONE / T::of(width as f64);
     let rows = x.chunks_exact(width).zip(gradient.chunks_exact(width)).zip(result.chunks_exact_mut(width));

@@ -62,7 +62,9 @@ impl Graph {
     pub(super) fn fuse_residual(&mut self, residual: Value, branch: Value) -> bool {
         let same = self.extent(residual) == self.extent(branch);
         match self.just_made::<Linear>(branch) {
-            Some((linear, inputs)) if same && !linear.residual && !linear.relu && !inputs.contains(&residual) => {
+            Some((linear, inputs))
+                if same && !linear.residual && !linear.relu && !inputs.contains(&residual) =>
+            {
                 linear.residual = true;
                 inputs.push(residual);
                 true
@@ -133,11 +135,14 @@ impl Linear {
         let gradient: &[T] = if self.relu {
             let (_, gradient) = call.gradient_share();
             let output = &call.output()[range];
-            vectorised(#[inline(always)] || {
-                for (gradient, output) in gradient.iter_mut().zip(output) {
-                    *gradient = if *output > T::ZERO { *gradient } else { T::ZERO };
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (gradient, output) in gradient.iter_mut().zip(output) {
+                        *gradient = if *output > T::ZERO { *gradient } else { T::ZERO };
+                    }
+                },
+            );
             gradient
         } else {
             &call.gradient()[range]
@@ -163,16 +168,19 @@ impl Linear {
         multiply(call.product_scratch(), result, left, right, to_weight.accumulate, Finish::NONE);
         if call.has_parameter(1) {
             let to_bias = call.to_parameter(1, 1);
-            vectorised(#[inline(always)] || {
-                if !to_bias.accumulate {
-                    to_bias.numbers.fill(T::ZERO);
-                }
-                for row in gradient.chunks_exact(self.outputs) {
-                    for (sum, number) in to_bias.numbers.iter_mut().zip(&row[to_bias.rows.clone()]) {
-                        *sum += *number;
+            vectorised(
+                #[inline(always)]
+                || {
+                    if !to_bias.accumulate {
+                        to_bias.numbers.fill(T::ZERO);
                     }
-                }
-            });
+                    for row in gradient.chunks_exact(self.outputs) {
+                        for (sum, number) in to_bias.numbers.iter_mut().zip(&row[to_bias.rows.clone()]) {
+                            *sum += *number;
+                        }
+                    }
+                },
+            );
         }
     }
 }

@@ -91,18 +91,21 @@ impl CpuOperation for Objective {
         match self.answers {
             Answers::Classes(_) => {
                 let answers = call.ids(0);
-                vectorised(#[inline(always)] || {
-                    for (((row, loss), outputs), slopes) in each {
-                        let weight = weights.map_or(1.0, |weights| weights[row].wide());
-                        let answer = answers[row] as usize;
-                        *loss = weight * (log_sum_exp(outputs, shares) - outputs[answer].wide());
-                        let factor = weight * scale;
-                        for (slope, share) in slopes.iter_mut().zip(&*shares) {
-                            *slope = T::of(share * factor);
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for (((row, loss), outputs), slopes) in each {
+                            let weight = weights.map_or(1.0, |weights| weights[row].wide());
+                            let answer = answers[row] as usize;
+                            *loss = weight * (log_sum_exp(outputs, shares) - outputs[answer].wide());
+                            let factor = weight * scale;
+                            for (slope, share) in slopes.iter_mut().zip(&*shares) {
+                                *slope = T::of(share * factor);
+                            }
+                            slopes[answer] = T::of((shares[answer] - 1.0) * factor);
                         }
-                        slopes[answer] = T::of((shares[answer] - 1.0) * factor);
-                    }
-                });
+                    },
+                );
             }
             Answers::Values(_) => {
                 let answers = call.numbers(0);

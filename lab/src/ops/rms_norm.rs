@@ -21,7 +21,11 @@ impl Graph {
     pub fn rms_norm(&mut self, x: Value, gain: usize) -> Result<Value> {
         let extent = self.extent(x);
         if self.parameter_shape(gain) != [extent.width] {
-            candle_core::bail!("RMS norm of rows of {} with a gain of {:?}", extent.width, self.parameter_shape(gain));
+            candle_core::bail!(
+                "RMS norm of rows of {} with a gain of {:?}",
+                extent.width,
+                self.parameter_shape(gain)
+            );
         }
         Ok(self.record(RmsNorm { extent }, &[x], &[gain], &[], extent))
     }
@@ -39,16 +43,21 @@ impl CpuOperation for RmsNorm {
         let ((rows, result), (_, saved)) = (call.output_share(), call.saved_share_by(0, 1));
         let x = &x[rows.start * width..rows.end * width];
         let share = T::ONE / T::of(width as f64);
-        vectorised(#[inline(always)] || {
-            for ((x, result), saved) in x.chunks_exact(width).zip(result.chunks_exact_mut(width)).zip(saved) {
-                let square = sum_of(width, |at| x[at] * x[at]) * share;
-                let scale = T::ONE / (square + T::of(EPSILON)).sqrt();
-                for ((result, x), gain) in result.iter_mut().zip(x).zip(gain) {
-                    *result = *x * scale * *gain;
+        vectorised(
+            #[inline(always)]
+            || {
+                for ((x, result), saved) in
+                    x.chunks_exact(width).zip(result.chunks_exact_mut(width)).zip(saved)
+                {
+                    let square = sum_of(width, |at| x[at] * x[at]) * share;
+                    let scale = T::ONE / (square + T::of(EPSILON)).sqrt();
+                    for ((result, x), gain) in result.iter_mut().zip(x).zip(gain) {
+                        *result = *x * scale * *gain;
+                    }
+                    *saved = scale;
                 }
-                *saved = scale;
-            }
-        });
+            },
+        );
     }
 
     fn backward<T: Float>(&self, stage: usize, call: &Call<'_, T>) {
@@ -59,28 +68,35 @@ impl CpuOperation for RmsNorm {
         if stage == 0 {
             let (gain, to_x) = (call.parameter(0), call.to_input(0));
             let rows = rows.skip(to_x.rows.start).zip(to_x.numbers.chunks_exact_mut(width));
-            vectorised(#[inline(always)] || {
-                for (((x, gradient), scale), result) in rows {
-                    let across = sum_of(width, |at| gradient[at] * gain[at] * x[at]) * share * *scale * *scale;
-                    for (((x, gradient), gain), result) in x.iter().zip(gradient).zip(gain).zip(result) {
-                        let own = (*gradient * *gain - *x * across) * *scale;
-                        *result = if to_x.accumulate { *result + own } else { own };
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (((x, gradient), scale), result) in rows {
+                        let across =
+                            sum_of(width, |at| gradient[at] * gain[at] * x[at]) * share * *scale * *scale;
+                        for (((x, gradient), gain), result) in x.iter().zip(gradient).zip(gain).zip(result) {
+                            let own = (*gradient * *gain - *x * across) * *scale;
+                            *result = if to_x.accumulate { *result + own } else { own };
+                        }
                     }
-                }
-            });
+                },
+            );
         } else {
             let to_gain = call.to_parameter(0, 1);
-            vectorised(#[inline(always)] || {
-                if !to_gain.accumulate {
-                    to_gain.numbers.fill(T::ZERO);
-                }
-                for ((x, gradient), scale) in rows {
-                    let numbers = x[to_gain.rows.clone()].iter().zip(&gradient[to_gain.rows.clone()]);
-                    for ((x, gradient), sum) in numbers.zip(to_gain.numbers.iter_mut()) {
-                        *sum += *gradient * (*x * *scale);
+            vectorised(
+                #[inline(always)]
+                || {
+                    if !to_gain.accumulate {
+                        to_gain.numbers.fill(T::ZERO);
                     }
-                }
-            });
+                    for ((x, gradient), scale) in rows {
+                        let numbers = x[to_gain.rows.clone()].iter().zip(&gradient[to_gain.rows.clone()]);
+                        for ((x, gradient), sum) in numbers.zip(to_gain.numbers.iter_mut()) {
+                            *sum += *gradient * (*x * *scale);
+                        }
+                    }
+                },
+            );
         }
     }
 }

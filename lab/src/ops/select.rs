@@ -41,17 +41,20 @@ impl Select {
         }
         let (map, positions, width) = (self.index.of(call), self.index.positions(), self.width);
         let gradient = call.gradient();
-        vectorised(#[inline(always)] || {
-            for example in examples {
-                for position in 0..positions {
-                    let from = &gradient[(example * positions + position) * width..][..width];
-                    let to = (map.row(example, position) - share.rows.start) * width;
-                    for (sum, number) in share.numbers[to..to + width].iter_mut().zip(from) {
-                        *sum += *number;
+        vectorised(
+            #[inline(always)]
+            || {
+                for example in examples {
+                    for position in 0..positions {
+                        let from = &gradient[(example * positions + position) * width..][..width];
+                        let to = (map.row(example, position) - share.rows.start) * width;
+                        for (sum, number) in share.numbers[to..to + width].iter_mut().zip(from) {
+                            *sum += *number;
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
     }
 }
 

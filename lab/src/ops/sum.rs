@@ -44,11 +44,14 @@ impl CpuOperation for Sum {
         let width = call.output_size().1;
         let range = rows.start * width..rows.end * width;
         let (a, b) = (&call.input(0)[range.clone()], &call.input(1)[range]);
-        vectorised(#[inline(always)] || {
-            for ((result, a), b) in result.iter_mut().zip(a).zip(b) {
-                *result = *a + *b;
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for ((result, a), b) in result.iter_mut().zip(a).zip(b) {
+                    *result = *a + *b;
+                }
+            },
+        );
     }
 
     /// The first input's gradient is handed on; the second's is a copy.
@@ -56,11 +59,14 @@ impl CpuOperation for Sum {
         let to_b = call.to_input(1);
         let width = call.output_size().1;
         let gradient = &call.gradient()[to_b.rows.start * width..to_b.rows.end * width];
-        vectorised(#[inline(always)] || {
-            for (to, gradient) in to_b.numbers.iter_mut().zip(gradient) {
-                *to = if to_b.accumulate { *to + *gradient } else { *gradient };
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for (to, gradient) in to_b.numbers.iter_mut().zip(gradient) {
+                    *to = if to_b.accumulate { *to + *gradient } else { *gradient };
+                }
+            },
+        );
     }
 }
 
@@ -96,11 +102,14 @@ impl CpuOperation for Scaled {
         let width = call.output_size().1;
         let range = rows.start * width..rows.end * width;
         let (x, factors) = (&call.input(0)[range.clone()], &call.numbers(0)[range]);
-        vectorised(#[inline(always)] || {
-            for ((result, x), factor) in result.iter_mut().zip(x).zip(factors) {
-                *result = *x * *factor;
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for ((result, x), factor) in result.iter_mut().zip(x).zip(factors) {
+                    *result = *x * *factor;
+                }
+            },
+        );
     }
 
     fn backward<T: Float>(&self, _: usize, call: &Call<'_, T>) {
@@ -108,12 +117,15 @@ impl CpuOperation for Scaled {
         let width = call.output_size().1;
         let range = to_x.rows.start * width..to_x.rows.end * width;
         let (gradient, factors) = (&call.gradient()[range.clone()], &call.numbers(0)[range]);
-        vectorised(#[inline(always)] || {
-            for ((to, gradient), factor) in to_x.numbers.iter_mut().zip(gradient).zip(factors) {
-                let own = *gradient * *factor;
-                *to = if to_x.accumulate { *to + own } else { own };
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for ((to, gradient), factor) in to_x.numbers.iter_mut().zip(gradient).zip(factors) {
+                    let own = *gradient * *factor;
+                    *to = if to_x.accumulate { *to + own } else { own };
+                }
+            },
+        );
     }
 }
 

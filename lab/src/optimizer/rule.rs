@@ -57,30 +57,39 @@ pub fn update<T: Float>(
             let scale = T::of(1.0 / correction(adam.beta2).sqrt());
             let (beta1, beta2, eps) = (T::of(adam.beta1), T::of(adam.beta2), T::of(adam.eps));
             let (rest1, rest2) = (T::of(1.0 - adam.beta1), T::of(1.0 - adam.beta2));
-            vectorised(#[inline(always)] || {
-                for (((parameter, gradient), first), second) in numbers.zip(second.iter_mut()) {
-                    let gradient = *gradient * clip + *parameter * coupled;
-                    *first = *first * beta1 + gradient * rest1;
-                    *second = *second * beta2 + gradient * gradient * rest2;
-                    *parameter = *parameter * keep - rate * *first / (second.sqrt() * scale + eps);
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (((parameter, gradient), first), second) in numbers.zip(second.iter_mut()) {
+                        let gradient = *gradient * clip + *parameter * coupled;
+                        *first = *first * beta1 + gradient * rest1;
+                        *second = *second * beta2 + gradient * gradient * rest2;
+                        *parameter = *parameter * keep - rate * *first / (second.sqrt() * scale + eps);
+                    }
+                },
+            );
         }
         OptimizerConfig::Sgd(sgd) => {
             let (momentum, rate) = (T::of(sgd.momentum), T::of(lr));
-            vectorised(#[inline(always)] || {
-                for ((parameter, gradient), velocity) in numbers {
-                    *velocity = *velocity * momentum + (*gradient * clip + *parameter * coupled);
-                    *parameter -= rate * *velocity;
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    for ((parameter, gradient), velocity) in numbers {
+                        *velocity = *velocity * momentum + (*gradient * clip + *parameter * coupled);
+                        *parameter -= rate * *velocity;
+                    }
+                },
+            );
         }
     }
 }
 
 /// Sum of squares, in 64 bits, in an order that depends on the count only. Not finite if a number is not.
 pub fn square_sum<T: Float>(numbers: &[T]) -> f64 {
-    vectorised(#[inline(always)] || lane_sums(numbers))
+    vectorised(
+        #[inline(always)]
+        || lane_sums(numbers),
+    )
 }
 
 #[inline(always)]

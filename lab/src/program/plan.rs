@@ -159,8 +159,13 @@ pub(super) fn plan(graph: Graph, outputs: Value, micro_batch: usize, traced: boo
     let fixed = order.len();
     order.extend((0..graph.nodes.len()).filter(|at| !is_fixed(&graph.nodes[*at])));
     check(&graph, &order, fixed)?;
-    let mut planner =
-        Planner { value: Vec::new(), gradient: vec![None; graph.values.len()], buffers: Vec::new(), order, graph: &graph };
+    let mut planner = Planner {
+        value: Vec::new(),
+        gradient: vec![None; graph.values.len()],
+        buffers: Vec::new(),
+        order,
+        graph: &graph,
+    };
     planner.forward(outputs, traced);
     let drafts = planner.backward();
     let (offsets, workspace) = planner.place(micro_batch);
@@ -179,10 +184,8 @@ pub(super) fn plan(graph: Graph, outputs: Value, micro_batch: usize, traced: boo
             inputs: node.inputs.iter().map(|input| place(planner.value[input.0])).collect(),
             output: place(planner.value[node.output.0]),
             saved: draft.saved.iter().map(|buffer| place(*buffer)).collect(),
-            gradient: planner.gradient[node.output.0].map_or(
-                Place { offset: 0, extent: Extent { rows: Rows::Fixed(0), width: 0 } },
-                place,
-            ),
+            gradient: planner.gradient[node.output.0]
+                .map_or(Place { offset: 0, extent: Extent { rows: Rows::Fixed(0), width: 0 } }, place),
             to_inputs: draft.to_inputs.iter().map(|slot| slot.map(target)).collect(),
             add_through: draft.add_through.map(|buffer| target((buffer, true))),
             parameters: node
@@ -194,7 +197,9 @@ pub(super) fn plan(graph: Graph, outputs: Value, micro_batch: usize, traced: boo
         });
     }
     let named = match traced {
-        true => graph.named.iter().map(|(name, value)| (name.clone(), place(planner.value[value.0]))).collect(),
+        true => {
+            graph.named.iter().map(|(name, value)| (name.clone(), place(planner.value[value.0]))).collect()
+        }
         false => Vec::new(),
     };
     let outputs_place = place(planner.value[outputs.0]);
@@ -260,8 +265,7 @@ impl Planner<'_> {
 
     fn buffer(&mut self, extent: Extent, from: usize, to: usize) -> usize {
         // What all micro-batches share lives throughout.
-        let (from, to) =
-            if extent.rows.is_per_example() { (from, to) } else { (0, 2 * self.order.len()) };
+        let (from, to) = if extent.rows.is_per_example() { (from, to) } else { (0, 2 * self.order.len()) };
         self.buffers.push(Buffer { extent, from, to });
         self.buffers.len() - 1
     }
@@ -386,8 +390,10 @@ mod tests {
         let graph = Graph::new(Vec::new());
         let extent = |rows: usize| Extent { rows: Rows::PerExample(rows), width: 16 };
         let lives = [(3, 0, 4), (1, 1, 2), (2, 3, 6), (1, 5, 9), (3, 7, 9), (2, 0, 9)];
-        let buffers =
-            lives.iter().map(|(rows, from, to)| Buffer { extent: extent(*rows), from: *from, to: *to }).collect();
+        let buffers = lives
+            .iter()
+            .map(|(rows, from, to)| Buffer { extent: extent(*rows), from: *from, to: *to })
+            .collect();
         let planner =
             Planner { graph: &graph, order: Vec::new(), buffers, value: Vec::new(), gradient: Vec::new() };
         let (offsets, end) = planner.place(2);

@@ -40,9 +40,7 @@ impl Roster {
     /// An empty roster with `places` places for trials like `config`.
     pub fn new(places: usize, config: &TrialConfig, device: &DeviceChoice) -> Self {
         let (threads, largest) = match device {
-            DeviceChoice::Cpu { threads } => {
-                ((*threads).clamp(1, places.max(1)), 1)
-            }
+            DeviceChoice::Cpu { threads } => ((*threads).clamp(1, places.max(1)), 1),
             DeviceChoice::Cuda(_) => (1, places.max(1)),
         };
         Roster {

@@ -46,7 +46,11 @@ pub fn check(name: &str, program: &Arc<Program>, feed: &Feed<f64>, parameters: &
         let rounded: Vec<f64> = small(parameters).iter().map(|number| f64::from(*number)).collect();
         let loss = processor.differentiate(&Team::new(1), &rounded, feed);
         let error = (losses[replica] - loss).abs() / loss.abs().max(1.0);
-        assert!(error < 1e-5, "{name}: the card's loss of replica {replica} is {}, not {loss}", losses[replica]);
+        assert!(
+            error < 1e-5,
+            "{name}: the card's loss of replica {replica} is {}, not {loss}",
+            losses[replica]
+        );
         let found: Vec<f64> =
             executor.gradients(replica).unwrap().iter().map(|number| f64::from(*number)).collect();
         let error = relative(&found, processor.gradients());
