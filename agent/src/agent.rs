@@ -216,8 +216,13 @@ impl Agent {
         match &self.cohort {
             // Its last reports are on their way, which is no reason to stand still.
             None => Wish { next: !self.unsettled.is_empty(), places: 0 },
-            Some(cohort) if cohort.is_about_to_end() => Wish { next: true, places: 0 },
-            Some(cohort) => Wish { next: false, places: cohort.free },
+            Some(cohort) => {
+                // Members that join are trained in turns with the others. A processor trains one after another anyway; on
+                // a card it pays only where they are the larger batch.
+                let worthwhile = self.options.device == "cpu" || cohort.free > cohort.live().count();
+                let places = if worthwhile { cohort.free } else { 0 };
+                Wish { next: cohort.is_about_to_end(), places }
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! How fast a device trains cohorts of one shape: a short measurement through the real training loop.
 //!
 //! Owns the choice of what is measured and for how long. Trains fresh replicas of the configuration under other seeds,
-//! without evaluations but the first and without checkpoints, and throws them away.
+//! without evaluations but the first and without checkpoints, and throws them away; evaluation is timed apart.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -45,7 +45,7 @@ pub fn calibrate(
         DeviceChoice::Cuda(_) => 1,
     };
     let mut curve = ThroughputCurve::default();
-    let (mut evaluation_seconds, mut setup_seconds) = (0.0, 0.0);
+    let (evaluation_seconds, mut setup_seconds) = (evaluation(&config, device, memory_bytes, scratch)?, 0.0);
     let mut best = 0.0_f64;
     let mut size = 1;
     while size <= most.clamp(1, MAX_COHORT) {
@@ -64,7 +64,6 @@ pub fn calibrate(
         }
         let rate = stopwatch.rate();
         if size == 1 {
-            evaluation_seconds = stopwatch.evaluation_seconds();
             setup_seconds = stopwatch.setup_seconds();
         }
         // A rate that could not be measured (divergence at once) leaves a curve without the point.
@@ -79,6 +78,22 @@ pub fn calibrate(
         size *= 2;
     }
     Ok(Calibration { curve, memory, evaluation_seconds, setup_seconds })
+}
+
+/// Seconds that evaluating one replica takes once it has been done before.
+fn evaluation(
+    config: &TrialConfig,
+    device: &DeviceChoice,
+    memory_bytes: Option<u64>,
+    scratch: &Path,
+) -> Result<f64, LabError> {
+    let mut config = config.clone();
+    config.train.steps = 2;
+    config.evaluate.every = Some(1);
+    let member = Member { id: TrialId::of(&config), config, resume: None };
+    let mut stopwatch = Stopwatch::new(f64::from(u32::MAX));
+    train_cohort_within(memory_bytes, &[member], device, scratch, &mut stopwatch)?;
+    Ok(stopwatch.evaluation.as_secs_f64())
 }
 
 /// The configuration without an end, evaluations on the way and checkpoints.
@@ -96,9 +111,10 @@ fn endless(config: &TrialConfig) -> TrialConfig {
 struct Stopwatch {
     began: Instant,
     wanted: Duration,
-    /// When the first member started, and when it had been evaluated.
+    /// When the first member started.
     started: Option<Instant>,
-    evaluated: Option<Instant>,
+    /// How long the last evaluation took.
+    evaluation: Duration,
     /// When the first report came, and the last one.
     first: Option<Instant>,
     last: Instant,
@@ -112,7 +128,7 @@ impl Stopwatch {
             began,
             wanted: Duration::from_secs_f64(seconds),
             started: None,
-            evaluated: None,
+            evaluation: Duration::ZERO,
             first: None,
             last: began,
             replica_steps: 0,
@@ -122,13 +138,6 @@ impl Stopwatch {
     fn rate(&self) -> f64 {
         let seconds = self.first.map_or(0.0, |first| (self.last - first).as_secs_f64());
         if seconds > 0.0 { self.replica_steps as f64 / seconds } else { 0.0 }
-    }
-
-    fn evaluation_seconds(&self) -> f64 {
-        match (self.started, self.evaluated) {
-            (Some(started), Some(evaluated)) => (evaluated - started).as_secs_f64(),
-            _ => 0.0,
-        }
     }
 
     fn setup_seconds(&self) -> f64 {
@@ -142,11 +151,12 @@ impl Observer for Stopwatch {
     }
 
     fn evaluated(&mut self, _replica: usize, _evaluation: Evaluation) {
-        self.evaluated.get_or_insert_with(Instant::now);
+        // The updates before an evaluation are reported before it begins.
+        self.evaluation = self.last.max(self.started.unwrap_or(self.began)).elapsed();
     }
 
     fn checkpointed(&mut self, _replica: usize, _step: u64, folder: &Path) {
-        // Only a replica that diverged is saved; nobody wants it.
+        // Only the end of a trial is saved; nobody wants it.
         let _ = std::fs::remove_dir_all(folder);
     }
 

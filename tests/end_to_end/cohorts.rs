@@ -25,7 +25,7 @@ fn time_of(bench: &Bench, target: [&str; 2], trial: &str, event: &str) -> anyhow
 #[test]
 fn a_waiting_trial_takes_the_place_of_one_that_diverged_with_the_same_bits() -> anyhow::Result<()> {
     let bench = bench()?;
-    let study = small_study("taken-over", "[0, 1, 2, 3]", 20_000)
+    let study = small_study("taken-over", "[0, 1, 2, 3]", 40_000)
         .replace("kind = \"adamw\", lr = 3e-3, weight-decay = 1.0", "kind = \"sgd\", lr = 0.01")
         .replace("[axes]", "[[when]]\nmatch = { seed = 1 }\nset = { \"train.optimizer.lr\" = 1e6 }\n[axes]");
     bench.write("study.toml", &study)?;

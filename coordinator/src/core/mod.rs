@@ -72,11 +72,8 @@ fn grant(state: &mut State, now: Now, effects: &mut Vec<Effect>) {
     for placement in scheduler::place(state) {
         let Some(agent) = state.agents.get_mut(&placement.agent) else { continue };
         let Some(session) = agent.session else { continue };
-        if placement.join {
-            agent.free_places = None;
-        } else {
-            (agent.idle, agent.wants_next) = (false, false);
-        }
+        // Whatever it asked for, it asked for before this grant.
+        (agent.idle, agent.wants_next, agent.free_places) = (false, false, None);
         let incarnation = agent.incarnation.clone();
         let mut granted = Vec::with_capacity(placement.trials.len());
         for id in placement.trials {

@@ -46,6 +46,10 @@ pub fn place(state: &State) -> Vec<Placement> {
     }
     let trains = |agent: &Agent| agent.wants_next && !agent.leases.is_empty() && has_room(agent);
     for (name, agent) in connected().filter(|(_, agent)| trains(agent)) {
+        // Its cohort goes on with those that joined.
+        if round.placements.iter().any(|placement| placement.agent == *name) {
+            continue;
+        }
         // The others will want theirs in a moment.
         round.new_cohort(name, agent, connected().count());
     }

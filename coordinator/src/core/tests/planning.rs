@@ -231,6 +231,8 @@ fn free_places_are_taken_by_trials_of_the_same_cohort_under_attempts_of_their_ow
     assert_eq!(sizes(&world), [3]);
     world.connect_with("b", "1", vec![], |agent| agent.max_cohort = 3);
     assert_eq!(keys(world.idle("b")).len(), 3);
+    // Alone now, so its share is all there is; but nothing of another shape.
+    world.say("a", Report::Goodbye);
     world.sent.clear();
     wish(&mut world, "b", false, Some((0, 2)));
     let Some((_, ToAgent::Grant { leases, join: true, .. })) = world.sent.last() else {
@@ -254,7 +256,8 @@ fn free_places_take_no_more_than_an_even_share() {
     for (_, lease, budget) in world.granted.clone().into_iter().take(2) {
         world.complete("a", lease, budget);
     }
-    wish(&mut world, "a", false, Some((0, 3)));
+    // Those that join are its next ones too.
+    wish(&mut world, "a", true, Some((0, 3)));
     assert_eq!(world.state.agents["a"].leases.len(), 4);
     wish(&mut world, "a", false, Some((0, 3)));
     assert_eq!(world.state.agents["a"].leases.len(), 4);
