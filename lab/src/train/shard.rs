@@ -22,9 +22,7 @@ use crate::optimizer::ReplicaRule;
 use crate::probes::{self, Measuring};
 use crate::program::Layout;
 
-/// Seconds between reports of progress.
-const REPORT_SECONDS: f64 = 0.25;
-/// Seconds after which a thread turns to its next shard.
+/// Seconds after which a shard reports its progress and its thread turns to the next one.
 const TURN_SECONDS: f64 = 0.1;
 /// Name of the tensor that holds the norm of the last gradient in an optimiser's file.
 const LAST_NORM: &str = "last_gradient_norm";
@@ -76,7 +74,6 @@ pub(super) struct Shard<'a> {
     last_save: Instant,
     /// Number of the shard, for reports.
     index: usize,
-    reported: Instant,
     /// Made since the last report.
     replica_steps: u64,
     /// Step of the last checkpoint of all replicas; what a shard starts from needs no saving.
@@ -105,7 +102,6 @@ impl<'a> Shard<'a> {
             stretch: None,
             saved: starts[0].step(),
             index,
-            reported: Instant::now(),
             replica_steps: 0,
             replicas: starts.iter().map(|start| Replica::new(start, form)).collect(),
             form,
@@ -142,6 +138,7 @@ impl<'a> Shard<'a> {
                 break;
             }
             if turn.elapsed().as_secs_f64() >= TURN_SECONDS {
+                self.report(Some(self.step), send);
                 return Ok(true);
             }
             self.stretch
@@ -154,10 +151,8 @@ impl<'a> Shard<'a> {
                     break;
                 }
             }
-            if due.evaluation || self.reported.elapsed().as_secs_f64() >= REPORT_SECONDS {
-                self.report(Some(self.step), send);
-            }
             if due.evaluation {
+                self.report(Some(self.step), send);
                 self.stretch = None;
                 self.evaluate(send)?;
             }
@@ -189,7 +184,7 @@ impl<'a> Shard<'a> {
 
     fn report(&mut self, step: Option<u64>, send: Send<'_>) {
         send(Event::Steps { shard: self.index, step, replica_steps: self.replica_steps });
-        (self.reported, self.replica_steps) = (Instant::now(), 0);
+        self.replica_steps = 0;
     }
 
     fn batch_size(&self) -> Option<usize> {
