@@ -33,8 +33,14 @@ pub async fn measure(
 ) -> anyhow::Result<(Vec<Measured>, f64)> {
     let began = Instant::now();
     let mut tasks = Vec::with_capacity(devices.len());
-    for device in devices {
-        let (program, device, shapes) = (PathBuf::from(program), device.clone(), shapes.clone());
+    for (child, device) in devices.iter().enumerate() {
+        let (program, device, mut shapes) = (PathBuf::from(program), device.clone(), shapes.clone());
+        for shape in &mut shapes {
+            // They train the same trials, whose checkpoints have the same names.
+            let own = Path::new(&shape.scratch).join(child.to_string());
+            std::fs::create_dir_all(&own).with_context(|| format!("making the folder {}", own.display()))?;
+            shape.scratch = own.to_string_lossy().into_owned();
+        }
         tasks.push(tokio::spawn(async move { measure_on(&program, &device, shapes, began).await }));
     }
     let mut found: Vec<Vec<Measured>> = Vec::with_capacity(tasks.len());
