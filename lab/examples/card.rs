@@ -25,7 +25,8 @@ const STRETCH: u64 = 20;
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let path = arguments.next().context("name the file of workloads, e.g. bench/workloads.json")?;
-    let seconds: f64 = arguments.next().map_or(Ok(1.0), |word| word.parse()).context("reading the seconds")?;
+    let seconds: f64 =
+        arguments.next().map_or(Ok(1.0), |word| word.parse()).context("reading the seconds")?;
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
     let workloads: BTreeMap<String, Value> =
         serde_json::from_str(&text).with_context(|| format!("understanding {path}"))?;
@@ -61,7 +62,10 @@ fn measure(device: &CudaDevice, name: &str, workload: &Value, seconds: f64) -> a
                 let (mut executor, feeds) = match made {
                     Ok(made) => made,
                     Err(CudaError::OutOfMemory { needed, available }) => {
-                        println!("{}", json!({"workload": name, "replicas": replicas, "needed": needed, "available": available}));
+                        println!(
+                            "{}",
+                            json!({"workload": name, "replicas": replicas, "needed": needed, "available": available})
+                        );
                         return Ok(());
                     }
                     Err(error) => return Err(error.into()),
@@ -114,7 +118,8 @@ fn accuracy(
         Ok((losses[1], executor.gradients(1)?))
     };
     let (loss, gradient) = of(MatrixMode::F32)?;
-    let norm = |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|number| number * number).sum::<f64>().sqrt();
+    let norm =
+        |numbers: &mut dyn Iterator<Item = f64>| numbers.map(|number| number * number).sum::<f64>().sqrt();
     let length = norm(&mut gradient.iter().map(|slope| f64::from(*slope)));
     for mode in [MatrixMode::F32, MatrixMode::Tf32, MatrixMode::Bf16] {
         let (own_loss, own) = of(mode)?;
@@ -171,7 +176,8 @@ fn feed(program: &Program, examples: usize, stream: &mut Stream) -> Feed<f32> {
     let mut feed = Feed::empty(program.slots.len());
     feed.examples = examples;
     feed.loss_scale = 1.0 / (examples * program.output_rows()) as f64;
-    let vocabulary = program.layout.parameters.first().and_then(|table| table.shape.first()).copied().unwrap_or(1);
+    let vocabulary =
+        program.layout.parameters.first().and_then(|table| table.shape.first()).copied().unwrap_or(1);
     for (slot, specification) in program.slots.iter().enumerate() {
         let count = specification.extent.count(examples);
         match (specification.source, specification.kind) {
@@ -185,7 +191,9 @@ fn feed(program: &Program, examples: usize, stream: &mut Stream) -> Feed<f32> {
                 let classes = program.outputs.extent.width as u32;
                 feed.ids_mut(slot).extend((0..count).map(|_| stream.below(classes)));
             }
-            (_, SlotKind::Ids) => feed.ids_mut(slot).extend((0..count).map(|_| stream.below(vocabulary as u32))),
+            (_, SlotKind::Ids) => {
+                feed.ids_mut(slot).extend((0..count).map(|_| stream.below(vocabulary as u32)))
+            }
             (_, SlotKind::Numbers) => feed.numbers_mut(slot).extend((0..count).map(|_| 1.0)),
         }
     }

@@ -194,23 +194,29 @@ impl Commands {
         };
         let device = &first.device;
         device.enter()?;
-        let _queue = device.queue();
-        let stream = device.stream();
-        // SAFETY: the stream is ours and live, and the queue's lock keeps other threads' commands out of the capture.
-        unsafe {
-            result::stream::begin_capture(stream, sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED)
-        }
-        .doing("beginning to capture a step")?;
-        let queued =
-            lists.iter().try_for_each(|own| own.list.iter().try_for_each(|command| own.queue(command)));
-        // SAFETY: as above. The capture is ended in any case, so that the stream is usable after a failure.
-        let graph = unsafe { result::stream::end_capture(stream) };
+        let (queued, graph) = {
+            let _queue = device.queue();
+            let stream = device.stream();
+            // SAFETY: the stream is ours and live, and the queue's lock keeps other threads' commands out of the capture.
+            unsafe {
+                result::stream::begin_capture(
+                    stream,
+                    sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED,
+                )
+            }
+            .doing("beginning to capture a step")?;
+            let queued =
+                lists.iter().try_for_each(|own| own.list.iter().try_for_each(|command| own.queue(command)));
+            // SAFETY: as above. The capture is ended in any case, so that the stream is usable after a failure.
+            (queued, unsafe { result::stream::end_capture(stream) })
+        };
+        let graph = graph.doing("ending the capture of a step");
         queued?;
-        let graph = graph.doing("ending the capture of a step")?;
-        let mut captured = CapturedGraph { device: device.clone(), graph, executable: null_mut() };
+        let mut captured = CapturedGraph { device: device.clone(), graph: graph?, executable: null_mut() };
         // SAFETY: the graph was just captured.
-        captured.executable = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) }
-            .doing("making a graph")?;
+        captured.executable =
+            unsafe { result::graph::instantiate(captured.graph, sys::CUgraphInstantiate_flags(0)) }
+                .doing("making a graph")?;
         Ok(captured)
     }
 

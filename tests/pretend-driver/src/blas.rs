@@ -30,7 +30,9 @@ impl Product {
         }
         for batch in 0..self.count as i64 {
             let number = |(start, leading, stride): (usize, usize, i64), row: usize, column: usize| {
-                (start as *mut f32).wrapping_offset((batch * stride) as isize).wrapping_add(column * leading + row)
+                (start as *mut f32)
+                    .wrapping_offset((batch * stride) as isize)
+                    .wrapping_add(column * leading + row)
             };
             for column in 0..self.columns {
                 for row in 0..self.rows {
@@ -40,7 +42,8 @@ impl Product {
                         let b = if self.transposed[1] { (column, inner) } else { (inner, column) };
                         // SAFETY: the corners of all three matrices were checked to lie in live allocations.
                         let product = unsafe {
-                            f64::from(number(self.a, a.0, a.1).read()) * f64::from(number(self.b, b.0, b.1).read())
+                            f64::from(number(self.a, a.0, a.1).read())
+                                * f64::from(number(self.b, b.0, b.1).read())
                         };
                         sum += product;
                     }
@@ -56,7 +59,13 @@ impl Product {
     }
 
     /// Whether all of a matrix of this many rows and columns lies in one allocation.
-    fn owned(&self, state: &state::State, (start, leading, stride): (usize, usize, i64), rows: usize, columns: usize) -> bool {
+    fn owned(
+        &self,
+        state: &state::State,
+        (start, leading, stride): (usize, usize, i64),
+        rows: usize,
+        columns: usize,
+    ) -> bool {
         if rows > leading || stride < 0 {
             return false;
         }

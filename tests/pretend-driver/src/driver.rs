@@ -103,12 +103,15 @@ unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, length: c_int, _device: 
 #[unsafe(no_mangle)]
 extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, _device: c_int) -> c_int {
     // Compute capability 9.0; 132 multiprocessors.
-    answer(value, match attribute {
-        75 => 9,
-        76 => 0,
-        16 => 132,
-        _ => 1,
-    })
+    answer(
+        value,
+        match attribute {
+            75 => 9,
+            76 => 0,
+            16 => 132,
+            _ => 1,
+        },
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -193,7 +196,12 @@ extern "C" fn cuMemsetD8Async(start: c_ulonglong, value: u8, bytes: usize, strea
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemcpyHtoDAsync_v2(to: c_ulonglong, from: *const c_void, bytes: usize, stream: *mut c_void) -> c_int {
+extern "C" fn cuMemcpyHtoDAsync_v2(
+    to: c_ulonglong,
+    from: *const c_void,
+    bytes: usize,
+    stream: *mut c_void,
+) -> c_int {
     call("cuMemcpyHtoDAsync_v2", |state| {
         // A captured copy happens later, when pageable memory may be gone.
         let lasting = !state.is_capturing() || state.owns_pinned(from as usize, bytes);
@@ -206,7 +214,12 @@ extern "C" fn cuMemcpyHtoDAsync_v2(to: c_ulonglong, from: *const c_void, bytes: 
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: c_ulonglong, bytes: usize, stream: *mut c_void) -> c_int {
+extern "C" fn cuMemcpyDtoHAsync_v2(
+    to: *mut c_void,
+    from: c_ulonglong,
+    bytes: usize,
+    stream: *mut c_void,
+) -> c_int {
     call("cuMemcpyDtoHAsync_v2", |state| {
         let lasting = !state.is_capturing() || state.owns_pinned(to as usize, bytes);
         if !lasting || !state.owns(from as usize, bytes) {
@@ -218,7 +231,12 @@ extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: c_ulonglong, bytes: us
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemcpyDtoDAsync_v2(to: c_ulonglong, from: c_ulonglong, bytes: usize, stream: *mut c_void) -> c_int {
+extern "C" fn cuMemcpyDtoDAsync_v2(
+    to: c_ulonglong,
+    from: c_ulonglong,
+    bytes: usize,
+    stream: *mut c_void,
+) -> c_int {
     call("cuMemcpyDtoDAsync_v2", |state| {
         if !state.owns(to as usize, bytes) || !state.owns(from as usize, bytes) {
             return INVALID_VALUE;
@@ -284,7 +302,11 @@ extern "C" fn cuModuleUnload(_module: *mut c_void) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuModuleGetFunction(function: *mut *mut c_void, _module: *mut c_void, name: *const c_char) -> c_int {
+unsafe extern "C" fn cuModuleGetFunction(
+    function: *mut *mut c_void,
+    _module: *mut c_void,
+    name: *const c_char,
+) -> c_int {
     // SAFETY: the caller's promise.
     let name = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
     outside_capture("cuModuleGetFunction", |state| {
@@ -314,12 +336,14 @@ unsafe extern "C" fn cuLaunchKernel(
     let extents = [grid_x, grid_y, grid_z, block_x, block_y, block_z];
     let threads = u64::from(block_x) * u64::from(block_y) * u64::from(block_z);
     call("kernels", |state| {
-        let Some(name) = (function as usize).checked_sub(1).and_then(|place| state.kernels.get(place)).cloned()
+        let Some(name) =
+            (function as usize).checked_sub(1).and_then(|place| state.kernels.get(place)).cloned()
         else {
             return NOT_FOUND;
         };
         state.count(&format!("kernel:{name}"));
-        let beyond = grid_x > i32::MAX as u32 || grid_y > 65_535 || grid_z > 65_535 || threads > 1024 || shared > 0;
+        let beyond =
+            grid_x > i32::MAX as u32 || grid_y > 65_535 || grid_z > 65_535 || threads > 1024 || shared > 0;
         if extents.contains(&0) || beyond || arguments.is_null() || !extra.is_null() {
             return INVALID_VALUE;
         }
@@ -350,7 +374,11 @@ extern "C" fn cuStreamEndCapture(stream: *mut c_void, graph: *mut *mut c_void) -
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuGraphInstantiateWithFlags(executable: *mut *mut c_void, graph: *mut c_void, _flags: c_ulonglong) -> c_int {
+extern "C" fn cuGraphInstantiateWithFlags(
+    executable: *mut *mut c_void,
+    graph: *mut c_void,
+    _flags: c_ulonglong,
+) -> c_int {
     outside_capture("cuGraphInstantiateWithFlags", |_| answer(executable, graph))
 }
 

@@ -12,7 +12,10 @@
 //! and `kernels` for all of them. What a graph does when it is launched counts as one `cuGraphLaunch`.
 
 #![allow(unsafe_code, non_snake_case, reason = "the driver's interface is C")]
-#![allow(clippy::missing_safety_doc, reason = "the functions are NVIDIA's, documented in the CUDA driver API")]
+#![allow(
+    clippy::missing_safety_doc,
+    reason = "the functions are NVIDIA's, documented in the CUDA driver API"
+)]
 
 mod blas;
 mod driver;

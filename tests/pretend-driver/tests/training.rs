@@ -47,7 +47,8 @@ fn with_pretended_driver(name: &str, test: impl FnOnce()) {
         .env(MARK, "1")
         .output()
         .expect("the test as a process");
-    let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (said, complained) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && said.contains("1 passed"), "{said}\n{complained}");
 }
 
@@ -164,7 +165,10 @@ fn an_update_of_four_layers_is_few_commands_and_no_allocation() {
             }
             let queued = counts(QUEUED);
             let each = queued.iter().sum::<u64>() / updates;
-            eprintln!("graphs: {graphs}; {each} commands an update: {:?}", QUEUED.iter().zip(queued).collect::<Vec<_>>());
+            eprintln!(
+                "graphs: {graphs}; {each} commands an update: {:?}",
+                QUEUED.iter().zip(queued).collect::<Vec<_>>()
+            );
             assert!((1..=most).contains(&each), "{each} commands an update, at most {most} are allowed");
             assert_eq!(counts(UNSTEADY), [0; 6], "{UNSTEADY:?}");
             assert_eq!(queued[6], if graphs { updates } else { 0 });
