@@ -82,7 +82,21 @@ fn cohort(make: fn(u64, f64) -> Value, count: u64) -> Vec<Member> {
     (0..count).map(|seed| member(make(seed, 1e-3 * (1.0 + seed as f64)))).collect()
 }
 
-/// With fewer replicas than threads, threads share the work of a replica.
+/// Enough work in an update for threads to share it (the small forms above are not worth a team).
+#[test]
+fn a_replica_trained_by_a_team_has_the_same_bits() {
+    let sizes = json!({"vocab": 40, "length": 24, "layers": 2, "heads": 4, "dim": 128, "mlp-dim": 512});
+    for read_out in ["every", "last"] {
+        let members = [member(noise(3, 1e-3, sizes.clone(), read_out, true, 32))];
+        let scratch = tempfile::tempdir().unwrap();
+        let alone = train(&members, 1, &scratch.path().join("alone"));
+        for threads in [2, 3, 4] {
+            let found = train(&members, threads, &scratch.path().join(format!("{threads}")));
+            assert_eq!(found.final_hash(0), alone.final_hash(0), "{threads} threads");
+        }
+    }
+}
+
 #[test]
 fn workloads_have_the_same_bits_in_cohorts_of_every_size_on_every_number_of_threads() {
     for make in WORKLOADS {

@@ -115,6 +115,9 @@ const PROGRESS_SECONDS: f64 = 0.5;
 /// Longest wait for news while places are free, so that new members need not wait for them.
 const REFILL_SECONDS: f64 = 0.02;
 
+/// Floating-point operations of an update below which another thread costs more in waiting than it does.
+const OPERATIONS_OF_A_PART: f64 = 2e8;
+
 /// What a shard tells the caller's thread.
 enum Event {
     Started {
@@ -222,7 +225,10 @@ fn train(
 ) -> Result<(), LabError> {
     // Threads that are left over share the work of each replica.
     let parts = match choice {
-        DeviceChoice::Cpu { threads } => (threads / roster.threads().max(1)).max(1),
+        DeviceChoice::Cpu { threads } => {
+            let worthwhile = (cost::flops_per_update(config) / OPERATIONS_OF_A_PART) as usize;
+            (threads / roster.threads().max(1)).min(worthwhile).max(1)
+        }
         DeviceChoice::Cuda(_) => 1,
     };
     let crew = Crew::new(roster.threads());
