@@ -52,10 +52,10 @@ fn compare(bench: &Bench, python: &str, name: &str, change: impl Fn(String) -> S
     let tokens: Vec<Vec<u32>> = (0..20).map(|row| vec![row % 13, (row * 5 + 2) % 13, 13]).collect();
     let found = outputs_in_python(python, &checkpoint, &tokens)?;
     let input = Input::Tokens { tokens: tokens.concat(), length: 3 };
-    let expected: Vec<Vec<f32>> = plateau_lab::load_model(&checkpoint)?.outputs(&input)?.to_vec2()?;
-    ensure!(found.len() == expected.len() && found.len() == 20);
-    for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
-        let expected = f64::from(*expected);
+    let expected = plateau_lab::load_model(&checkpoint)?.outputs(&input)?;
+    let found: Vec<f64> = found.into_iter().flatten().collect();
+    ensure!(found.len() == expected.len() && expected.len().is_multiple_of(20));
+    for (found, expected) in found.iter().zip(&expected) {
         ensure!(
             (found - expected).abs() < 1e-4 * (1.0 + expected.abs()),
             "{name}: {found} is not {expected}"
