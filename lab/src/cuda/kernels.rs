@@ -136,7 +136,7 @@ mod tests {
         let parameters =
             |name: &str| kernels.known.get(name).map(|(_, parameters)| parameters.clone()).unwrap();
         assert_eq!(parameters("add"), [8, 8, 8, 8]);
-        assert_eq!(parameters("sum_losses"), [8, 8, 4]);
+        assert_eq!(parameters("add_segments"), [8, 8, 8, 4, 8, 4]);
         assert_eq!(parameters("adam"), [8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8]);
         // The call's description goes by value.
         let attention = parameters("attention_forward_8_4");
