@@ -209,36 +209,25 @@ impl<T: Float> Run<'_, T> {
     }
 
     fn node(&self, frame: &Frame<'_, T>, (node, ports): (&Node, &Ports), pass: Pass) {
-        let stages = node.operation.stages()[usize::from(pass == Pass::Backward)];
-        for stage in 0..stages {
-            let call = Call {
-                frame,
-                node,
-                ports,
-                part: self.part,
-                parts: self.parts,
-                scratch: self.scratch,
-                read: Default::default(),
-                written: Default::default(),
-            };
+        let call = || Call {
+            frame,
+            node,
+            ports,
+            part: self.part,
+            parts: self.parts,
+            scratch: self.scratch,
+            read: Default::default(),
+            written: Default::default(),
+        };
+        for stage in 0..node.operation.stages()[usize::from(pass == Pass::Backward)] {
             match pass {
-                Pass::Forward => T::forward(&*node.operation, stage, &call),
-                Pass::Backward => T::backward(&*node.operation, stage, &call),
+                Pass::Forward => T::forward(&*node.operation, stage, &call()),
+                Pass::Backward => T::backward(&*node.operation, stage, &call()),
             }
             self.barrier.wait(self.parts);
         }
         if pass == Pass::Backward && ports.add_through.is_some() {
-            let call = Call {
-                frame,
-                node,
-                ports,
-                part: self.part,
-                parts: self.parts,
-                scratch: self.scratch,
-                read: Default::default(),
-                written: Default::default(),
-            };
-            call.add_through();
+            call().add_through();
             self.barrier.wait(self.parts);
         }
     }
