@@ -1,7 +1,7 @@
 //! Training a cohort: trials that differ in seed and scalars only, side by side.
 //!
-//! On the CPU the members are dealt to shards small enough for the cache, and the shards to threads; each shard is trained
-//! as one batch by one thread (`shard`, `crew`), so no result depends on the number of threads. Members at different
+//! On the CPU every member is a shard of its own, and shards are dealt to threads, which train them in turns; threads left over
+//! share the work of each member (`shard`, `crew`). No result depends on the number of threads. Members at different
 //! steps never share a shard, so a member that joins later gets a shard of its own (`roster`).
 //! Owns the traffic between threads and the caller; leaves what becomes of checkpoints to the caller.
 
