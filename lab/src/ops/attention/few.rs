@@ -71,7 +71,7 @@ fn add_scaled<T: Float>(sum: &mut [T], factor: T, values: &[T]) {
 
 /// Softmax in place.
 #[inline(always)]
-fn softmax<T: Float>(logits: &mut [T]) {
+pub(super) fn softmax<T: Float>(logits: &mut [T]) {
     let highest = highest_of(logits);
     for logit in logits.iter_mut() {
         *logit = Float::exp(*logit - highest);

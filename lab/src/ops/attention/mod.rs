@@ -1,11 +1,13 @@
 //! Scaled dot-product attention (Vaswani et al. 2017, 3.2) over rows that examples may share.
 //!
-//! Owns what attention is, how a model records it and its reference. Two forms compute it on processors, chosen by the
-//! number of queries alone: `few` takes the queries one by one, `panels` as many at a time as fill two vectors. Neither keeps
-//! queries x keys numbers of a long sequence: the first keeps the weights of its few queries, the second two numbers a query
-//! and computes the weights once more on the way back (Dao et al. 2022). Positions, dropout factors and which rows exist are
-//! left to others.
+//! Owns what attention is, how a model records it and its reference. Three forms compute it on processors, chosen by
+//! what is recorded and never by team or cohort: `few` takes few queries one by one, `common` all of them at once where every
+//! example asks the same keys, and `panels` as many of many queries at a time as fill two vectors. None keeps queries x keys
+//! numbers of a long sequence: the first two keep the weights of their few queries, the third two numbers a query, and it
+//! computes the weights once more on the way back (Dao et al. 2022). Positions, dropout factors and which rows exist are left
+//! to others.
 
+mod common;
 mod few;
 mod panels;
 
@@ -121,8 +123,13 @@ impl Attention {
         if self.causal { query + 1 } else { self.keys }
     }
 
-    fn is_few(&self) -> bool {
-        self.queries < MANY_QUERIES
+    fn form(&self) -> Form {
+        let shares_keys = self.key_rows.map() == RowMap::InOrder && self.dropout.is_none() && !self.causal;
+        match self.queries < MANY_QUERIES {
+            true if shares_keys => Form::Common,
+            true => Form::Few,
+            false => Form::Panels,
+        }
     }
 
     /// The map of an input's rows.
@@ -156,6 +163,13 @@ impl Attention {
     }
 }
 
+/// How attention is computed on a processor.
+enum Form {
+    Common,
+    Few,
+    Panels,
+}
+
 /// A gradient to add to.
 struct Sums<'a, T> {
     /// The examples whose contributions are this part's to add, in this order.
@@ -167,19 +181,34 @@ struct Sums<'a, T> {
 
 impl CpuOperation for Attention {
     fn backward_stages(&self) -> usize {
-        if self.is_few() { few::BACKWARD_STAGES } else { panels::backward_stages(self) }
+        match self.form() {
+            Form::Common => common::BACKWARD_STAGES,
+            Form::Few => few::BACKWARD_STAGES,
+            Form::Panels => panels::backward_stages(self),
+        }
     }
 
     fn scratch(&self) -> usize {
-        if self.is_few() { 0 } else { panels::scratch(self) }
+        match self.form() {
+            Form::Common | Form::Few => 0,
+            Form::Panels => panels::scratch(self),
+        }
     }
 
     fn forward<T: Float>(&self, _: usize, call: &Call<'_, T>) {
-        if self.is_few() { few::forward(self, call) } else { panels::forward(self, call) }
+        match self.form() {
+            Form::Common => common::forward(self, call),
+            Form::Few => few::forward(self, call),
+            Form::Panels => panels::forward(self, call),
+        }
     }
 
     fn backward<T: Float>(&self, stage: usize, call: &Call<'_, T>) {
-        if self.is_few() { few::backward(self, stage, call) } else { panels::backward(self, stage, call) }
+        match self.form() {
+            Form::Common => common::backward(self, stage, call),
+            Form::Few => few::backward(self, stage, call),
+            Form::Panels => panels::backward(self, stage, call),
+        }
     }
 }
 
@@ -189,7 +218,11 @@ impl Operation for Attention {
     }
 
     fn saved(&self) -> Vec<Extent> {
-        if self.is_few() { few::saved(self) } else { panels::saved(self) }
+        match self.form() {
+            Form::Common => common::saved(self),
+            Form::Few => few::saved(self),
+            Form::Panels => panels::saved(self),
+        }
     }
 
     fn keeps_input(&self, _: usize) -> bool {
@@ -197,7 +230,7 @@ impl Operation for Attention {
     }
 
     fn keeps_output(&self) -> bool {
-        !self.is_few()
+        matches!(self.form(), Form::Panels)
     }
 
     fn reference(&self, given: &Given<'_>) -> Result<Tensor> {
