@@ -7,8 +7,8 @@
 //! The integer draws are ours, not a distribution crate's, because their values are part of a trial's meaning and must
 //! not change with a dependency.
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use chacha20::ChaCha8Rng;
+use chacha20::rand_core::{Rng, SeedableRng};
 
 /// Words drawn at once by [`Stream::fill_below`].
 const BULK_WORDS: usize = 256;
@@ -53,12 +53,22 @@ impl Stream {
             let wanted = rest.len().min(BULK_WORDS);
             let words = &mut words[..4 * wanted];
             self.generator.fill_bytes(words);
-            let mut accepted = 0;
-            for word in words.as_chunks::<4>().0 {
-                let product = u64::from(u32::from_le_bytes(*word)) * u64::from(bound);
-                // The number of a rejected word is written over by the next.
-                rest[accepted] = (product >> 32) as u32;
-                accepted += usize::from(product as u32 >= threshold);
+            let words = words.as_chunks::<4>().0;
+            let product = |word: &[u8; 4]| u64::from(u32::from_le_bytes(*word)) * u64::from(bound);
+            // Rejections are rare; without branches for them the loop runs in vectors.
+            let mut lowest = u32::MAX;
+            for (value, word) in rest.iter_mut().zip(words) {
+                let product = product(word);
+                lowest = lowest.min(product as u32);
+                *value = (product >> 32) as u32;
+            }
+            let mut accepted = wanted;
+            if lowest < threshold {
+                accepted = 0;
+                for product in words.iter().map(product).filter(|product| *product as u32 >= threshold) {
+                    rest[accepted] = (product >> 32) as u32;
+                    accepted += 1;
+                }
             }
             rest = &mut rest[accepted..];
         }

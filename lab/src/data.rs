@@ -1,5 +1,7 @@
 //! From a task's batches to a program's slots.
 
+use std::sync::LazyLock;
+
 use plateau_common::random::Stream;
 use plateau_common::tasks::{Batch, Input, Scale, Targets};
 
@@ -88,12 +90,22 @@ fn fill_input<T: Float>(
         (Source::LogCounts, Input::Counts { counts, .. }) => {
             let numbers = feed.numbers_mut(slot);
             numbers.clear();
-            numbers.extend(counts.iter().map(|count| T::of(f64::from(*count).ln())));
+            numbers.extend(counts.iter().map(|count| T::of(logarithm_of_count(*count))));
         }
         (Source::LastToken, Input::Counts { last, .. }) => refill(feed.ids_mut(slot), last.iter().copied()),
         _ => return Err(misfit("the form of a batch's inputs")),
     }
     Ok(())
+}
+
+/// The natural logarithm of a count; those of small ones are looked up.
+fn logarithm_of_count(count: f32) -> f64 {
+    static SMALL: LazyLock<[f64; 1024]> = LazyLock::new(|| std::array::from_fn(|count| (count as f64).ln()));
+    let whole = count as usize;
+    match SMALL.get(whole) {
+        Some(logarithm) if whole as f32 == count => *logarithm,
+        _ => f64::from(count).ln(),
+    }
 }
 
 fn refill(ids: &mut Vec<u32>, from: impl Iterator<Item = u32>) {
