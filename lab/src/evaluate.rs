@@ -4,7 +4,7 @@ use plateau_common::tasks::{Batch, Input, Scale, Targets};
 
 use crate::engine::{Engine, Outputs};
 use crate::error::LabError;
-use crate::float::{Float, vectorised};
+use crate::float::{Float, sum_of, vectorised};
 use crate::ops::objective::log_sum_exp;
 
 /// Sums over examples.
@@ -110,6 +110,7 @@ pub(crate) fn score(
     Ok(Scores { sums, kept })
 }
 
+#[inline(always)]
 fn add_rows<T: Float>(
     sums: &mut Sums,
     outputs: &[T],
@@ -124,9 +125,8 @@ fn add_rows<T: Float>(
         let weight = batch.weights.as_ref().map_or(1.0, |weights| f64::from(weights[row]));
         sums.weight += weight;
         sums.rows += 1.0;
-        let mean = outputs.iter().map(|output| output.wide()).sum::<f64>() / width as f64;
-        let variance =
-            outputs.iter().map(|output| (output.wide() - mean).powi(2)).sum::<f64>() / width as f64;
+        let mean = sum_of(width, |class| outputs[class].wide()) / width as f64;
+        let variance = sum_of(width, |class| (outputs[class].wide() - mean).powi(2)) / width as f64;
         sums.scale += variance.sqrt();
         match &batch.targets {
             Targets::Classes(answers) => {
@@ -149,6 +149,7 @@ fn add_rows<T: Float>(
 }
 
 /// The class with the highest output, the lowest of several; none if an output is not a number.
+#[inline(always)]
 fn highest<T: Float>(outputs: &[T]) -> Option<u32> {
     let mut best = 0;
     for (class, output) in outputs.iter().enumerate() {

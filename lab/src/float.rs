@@ -210,9 +210,25 @@ pub(crate) fn highest_of<T: Float>(values: &[T]) -> T {
     highest
 }
 
+/// Every value becomes e to the power of (value - shift). The last few are computed as a whole vector like the others: one at a
+/// time they would take as long as ten times as many.
+#[inline(always)]
+pub(crate) fn exponentials_of<T: Float>(values: &mut [T], shift: T) {
+    const TOGETHER: usize = 16;
+    let (chunks, rest) = values.as_chunks_mut::<TOGETHER>();
+    let mut last = [shift; TOGETHER];
+    last[..rest.len()].copy_from_slice(rest);
+    for values in chunks.iter_mut().chain([&mut last]) {
+        for value in values {
+            *value = Float::exp(*value - shift);
+        }
+    }
+    rest.copy_from_slice(&last[..rest.len()]);
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Float;
+    use super::{Float, exponentials_of};
 
     #[test]
     fn exponentials_agree_with_the_standard_library() {
@@ -229,5 +245,16 @@ mod tests {
         assert_eq!((Float::exp(f32::NEG_INFINITY), Float::exp(f64::NEG_INFINITY)), (0.0, 0.0));
         assert_eq!((Float::exp(0f32), Float::exp(0f64)), (1.0, 1.0));
         assert!(Float::exp(f32::NAN).is_nan() && Float::exp(f64::NAN).is_nan());
+    }
+
+    #[test]
+    fn exponentials_of_a_slice_are_those_of_its_values() {
+        for count in [0, 1, 15, 16, 17, 40] {
+            let values: Vec<f32> = (0..count).map(|index| index as f32 * 0.7 - 9.0).collect();
+            let mut found = values.clone();
+            exponentials_of(&mut found, 1.5);
+            let expected: Vec<f32> = values.iter().map(|value| Float::exp(value - 1.5)).collect();
+            assert_eq!(found, expected, "{count}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::any::Any;
 use candle_core::{DType, Result, Tensor};
 
 use crate::cpu::{Call, CpuOperation};
-use crate::float::{Float, highest_of, sum_of, vectorised};
+use crate::float::{Float, exponentials_of, highest_of, sum_of, vectorised};
 use crate::program::reference::Given;
 use crate::program::{Extent, Graph, Operation, SlotKind, Value};
 
@@ -62,8 +62,9 @@ impl Objective {
 pub(crate) fn log_sum_exp<T: Float>(logits: &[T], shares: &mut [f64]) -> f64 {
     let highest = highest_of(logits).wide();
     for (share, logit) in shares.iter_mut().zip(logits) {
-        *share = Float::exp(logit.wide() - highest);
+        *share = logit.wide();
     }
+    exponentials_of(shares, highest);
     let sum = sum_of(shares.len(), |class| shares[class]);
     let scale = 1.0 / sum;
     for share in shares.iter_mut() {

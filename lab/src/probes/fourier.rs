@@ -10,6 +10,7 @@
 //! those of the p residues.
 
 use super::{Measured, Measuring};
+use crate::float::vectorised;
 use crate::ops::objective::log_sum_exp;
 
 /// Share of the logits' variance from which a frequency counts as key.
@@ -28,6 +29,14 @@ pub struct FourierMeasures {
 
 /// Measures logits `[p p, p]` (row a p + b) of addition modulo `p`; `is_train[a p + b]` tells the training pairs.
 pub fn fourier_measures(logits: &[f64], p: usize, is_train: &[bool]) -> FourierMeasures {
+    vectorised(
+        #[inline(always)]
+        || measures(logits, p, is_train),
+    )
+}
+
+#[inline(always)]
+fn measures(logits: &[f64], p: usize, is_train: &[bool]) -> FourierMeasures {
     let pairs = (p * p) as f64;
     let mut means = vec![0.0; p];
     let mut diagonals = vec![0.0; p * p]; // [a + b mod p, c]
@@ -65,16 +74,15 @@ pub fn fourier_measures(logits: &[f64], p: usize, is_train: &[bool]) -> FourierM
         }
     }
     let mut shares = vec![0.0; p];
-    let mut loss = |row: &[f64], answer: usize| log_sum_exp(row, &mut shares) - row[answer];
     let (mut restricted, mut excluded, mut train_pairs) = (0.0, 0.0, 0.0);
     for (pair, row) in logits.chunks_exact(p).enumerate() {
         let sum = (pair / p + pair % p) % p;
         let key = &key_part[sum * p..][..p];
         let kept: Vec<f64> = key.iter().zip(&means).map(|(key, mean)| key + mean).collect();
-        restricted += loss(&kept, sum);
+        restricted += log_sum_exp(&kept, &mut shares) - kept[sum];
         if is_train.get(pair).copied().unwrap_or(false) {
             let rest: Vec<f64> = row.iter().zip(key).map(|(logit, key)| logit - key).collect();
-            excluded += loss(&rest, sum);
+            excluded += log_sum_exp(&rest, &mut shares) - rest[sum];
             train_pairs += 1.0;
         }
     }

@@ -5,7 +5,7 @@
 
 use super::Attention;
 use crate::cpu::Call;
-use crate::float::{Float, highest_of, sum_of, vectorised};
+use crate::float::{Float, exponentials_of, highest_of, sum_of, vectorised};
 use crate::program::{Extent, Rows};
 
 /// Saved buffers: weights, and gradients of the scaled logits; both [example, query, head, key].
@@ -73,9 +73,7 @@ fn add_scaled<T: Float>(sum: &mut [T], factor: T, values: &[T]) {
 #[inline(always)]
 pub(super) fn softmax<T: Float>(logits: &mut [T]) {
     let highest = highest_of(logits);
-    for logit in logits.iter_mut() {
-        *logit = Float::exp(*logit - highest);
-    }
+    exponentials_of(logits, highest);
     let share = T::ONE / sum_of(logits.len(), |index| logits[index]);
     for logit in logits.iter_mut() {
         *logit *= share;
