@@ -295,20 +295,25 @@ def summary(entries):
 
 
 def keep_text(machine, kind, text):
-    """Writes what was printed to a file named by date, machine and kind of measurement."""
+    """Adds what was printed to a file named by date, machine and kind of measurement."""
     RESULTS.mkdir(exist_ok=True)
     slug = re.sub(r"[^a-z0-9]+", "-", machine.words.lower()).strip("-")
-    (RESULTS / f"{datetime.date.today()}-{slug}-{kind}.md").write_text(text)
+    path = RESULTS / f"{datetime.date.today()}-{slug}-{kind}.md"
+    before = path.read_text() + "\n" if path.exists() else ""
+    path.write_text(before + text)
 
 
-def keep(entries):
-    """Puts the entries into training.json in place of older ones of the same workload and device."""
-    path = RESULTS / "training.json"
+def keep(name, entries, fields):
+    """Puts the entries into a file of results in place of older ones that are equal in these fields."""
+    path = RESULTS / name
     old = json.loads(path.read_text()) if path.exists() else []
-    new = {(entry["workload"], entry["device"]) for entry in entries}
-    kept = [entry for entry in old if (entry["workload"], entry["device"]) not in new]
-    everything = sorted(kept + entries, key=lambda entry: (entry["device"], entry["workload"]))
-    path.write_text(json.dumps(everything, indent=1) + "\n")
+
+    def key(entry):
+        return tuple(entry[field] for field in fields)
+
+    new = {key(entry) for entry in entries}
+    kept = [entry for entry in old if key(entry) not in new]
+    path.write_text(json.dumps(sorted(kept + entries, key=key), indent=1) + "\n")
 
 
 def read_options():
@@ -371,7 +376,7 @@ def main():
     if not options.no_keep:
         keep_text(machine, "scaling" if options.scaling else "training", "\n".join(printed) + "\n")
         if entries:
-            keep(entries)
+            keep("training.json", entries, ("device", "workload"))
 
 
 if __name__ == "__main__":

@@ -249,14 +249,14 @@ def main():
     entries = []
     for duration in (float(word) for word in options.durations.split(",")):
         out(f"trials of about {duration:g} s:")
-        entries.append(measure(options, duration, out))
+        entries.append({**measure(options, duration, out), "seconds_asked": duration})
     out("\nMedians. Training, coordinator, agents and `plateau run` itself in processor seconds.")
     out("Overhead: that of coordinator and agents, as a share of training.\n")
     out(summary(entries))
     if not options.no_keep:
         text = "\n".join(printed) + "\n"
         compare.keep_text(machine, "end-to-end", text)
-        (compare.RESULTS / "end-to-end.json").write_text(json.dumps(entries, indent=1) + "\n")
+        compare.keep("end-to-end.json", entries, ("workload", "seconds_asked"))
 
 
 if __name__ == "__main__":

@@ -58,12 +58,19 @@ impl Activation {
     }
 }
 
+/// Φ(x).
+#[inline(always)]
+fn distribution<T: Float>(x: T) -> T {
+    let magnitude = if x < T::ZERO { -x } else { x };
+    let tail = T::of(0.5) * Float::erfc(magnitude * T::of(FRAC_1_SQRT_2));
+    if x < T::ZERO { tail } else { T::ONE - tail }
+}
+
 /// Φ(x) and its derivative.
+#[inline(always)]
 fn normal<T: Float>(x: T) -> (T, T) {
-    let half = T::of(0.5);
-    let distribution = half * (T::ONE + (x * T::of(FRAC_1_SQRT_2)).erf());
-    let density = T::of(1.0 / (2.0 * PI).sqrt()) * (-(half * x * x)).exp();
-    (distribution, density)
+    let density = T::of(1.0 / (2.0 * PI).sqrt()) * Float::exp(-(T::of(0.5) * x * x));
+    (distribution(x), density)
 }
 
 /// `x Φ(x)` by plain tensor operations; candle's own GELU has a derivative of 6 digits only.
@@ -91,15 +98,24 @@ impl CpuOperation for Activation {
                     }
                 },
             ),
-            Function::Gelu => {
-                for (result, x) in result.iter_mut().zip(x) {
-                    *result = *x * normal(*x).0;
-                }
-            }
+            Function::Gelu => vectorised(
+                #[inline(always)]
+                || {
+                    for (result, x) in result.iter_mut().zip(x) {
+                        *result = *x * distribution(*x);
+                    }
+                },
+            ),
             Function::Geglu => {
-                for ((result, gate), x) in result.iter_mut().zip(x).zip(&call.input(1)[range]) {
-                    *result = *gate * normal(*gate).0 * *x;
-                }
+                let others = &call.input(1)[range];
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for ((result, gate), other) in result.iter_mut().zip(x).zip(others) {
+                            *result = *gate * distribution(*gate) * *other;
+                        }
+                    },
+                );
             }
         }
     }
@@ -119,20 +135,28 @@ impl CpuOperation for Activation {
                     }
                 },
             ),
-            Function::Gelu => {
-                for ((to, x), gradient) in numbers {
-                    let (distribution, density) = normal(*x);
-                    put(to, *gradient * (distribution + *x * density), to_x.accumulate);
-                }
-            }
+            Function::Gelu => vectorised(
+                #[inline(always)]
+                || {
+                    for ((to, x), gradient) in numbers {
+                        let (distribution, density) = normal(*x);
+                        put(to, *gradient * (distribution + *x * density), to_x.accumulate);
+                    }
+                },
+            ),
             Function::Geglu => {
                 let to_second = call.to_input(1);
                 let others = to_second.numbers.iter_mut().zip(&call.input(1)[range]);
-                for (((to, gate), gradient), (to_other, other)) in numbers.zip(others) {
-                    let (distribution, density) = normal(*gate);
-                    put(to, *gradient * *other * (distribution + *gate * density), to_x.accumulate);
-                    put(to_other, *gradient * *gate * distribution, to_second.accumulate);
-                }
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for (((to, gate), gradient), (to_other, other)) in numbers.zip(others) {
+                            let (distribution, density) = normal(*gate);
+                            put(to, *gradient * *other * (distribution + *gate * density), to_x.accumulate);
+                            put(to_other, *gradient * *gate * distribution, to_second.accumulate);
+                        }
+                    },
+                );
             }
         }
     }

@@ -127,7 +127,14 @@ fn to_logits<T: Float>(attention: &Attention, call: &Call<'_, T>) {
     for head in 0..heads {
         let to_logits = Matrix::strided(&to_logits[head * keys..], rows.len(), keys, stride);
         let to_queries = (&mut to_queries[head * size..], width);
-        multiply(scratch, to_queries, to_logits, k.columns(head * size..(head + 1) * size), false, Finish::NONE);
+        multiply(
+            scratch,
+            to_queries,
+            to_logits,
+            k.columns(head * size..(head + 1) * size),
+            false,
+            Finish::NONE,
+        );
     }
 }
 
