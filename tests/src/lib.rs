@@ -1,5 +1,7 @@
 //! Support for the whole-system tests: the binary under test, processes that do not outlive a test, and a folder each.
 
+pub mod outcome;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -177,6 +179,11 @@ impl Process {
             Command::new("kill").args([format!("-{signal}"), self.child.id().to_string()]).status()?;
         ensure!(status.success(), "kill -{signal} {} failed", self.name);
         Ok(())
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> anyhow::Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
     }
 
     /// Waits for the end and gives the exit code.
