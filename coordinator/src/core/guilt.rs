@@ -39,6 +39,10 @@ pub(super) fn crash(
     reason: &str,
     effects: &mut Vec<Effect>,
 ) {
+    // A report of nothing but stale leases is no evidence.
+    if ids.is_empty() {
+        return;
+    }
     for id in ids {
         charge(state, *id, reason, true, effects);
     }

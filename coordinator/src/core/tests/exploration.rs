@@ -108,6 +108,8 @@ pub struct Bounds {
     pub faults: u8,
     /// And of each kind.
     pub each: [u8; FAULTS],
+    /// What agents say of leases.
+    pub words: &'static [Word],
     /// Whether agents make checkpoints on the way.
     pub checkpoints: bool,
 }
@@ -186,7 +188,7 @@ impl Node {
         let may =
             |fault: Fault| total < bounds.faults && self.used[fault as usize] < bounds.each[fault as usize];
         for (agent, lease) in self.granted.iter().copied() {
-            for word in WORDS {
+            for word in bounds.words.iter().copied() {
                 if self.is_current(agent, lease) && fault(word).is_some_and(|fault| !may(fault)) {
                     continue;
                 }
@@ -249,6 +251,44 @@ impl Node {
         actions
     }
 
+    /// Whether an action is news of something that is over: it must change nothing.
+    pub fn is_stale(&self, action: Action) -> bool {
+        match action {
+            Action::Late(..) | Action::LateDisconnect(_) => true,
+            Action::Say(agent, _, lease) => !self.is_current(agent, lease),
+            Action::Stored(lease, _) => self.state.trials[&lease.trial].current(lease.attempt).is_none(),
+            _ => false,
+        }
+    }
+
+    /// The input that an action is, where it is only one.
+    fn input(&self, action: Action) -> Option<Input> {
+        let said = |session: Option<u64>, agent: usize, report| {
+            let (session, agent) = (session.unwrap_or(0), AGENTS[agent].to_owned());
+            Some(Input::Said { session, agent, sequence: 7, report })
+        };
+        match action {
+            Action::Idle(agent) => said(self.session(agent), agent, self.heartbeat(agent, true)),
+            Action::Say(agent, word, lease) => said(self.session(agent), agent, report(word, lease)),
+            Action::Late(agent, word, lease) => said(self.over[agent], agent, report(word, lease)),
+            Action::LateDisconnect(agent) => {
+                let session = self.over[agent].unwrap_or(0);
+                Some(Input::Disconnected { session, agent: AGENTS[agent].to_owned() })
+            }
+            Action::Stored(lease, step) => {
+                Some(Input::CheckpointStored { lease, step, weights_hash: "w".to_owned(), bytes: 1 })
+            }
+            _ => None,
+        }
+    }
+
+    /// What is answered to news of something that is over. Such inputs are applied to one copy, one after the other, whose
+    /// identity the caller compares at the end.
+    pub fn answer(&mut self, stale: Action) -> Vec<Effect> {
+        let input = self.input(stale);
+        input.map(|input| apply(&mut self.state, input, self.now)).unwrap_or_default()
+    }
+
     /// Lets one thing happen.
     pub fn after(&self, action: Action, bounds: &Bounds) -> Result<Step, String> {
         let mut node = self.clone();
@@ -261,34 +301,15 @@ impl Node {
     }
 
     fn act(&mut self, action: Action, bounds: &Bounds) -> Result<Vec<Effect>, String> {
-        let said = |session, agent: usize, report| Input::Said {
-            session,
-            agent: AGENTS[agent].to_owned(),
-            sequence: 7,
-            report,
-        };
+        if let Action::Say(_, word, _) = action
+            && let Some(fault) = fault(word)
+        {
+            self.used[fault as usize] += 1;
+        }
+        if let Some(input) = self.input(action) {
+            return self.apply(input);
+        }
         match action {
-            Action::Idle(agent) => {
-                let report = self.heartbeat(agent, true);
-                self.apply(said(self.session(agent).unwrap_or(0), agent, report))
-            }
-            Action::Say(agent, word, lease) => {
-                if let Some(fault) = fault(word).filter(|_| self.is_current(agent, lease)) {
-                    self.used[fault as usize] += 1;
-                }
-                self.apply(said(self.session(agent).unwrap_or(0), agent, report(word, lease)))
-            }
-            Action::Late(agent, word, lease) => {
-                self.apply(said(self.over[agent].unwrap_or(0), agent, report(word, lease)))
-            }
-            Action::LateDisconnect(agent) => {
-                let session = self.over[agent].unwrap_or(0);
-                self.apply(Input::Disconnected { session, agent: AGENTS[agent].to_owned() })
-            }
-            Action::Stored(lease, step) => {
-                let weights_hash = "w".to_owned();
-                self.apply(Input::CheckpointStored { lease, step, weights_hash, bytes: 1 })
-            }
             Action::Silence(silent) => {
                 self.used[Fault::Silence as usize] += 1;
                 self.silence(silent)
@@ -331,6 +352,8 @@ impl Node {
                 self.used[Fault::Resubmit as usize] += 1;
                 self.apply(submission(bounds))
             }
+            // Those are single inputs.
+            _ => Ok(Vec::new()),
         }
     }
 

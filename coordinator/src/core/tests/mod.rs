@@ -1,6 +1,7 @@
 //! The core against itself: scenarios, the scheduler's choices, every interleaving of a little and random interleavings of
 //! more, with restarts in between.
 
+mod cases;
 mod exhaustive;
 mod exploration;
 mod planning;

@@ -200,6 +200,12 @@ impl World {
         }
     }
 
+    /// What is stored of somebody's history, oldest first.
+    pub fn history(&self, subject: &Subject) -> Vec<String> {
+        let reader = self.store.as_ref().unwrap().reader().unwrap();
+        reader.history(&subject.key()).unwrap().into_iter().map(|row| row.event).collect()
+    }
+
     pub fn state_of(&self, number: u8) -> TrialState {
         self.state.trials[&trial(number)].state
     }
