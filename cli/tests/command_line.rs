@@ -25,7 +25,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-const COMMANDS: [&[&str]; 24] = [
+const COMMANDS: [&[&str]; 27] = [
     &["run"],
     &["check"],
     &["submit"],
@@ -37,6 +37,7 @@ const COMMANDS: [&[&str]; 24] = [
     &["pause"],
     &["resume"],
     &["extend"],
+    &["requeue"],
     &["explain"],
     &["logs"],
     &["report"],
@@ -45,6 +46,8 @@ const COMMANDS: [&[&str]; 24] = [
     &["checkpoint", "list"],
     &["checkpoint", "fetch"],
     &["agents"],
+    &["drain"],
+    &["undrain"],
     &["devices"],
     &["coordinator"],
     &["agent"],

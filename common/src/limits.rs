@@ -67,7 +67,7 @@ pub const MAX_LOG_LINE_BYTES: usize = 4096;
 pub const MAX_LOG_LINES_PER_TRIAL: u64 = 10_000;
 /// Bytes kept of a reason that an agent reports; longer ones are cut.
 pub const MAX_REPORTED_REASON_BYTES: usize = 2048;
-/// Bytes of the reason given for a cancellation.
+/// Bytes of the reason given for a cancellation or a drain.
 pub const MAX_CANCEL_REASON_BYTES: usize = 1024;
 /// Events kept of the history of one trial, sweep or agent; older ones are dropped.
 pub const MAX_HISTORY_EVENTS: u64 = 1000;
@@ -82,3 +82,14 @@ pub const STALL_SECONDS: u64 = 900;
 pub const FORGET_AGENT_SECONDS: u64 = 86_400;
 /// Attempts of one trial that may end in a crash before it is quarantined.
 pub const MAX_CRASHES_PER_TRIAL: u32 = 3;
+/// Different trials that may crash on one agent in a row before it is drained.
+pub const MAX_CRASHES_PER_AGENT: usize = 3;
+/// Agents that hold leases from which on a mass expiry, of more than half of them, is braked.
+pub const EXPIRY_BRAKE_AGENTS: usize = 4;
+/// Seconds between the ends of two silent agents' leases while a mass expiry is braked.
+pub const EXPIRY_BRAKE_SECONDS: u64 = 30;
+/// Times within [`SUPERSESSION_WINDOW_SECONDS`] that another process may take the name of a connected agent before the name
+/// is drained.
+pub const MAX_SUPERSESSIONS: usize = 3;
+/// Seconds within which they are counted.
+pub const SUPERSESSION_WINDOW_SECONDS: u64 = 60;

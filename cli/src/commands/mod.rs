@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod completion;
 pub mod coordinator;
 pub mod devices;
+pub mod drain;
 pub mod explain;
 pub mod export;
 pub mod extend;
@@ -15,12 +16,14 @@ pub mod list;
 pub mod logs;
 pub mod pause;
 pub mod report;
+pub mod requeue;
 pub mod resume;
 pub mod run;
 pub mod show;
 pub mod submit;
 pub mod trainer;
 pub mod trials;
+pub mod undrain;
 pub mod watch;
 
 use std::future::Future;
@@ -82,6 +85,8 @@ pub enum Command {
     Resume(resume::Arguments),
     /// Add seeds or steps to a sweep; only the difference runs
     Extend(extend::Arguments),
+    /// Try failed, quarantined or diverged trials again
+    Requeue(requeue::Arguments),
     /// Say why a sweep, trial or agent is where it is
     Explain(explain::Arguments),
     /// Show the log of a trial
@@ -94,6 +99,10 @@ pub enum Command {
     Checkpoint(checkpoint::Arguments),
     /// List the agents of a coordinator
     Agents(agents::Arguments),
+    /// Give an agent nothing more; what it trains it finishes
+    Drain(drain::Arguments),
+    /// Give a drained agent trials again
+    Undrain(undrain::Arguments),
     /// List the devices of this machine
     Devices(devices::Arguments),
     /// Run a coordinator
@@ -131,12 +140,15 @@ impl Command {
             Command::Pause(arguments) => wait(pause::run(&arguments, context)),
             Command::Resume(arguments) => wait(resume::run(&arguments, context)),
             Command::Extend(arguments) => wait(extend::run(&arguments, context)),
+            Command::Requeue(arguments) => wait(requeue::run(&arguments, context)),
             Command::Explain(arguments) => wait(explain::run(&arguments, context)),
             Command::Logs(arguments) => wait(logs::run(&arguments, context)),
             Command::Report(arguments) => wait(report::run(&arguments, context)),
             Command::Export(arguments) => wait(export::run(&arguments, context)),
             Command::Checkpoint(arguments) => wait(checkpoint::run(&arguments, context)),
             Command::Agents(arguments) => wait(agents::run(&arguments, context)),
+            Command::Drain(arguments) => wait(drain::run(&arguments, context)),
+            Command::Undrain(arguments) => wait(undrain::run(&arguments, context)),
             Command::Devices(arguments) => devices::run(&arguments, context),
             Command::Coordinator(arguments) => wait(coordinator::run(&arguments, context)),
             Command::Agent(arguments) => wait(agent::run(&arguments, context)),

@@ -158,6 +158,11 @@ pub enum Answer {
         /// Ended trials that go on.
         continued_trials: u64,
     },
+    /// Trials will be tried again.
+    Requeued {
+        /// How many.
+        trials: u64,
+    },
     /// Done, or was so already.
     Done,
     /// Not done.

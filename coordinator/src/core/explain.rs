@@ -24,9 +24,11 @@ pub fn explain_trial(state: &State, id: TrialId) -> Option<Explanation> {
             let lease = trial.lease.as_ref()?;
             let doing = if trial.state == TrialState::Leased { "Promised to" } else { "Trains on" };
             let revoked = if lease.revoked { "; it was asked to stop and give the trial back" } else { "" };
-            let silent = match state.agents.get(&lease.agent).and_then(|agent| agent.session) {
-                Some(_) => "",
-                None => "; the agent is not connected, the lease ends unless it comes back",
+            let connected = state.agents.get(&lease.agent).is_some_and(|agent| agent.session.is_some());
+            let silent = match state.brake.as_ref().filter(|brake| brake.silent.contains(&lease.agent)) {
+                Some(brake) => format!("; the agent is silent, but {}", brake.reason()),
+                None if connected => String::new(),
+                None => "; the agent is not connected, the lease ends unless it comes back".to_owned(),
             };
             format!(
                 "{doing} agent {} as attempt {}, at step {} of {}{revoked}{silent}.",
@@ -41,11 +43,11 @@ pub fn explain_trial(state: &State, id: TrialId) -> Option<Explanation> {
             )
         }
         TrialState::Failed => {
-            format!("Failed: {}. Submitting the study again tries it once more.", trial.reason)
+            format!("Failed: {}. `plateau requeue` tries it once more.", trial.reason)
         }
         TrialState::Cancelled => "Cancelled: no sweep wants it any more.".to_owned(),
         TrialState::Quarantined => format!(
-            "Quarantined after {} crashes on {}: last, {}. Submitting the study again tries it once more.",
+            "Quarantined after {} crashes on {}: last, {}. `plateau requeue` tries it once more.",
             trial.crashes,
             trial.crashed_on.iter().cloned().collect::<Vec<_>>().join(", "),
             trial.reason
@@ -61,19 +63,21 @@ fn waiting_reason(state: &State, trial: &Trial) -> String {
         let paused = paused.filter(|sweep| sweep.mode == SweepMode::Paused).map(|sweep| sweep.id.as_str());
         parts.push(format!("its sweep {} is paused", paused.collect::<Vec<_>>().join(", ")));
     } else {
-        let connected: Vec<_> = state.agents.iter().filter(|(_, agent)| agent.session.is_some()).collect();
-        let idle: Vec<_> =
-            connected.iter().filter(|(_, agent)| agent.idle && agent.leases.is_empty()).collect();
-        if connected.is_empty() {
+        let connected = state.agents.values().filter(|agent| agent.session.is_some()).count();
+        let available: Vec<_> = state.agents.values().filter(|agent| agent.is_available()).collect();
+        let idle: Vec<_> = available.iter().filter(|agent| agent.idle && agent.leases.is_empty()).collect();
+        if connected == 0 {
             parts.push("no agent is connected".to_owned());
+        } else if available.is_empty() {
+            parts.push(format!("all {connected} connected agents are drained (`plateau undrain`)"));
         } else if idle.is_empty() {
             let ahead = trial.ready.as_ref().map_or(0, |(key, entry)| {
                 let before: usize = state.ready.range(..*key).map(|(_, entries)| entries.len()).sum();
                 before + state.ready.get(key).map_or(0, |entries| entries.range(..*entry).count())
             });
             parts.push(format!(
-                "all {} connected agents are busy, {ahead} trials are ahead of it",
-                connected.len()
+                "all {} available agents are busy, {ahead} trials are ahead of it",
+                available.len()
             ));
         } else {
             parts.push("for an idle agent other than those it crashed on".to_owned());
@@ -102,6 +106,7 @@ pub fn explain_sweep(state: &State, number: SweepNumber) -> Option<Explanation> 
     let running = count(TrialState::Running) + count(TrialState::Leased);
     let ended = sweep.members.len() as u64 - running - count(TrialState::Pending);
     let connected = state.agents.values().filter(|agent| agent.session.is_some()).count();
+    let available = state.agents.values().filter(|agent| agent.is_available()).count();
     let summary = match sweep.mode {
         SweepMode::Cancelled if sweep.reason.is_empty() => "Cancelled.".to_owned(),
         SweepMode::Cancelled => format!("Cancelled: {}.", sweep.reason),
@@ -110,6 +115,10 @@ pub fn explain_sweep(state: &State, number: SweepNumber) -> Option<Explanation> 
         SweepMode::Active if connected == 0 => {
             format!("Waits: no agent is connected; {ended} of {} trials have ended.", sweep.members.len())
         }
+        SweepMode::Active if available == 0 && running == 0 => format!(
+            "Waits: all {connected} connected agents are drained; {ended} of {} trials have ended.",
+            sweep.members.len()
+        ),
         SweepMode::Active => format!(
             "Runs: {ended} of {} trials have ended, {running} are with agents, {} wait; {connected} agents connected.",
             sweep.members.len(),
@@ -123,16 +132,25 @@ pub fn explain_sweep(state: &State, number: SweepNumber) -> Option<Explanation> 
 pub fn explain_agent(state: &State, name: &str, now: Now) -> Option<Explanation> {
     let agent = state.agents.get(name)?;
     let silence = now.monotonic.saturating_sub(agent.last_heard).as_secs();
-    let summary = if agent.session.is_none() {
+    let drained =
+        agent.drained.as_ref().map(|reason| format!("Drained ({reason}), so it is given nothing more. "));
+    let brake = state.brake.as_ref().filter(|brake| brake.silent.contains(name));
+    let doing = if let Some(brake) = brake {
+        let held = agent.leases.len();
+        format!("Silent, last heard of {silence} s ago; it holds {held} leases: {}.", brake.reason())
+    } else if agent.session.is_none() {
         format!("Not connected, last heard of {silence} s ago; it holds {} leases.", agent.leases.len())
     } else if !agent.leases.is_empty() {
         format!("Trains {} trials at {:.0} replica steps per second.", agent.leases.len(), agent.speed)
     } else if !agent.idle {
         "Connected, but has not said that it is idle.".to_owned()
+    } else if agent.drained.is_some() {
+        "Idle.".to_owned()
     } else if state.ready.is_empty() {
         "Idle: no trial waits.".to_owned()
     } else {
         "Idle: the trials that wait crashed on it and wait for another agent.".to_owned()
     };
+    let summary = format!("{}{doing}", drained.unwrap_or_default());
     Some(Explanation { kind: "agent", summary })
 }

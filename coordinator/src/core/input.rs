@@ -201,6 +201,30 @@ pub enum Input {
         /// Which.
         sweep: SweepNumber,
     },
+    /// A trial that failed, diverged or was quarantined is to be tried again.
+    RequeueTrial {
+        /// Which.
+        trial: TrialId,
+    },
+    /// The failed and quarantined trials of a sweep are to be tried again.
+    RequeueSweep {
+        /// Which.
+        sweep: SweepNumber,
+        /// Those that diverged too.
+        diverged: bool,
+    },
+    /// An agent is to be given nothing more.
+    Drain {
+        /// Which.
+        agent: String,
+        /// Why; may be empty.
+        reason: String,
+    },
+    /// A drained agent is to be given trials again.
+    Undrain {
+        /// Which.
+        agent: String,
+    },
     /// An agent opened a session.
     Connected {
         /// Number of the session; larger than every earlier one.

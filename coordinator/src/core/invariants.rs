@@ -20,7 +20,14 @@ pub fn check(state: &State) -> Result<(), String> {
             if trial.attempt == 0 || !state.agents.contains_key(&lease.agent) {
                 return Err(format!("trial {id} is leased without an attempt or an agent"));
             }
+            let holder = state.agents.get(&lease.agent).map(|agent| agent.incarnation.as_str());
+            if holder != Some(&lease.incarnation) || trial.holder != lease.agent {
+                return Err(format!("the lease of trial {id} is not of the running process of its holder"));
+            }
             leases.entry(&lease.agent).or_default().insert(*id);
+        }
+        if trial.state == TrialState::Diverged && trial.diverged_at.is_none() {
+            return Err(format!("trial {id} diverged at no step"));
         }
         if trial.state == TrialState::Completed && trial.completed_step == 0 {
             return Err(format!("trial {id} is completed at no step"));
@@ -64,6 +71,13 @@ pub fn check(state: &State) -> Result<(), String> {
         return Err("the ready trials are not those that wait and are wanted".to_owned());
     }
     for (name, agent) in &state.agents {
+        if agent.session.is_none() && (agent.idle || agent.wants_next || agent.free_places.is_some()) {
+            return Err(format!("agent {name} is not connected, yet asks for trials"));
+        }
+        let row: usize = agent.crashed.iter().map(BTreeSet::len).sum();
+        if row != agent.crashed.iter().flatten().collect::<BTreeSet<_>>().len() {
+            return Err(format!("agent {name} is charged twice with one trial: {:?}", agent.crashed));
+        }
         if agent.leases != leases.remove(name.as_str()).unwrap_or_default() {
             return Err(format!("agent {name} and the trials disagree about its leases"));
         }

@@ -5,12 +5,16 @@
 //! the engine around it stores the writes and only then lets anything else out.
 
 mod agents;
+mod drain;
 mod effect;
+mod expiry;
 mod explain;
+mod guilt;
 mod input;
 pub mod invariants;
 pub mod planning;
 mod reports;
+mod requeue;
 pub mod scheduler;
 mod state;
 mod sweeps;
@@ -21,12 +25,13 @@ pub use effect::{Answer, Effect, Granted, Refusal, Subject, ToAgent, Write};
 pub use explain::{Explanation, explain_agent, explain_sweep, explain_trial};
 pub use input::{Input, Introduction, Report, Specification, Wish};
 pub use state::{
-    Agent, Checkpoint, Lease, LeaseKey, Member, Now, ReadyEntry, ReadyKey, RecordedEnding, Shape, State,
-    Sweep, SweepMode, SweepNumber, Throughput, ThroughputKey, Trial, Want, place, view,
+    Agent, Brake, Checkpoint, Lease, LeaseKey, Member, Now, ReadyEntry, ReadyKey, RecordedEnding, Shape,
+    State, Sweep, SweepMode, SweepNumber, Throughput, ThroughputKey, Trial, Want, place, view,
 };
 
 /// Lets one thing happen: changes `state` and says what is to be done about it. Requests (submit, extend, cancel,
-/// pause, resume, checkpoints) get exactly one [`Effect::Answer`].
+/// pause, resume, requeue,
+/// drain, undrain, checkpoints) get exactly one [`Effect::Answer`].
 pub fn apply(state: &mut State, input: Input, now: Now) -> Vec<Effect> {
     let mut effects = Vec::new();
     let out = &mut effects;
@@ -41,6 +46,10 @@ pub fn apply(state: &mut State, input: Input, now: Now) -> Vec<Effect> {
         Input::Cancel { sweep, reason } => sweeps::set_mode(state, sweep, SweepMode::Cancelled, &reason, out),
         Input::Pause { sweep } => sweeps::set_mode(state, sweep, SweepMode::Paused, "", out),
         Input::Resume { sweep } => sweeps::set_mode(state, sweep, SweepMode::Active, "", out),
+        Input::RequeueTrial { trial } => requeue::trial(state, trial, out),
+        Input::RequeueSweep { sweep, diverged } => requeue::sweep(state, sweep, diverged, out),
+        Input::Drain { agent, reason } => drain::asked(state, &agent, &reason, out),
+        Input::Undrain { agent } => drain::undrain(state, &agent, out),
         Input::Connected { session, sequence, agent } => {
             agents::connect(state, session, sequence, agent, now, out)
         }
@@ -58,7 +67,7 @@ pub fn apply(state: &mut State, input: Input, now: Now) -> Vec<Effect> {
                 out,
             );
         }
-        Input::Tick => agents::tick(state, now, out),
+        Input::Tick => expiry::tick(state, now, out),
     }
     grant(state, now, out);
     if !state.changed.is_empty() {
@@ -87,6 +96,7 @@ fn grant(state: &mut State, now: Now, effects: &mut Vec<Effect>) {
                 trial.state = plateau_common::trial::TrialState::Leased;
                 trial.step = trial.resume_step(want.budget);
                 trial.reason.clear();
+                trial.holder = placement.agent.clone();
                 trial.lease = Some(Lease {
                     agent: placement.agent.clone(),
                     incarnation: incarnation.clone(),

@@ -63,10 +63,10 @@ pub fn largest(state: &State, agent: &Agent, cohort: u128) -> u32 {
     agent.fitting.get(&cohort).map_or(most, |fits| most.min(*fits))
 }
 
-/// Whether a shape may fit into another connected agent than `name`, or nobody has tried.
+/// Whether a shape may fit into another available agent than `name`, or nobody has tried.
 pub(super) fn fits_elsewhere(state: &State, cohort: u128, name: &str) -> bool {
-    let connected = state.agents.iter().filter(|(_, agent)| agent.session.is_some());
-    connected.into_iter().any(|(other, agent)| other != name && largest(state, agent, cohort) > 0)
+    let available = state.agents.iter().filter(|(_, agent)| agent.is_available());
+    available.into_iter().any(|(other, agent)| other != name && largest(state, agent, cohort) > 0)
 }
 
 /// What a shape's work looks like to the scheduler.

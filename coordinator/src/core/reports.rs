@@ -1,12 +1,14 @@
 //! What agents report of their leases. A report under a stale attempt, or by an agent that does not hold the lease, is
 //! refused by value and changes nothing; a repeated report of something already recorded is acknowledged again.
 
+use std::collections::BTreeSet;
+
 use plateau_common::identity::TrialId;
 use plateau_common::limits;
 use plateau_common::trial::{Ending, TrialState};
 
-use super::agents::{charge, give_back};
 use super::effect::{Answer, Effect, Refusal, Subject, ToAgent, Write};
+use super::guilt::{crash, give_back, vindicate};
 use super::input::Report;
 use super::state::{Checkpoint, LeaseKey, Now, RecordedEnding, State, lease_term};
 
@@ -105,26 +107,21 @@ pub(super) fn receive(
         },
         Report::Log { lease, lines } => match objection(state, lease, agent) {
             // The last words of an attempt that has just ended are worth keeping.
-            Some(reason) if !is_latest_and_ended(state, lease) => effects.push(refuse(lease, reason)),
+            Some(reason) if !is_latest_and_ended(state, lease, agent) => effects.push(refuse(lease, reason)),
             _ => {
                 effects.push(Effect::Write(Write::Log { lease, lines }));
                 effects.push(acknowledge);
             }
         },
         Report::Crashed { leases, reason } => {
+            let mut together = BTreeSet::new();
             for lease in leases {
-                if let Some(refusal) = objection(state, lease, agent) {
-                    effects.push(refuse(lease, refusal));
-                } else {
-                    charge(
-                        state,
-                        lease.trial,
-                        &cut(&format!("crashed on agent {agent}: {reason}")),
-                        true,
-                        effects,
-                    );
+                match objection(state, lease, agent) {
+                    Some(refusal) => effects.push(refuse(lease, refusal)),
+                    None => drop(together.insert(lease.trial)),
                 }
             }
+            crash(state, agent, &together, &cut(&format!("crashed on agent {agent}: {reason}")), effects);
             effects.push(acknowledge);
         }
         Report::OutOfMemory { leases, cohort_size, suspected, reason } => {
@@ -162,11 +159,11 @@ pub(super) fn receive(
     }
 }
 
-fn is_latest_and_ended(state: &State, lease: LeaseKey) -> bool {
+fn is_latest_and_ended(state: &State, lease: LeaseKey, agent: &str) -> bool {
     state
         .trials
         .get(&lease.trial)
-        .is_some_and(|trial| trial.attempt == lease.attempt && trial.lease.is_none())
+        .is_some_and(|trial| trial.attempt == lease.attempt && trial.lease.is_none() && trial.holder == agent)
 }
 
 #[allow(clippy::too_many_arguments)] // one message with its circumstances
@@ -214,7 +211,7 @@ fn out_of_memory(
     let current = state.trials.get(&lease.trial).and_then(|trial| trial.lease.as_ref());
     let Some(cohort) = current.map(|lease| lease.cohort) else { return };
     if cohort_size <= 1 && suspected {
-        charge(state, lease.trial, reason, true, effects);
+        crash(state, name, &BTreeSet::from([lease.trial]), reason, effects);
         return;
     }
     if let Some(agent) = state.agents.get_mut(name) {
@@ -258,6 +255,7 @@ fn ended(
     let Some(trial) = state.trials.get(&id) else { return Err("no such trial".to_owned()) };
     if let Some(known) = &trial.ending
         && known.attempt == recorded.attempt
+        && trial.holder == agent
     {
         return if *known == recorded {
             Ok(())
@@ -271,9 +269,10 @@ fn ended(
     let granted = trial.lease.as_ref().map_or(0, |lease| lease.budget);
     if recorded.ending == Ending::Completed && recorded.step < granted {
         let reason = format!("completed at step {} of {granted}", recorded.step);
-        charge(state, id, &reason, true, effects);
+        crash(state, agent, &BTreeSet::from([id]), &reason, effects);
         return Err(reason);
     }
+    vindicate(state, agent);
     let (step, event) = (recorded.step, describe(&recorded));
     state.update(id, Some(effects), |trial| {
         trial.lease = None;
@@ -330,7 +329,7 @@ fn cut(text: &str) -> String {
 /// Remembers the last failure of each sweep that wants the trial.
 pub(super) fn note_failure(state: &mut State, id: TrialId, reason: &str, effects: &mut Vec<Effect>) {
     let Some(trial) = state.trials.get(&id) else { return };
-    let sweeps: std::collections::BTreeSet<u64> = trial.wants.iter().map(|want| want.sweep).collect();
+    let sweeps: BTreeSet<u64> = trial.wants.iter().map(|want| want.sweep).collect();
     for number in sweeps {
         if let Some(sweep) = state.sweeps.get_mut(&number) {
             sweep.last_failure = Some((id, reason.to_owned(), state.wall));
@@ -370,6 +369,10 @@ pub(super) fn checkpoint(
     }
     let (resume, budget) = (current.from_step, current.budget);
     let advances = checkpoint.step > trial.resume_step(budget);
+    if advances {
+        let holder = current.agent.clone();
+        vindicate(state, &holder);
+    }
     let mut surplus = Vec::new();
     state.update(lease.trial, Some(effects), |trial| {
         trial.checkpoints.push(checkpoint.clone());

@@ -3,8 +3,8 @@
 //! Sweeps are served in order of submission; within a sweep the costliest shape first, so that the long trials do not
 //! come last. Idle agents come first, then free places in cohorts that train, then agents whose cohort is about to
 //! end. A cohort holds trials of one shape, as many as `planning` says. A suspect of a crash is trained alone, and not
-//! on an agent it crashed on while another is connected; a shape that did not fit into an agent's memory keeps away
-//! from it likewise.
+//! on an agent it crashed on while another is available; a shape that did not fit into an agent's memory keeps away
+//! from it likewise. A drained agent is given nothing.
 
 use std::collections::BTreeSet;
 
@@ -32,26 +32,26 @@ pub fn place(state: &State) -> Vec<Placement> {
     if state.ready.is_empty() {
         return Vec::new();
     }
-    let connected = || state.agents.iter().filter(|(_, agent)| agent.session.is_some());
-    let idle: Vec<_> = connected().filter(|(_, agent)| agent.idle && agent.leases.is_empty()).collect();
+    let available = || state.agents.iter().filter(|(_, agent)| agent.is_available());
+    let idle: Vec<_> = available().filter(|(_, agent)| agent.idle && agent.leases.is_empty()).collect();
     let mut round = Round { state, taken: BTreeSet::new(), placements: Vec::new() };
     for (place, (name, agent)) in idle.iter().enumerate() {
         round.new_cohort(name, agent, idle.len() - place);
     }
     let has_room = |agent: &Agent| agent.leases.len() + limits::MAX_COHORT <= limits::MAX_HELD_LEASES;
-    for (name, agent) in connected().filter(|(_, agent)| has_room(agent)) {
+    for (name, agent) in available().filter(|(_, agent)| has_room(agent)) {
         if let Some((cohort, places)) = agent.free_places {
             round.join(name, agent, cohort, places);
         }
     }
     let trains = |agent: &Agent| agent.wants_next && !agent.leases.is_empty() && has_room(agent);
-    for (name, agent) in connected().filter(|(_, agent)| trains(agent)) {
+    for (name, agent) in available().filter(|(_, agent)| trains(agent)) {
         // Its cohort goes on with those that joined.
         if round.placements.iter().any(|placement| placement.agent == *name) {
             continue;
         }
         // The others will want theirs in a moment.
-        round.new_cohort(name, agent, connected().count());
+        round.new_cohort(name, agent, available().count());
     }
     round.placements
 }
@@ -98,10 +98,10 @@ impl Round<'_> {
     /// Trials that bring an agent to an even share of all that are held or wait: places alone would let it take what
     /// the others will want in a moment.
     fn fair_share(&self, agent: &Agent) -> usize {
-        let connected = || self.state.agents.values().filter(|agent| agent.session.is_some());
-        let held: usize = connected().map(|agent| agent.leases.len()).sum();
+        let available = || self.state.agents.values().filter(|agent| agent.is_available());
+        let held: usize = available().map(|agent| agent.leases.len()).sum();
         let waiting: usize = self.state.ready.values().map(BTreeSet::len).sum();
-        (held + waiting).div_ceil(connected().count().max(1)).saturating_sub(agent.leases.len())
+        (held + waiting).div_ceil(available().count().max(1)).saturating_sub(agent.leases.len())
     }
 
     fn push(&mut self, placement: Placement) {
@@ -143,11 +143,11 @@ fn is_alone(state: &State, id: TrialId) -> bool {
     state.trials.get(&id).is_some_and(|trial| trial.alone)
 }
 
-/// A trial keeps away from agents it crashed on while there is a connected one it did not.
+/// A trial keeps away from agents it crashed on while there is an available one it did not.
 fn may_run_on(state: &State, id: TrialId, agent: &str) -> bool {
     let Some(trial) = state.trials.get(&id) else { return false };
     if !trial.crashed_on.contains(agent) {
         return true;
     }
-    !state.agents.iter().any(|(name, other)| other.session.is_some() && !trial.crashed_on.contains(name))
+    !state.agents.iter().any(|(name, other)| other.is_available() && !trial.crashed_on.contains(name))
 }

@@ -144,6 +144,8 @@ pub struct Trial {
     pub alone: bool,
     /// The last recorded ending.
     pub ending: Option<RecordedEnding>,
+    /// Agent that the last attempt was granted to; empty before the first.
+    pub holder: String,
     /// The live lease, in states Leased and Running only.
     pub lease: Option<Lease>,
     /// Stored checkpoints by step, then attempt.
@@ -171,6 +173,7 @@ impl Trial {
             crashed_on: BTreeSet::new(),
             alone: false,
             ending: None,
+            holder: String::new(),
             lease: None,
             checkpoints: Vec::new(),
             keep,
@@ -285,7 +288,7 @@ pub struct Throughput {
 }
 
 /// An agent that has registered at least once.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Agent {
     /// Drawn at every start of its process.
     pub incarnation: String,
@@ -321,6 +324,13 @@ pub struct Agent {
     pub speed: f64,
     /// Trials it holds leases of.
     pub leases: BTreeSet<TrialId>,
+    /// Why it is given nothing more, if it is not.
+    pub drained: Option<String>,
+    /// Trials that were trained together on it when its trainer broke, since a trial last made progress on it; no trial is in
+    /// two of the sets.
+    pub crashed: Vec<BTreeSet<TrialId>>,
+    /// When other processes took its name while it was connected, of late.
+    pub superseded: Vec<Duration>,
 }
 
 impl Agent {
@@ -332,6 +342,11 @@ impl Agent {
         } else {
             format!("{device} (plateau {})", self.version)
         }
+    }
+
+    /// Whether it may be given trials, now or when it is idle.
+    pub fn is_available(&self) -> bool {
+        self.session.is_some() && self.drained.is_none()
     }
 
     /// It is not connected any more.
@@ -355,8 +370,32 @@ impl Agent {
     }
 }
 
+/// The brake on a mass expiry: most agents fell silent at once, which may be a fault on the coordinator's side.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Brake {
+    /// The silent agents, whose leases end one agent at a time.
+    pub silent: BTreeSet<String>,
+    /// Agents that held leases when it was put on, silent or not.
+    pub holders: usize,
+    /// When the leases of the next agent may end.
+    pub next: Duration,
+}
+
+impl Brake {
+    /// Why leases are kept, for a person.
+    pub fn reason(&self) -> String {
+        format!(
+            "{} of {} agents fell silent at once, which may be a fault on the coordinator's side, so their leases end one \
+             agent every {} s",
+            self.silent.len(),
+            self.holders,
+            limits::EXPIRY_BRAKE_SECONDS
+        )
+    }
+}
+
 /// Everything.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
     /// All trials ever wanted.
     pub trials: BTreeMap<TrialId, Trial>,
@@ -374,6 +413,8 @@ pub struct State {
     pub ready: BTreeMap<ReadyKey, BTreeSet<ReadyEntry>>,
     /// Sweeps whose picture changed since this was last emptied.
     pub changed: BTreeSet<SweepNumber>,
+    /// The brake on a mass expiry, while it is on.
+    pub brake: Option<Brake>,
     /// The last tick.
     pub last_tick: Duration,
     /// Wall time of the input being applied; stamped on what is displayed, never compared.
@@ -429,7 +470,8 @@ impl State {
                 want.budget > trial.completed_step && self.mode(want.sweep) == SweepMode::Active
             })
         };
-        let longest = active().max_by_key(|want| want.budget)?;
+        let longest =
+            active().max_by_key(|want| (want.budget, std::cmp::Reverse((want.sweep, want.position))))?;
         let first = active().min_by_key(|want| (want.sweep, want.position))?;
         Some(Want { sweep: first.sweep, position: first.position, ..*longest })
     }

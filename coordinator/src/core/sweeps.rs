@@ -7,6 +7,7 @@ use plateau_common::trial::TrialState;
 
 use super::effect::{Answer, Effect, Refusal, Subject, ToAgent, Write};
 use super::input::Specification;
+use super::requeue::{is_failed, reset};
 use super::state::{LeaseKey, Member, Now, State, Sweep, SweepMode, SweepNumber, Trial, Want};
 
 fn history(sweep: SweepNumber, event: String) -> Effect {
@@ -68,11 +69,7 @@ fn resubmit(state: &mut State, number: SweepNumber, effects: &mut Vec<Effect>) -
         .iter()
         .map(|member| member.trial)
         .filter(|id| {
-            mode == SweepMode::Cancelled
-                || state
-                    .trials
-                    .get(id)
-                    .is_some_and(|trial| matches!(trial.state, TrialState::Failed | TrialState::Quarantined))
+            mode == SweepMode::Cancelled || state.trials.get(id).is_some_and(|trial| is_failed(trial.state))
         })
         .collect();
     let ended_before: Vec<TrialId> = ids
@@ -93,8 +90,8 @@ fn resubmit(state: &mut State, number: SweepNumber, effects: &mut Vec<Effect>) -
             }
         },
         |id, trial| {
-            if matches!(trial.state, TrialState::Failed | TrialState::Quarantined) {
-                requeue(trial);
+            if is_failed(trial.state) {
+                reset(trial);
                 requeued_trials.push(id);
             }
         },
@@ -115,17 +112,6 @@ fn resubmit(state: &mut State, number: SweepNumber, effects: &mut Vec<Effect>) -
         ));
     }
     requeued
-}
-
-/// The one explicit way out of failure and quarantine.
-fn requeue(trial: &mut Trial) {
-    trial.state = TrialState::Pending;
-    trial.reason = "requeued".to_owned();
-    trial.crashes = 0;
-    trial.crashed_on.clear();
-    trial.alone = false;
-    // The old ending stays on record as history only; a new attempt will end the trial anew.
-    trial.ending = None;
 }
 
 /// Replaces a sweep's members; returns (trials that were new to it and will run, ended trials that go on).
@@ -178,6 +164,8 @@ fn set_members(
         |id, trial| {
             trial.wants.retain(|want| want.sweep != number);
             trial.wants.extend(wants.remove(&id).unwrap_or_default());
+            // In the order in which they are loaded, so that a restart changes no choice among them.
+            trial.wants.sort_by_key(|want| (want.sweep, want.position));
         },
     );
     let (mut added, mut continued) = (0, 0);

@@ -14,10 +14,10 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Context, done, results, select, submit, transfer, watch};
+use super::{Context, done, refused, results, select, submit, transfer, watch};
 use crate::core::{
-    Explanation, Input, Subject, SweepNumber, explain_agent, explain_sweep, explain_trial, find_sweep,
-    find_trial,
+    Answer, Explanation, Input, Subject, SweepNumber, explain_agent, explain_sweep, explain_trial,
+    find_sweep, find_trial,
 };
 use crate::wire;
 
@@ -52,6 +52,22 @@ impl Clients {
     async fn change(&self, number: SweepNumber, input: Input) -> Result<Option<v1::SweepSummary>, Status> {
         done(self.context.engine.request(input).await?)?;
         Ok(Some(self.summary(number).await?))
+    }
+
+    async fn change_agent(&self, name: String, input: Input) -> Result<Option<v1::AgentSummary>, Status> {
+        done(self.context.engine.request(input).await?)?;
+        let summary = self.context.engine.query(move |state, now| {
+            state.agents.get(&name).map(|agent| select::agent_summary(&name, agent, now))
+        });
+        Ok(summary.await?)
+    }
+}
+
+/// The status of an answer that is none to what was asked.
+fn unexpected(answer: Answer) -> Status {
+    match answer {
+        Answer::Refused(refusal, reason) => refused(refusal, reason),
+        other => Status::internal(format!("the coordinator gave an answer of another kind: {other:?}")),
     }
 }
 
@@ -163,6 +179,43 @@ impl PlateauService for Clients {
     ) -> Result<Response<v1::ResumeResponse>, Status> {
         let sweep = self.find(request.into_inner().sweep).await?;
         Ok(Response::new(v1::ResumeResponse { summary: self.change(sweep, Input::Resume { sweep }).await? }))
+    }
+
+    async fn requeue(
+        &self,
+        request: Request<v1::RequeueRequest>,
+    ) -> Result<Response<v1::RequeueResponse>, Status> {
+        let v1::RequeueRequest { subject, diverged } = request.into_inner();
+        let found = self.context.engine.query(move |state, _| match find_sweep(state, &subject) {
+            Ok(sweep) => Ok(Input::RequeueSweep { sweep, diverged }),
+            Err(_) => find_trial(state, &subject).map(|trial| Input::RequeueTrial { trial }),
+        });
+        let input = found.await?.map_err(|problem| {
+            Status::not_found(format!("neither a sweep nor a trial has this name ({problem})"))
+        })?;
+        match self.context.engine.request(input).await? {
+            Answer::Requeued { trials } => Ok(Response::new(v1::RequeueResponse { requeued: trials })),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::DrainResponse>, Status> {
+        let v1::DrainRequest { agent, reason } = request.into_inner();
+        if reason.len() > limits::MAX_CANCEL_REASON_BYTES {
+            let problem = format!("is longer than {} bytes", limits::MAX_CANCEL_REASON_BYTES);
+            return Err(WireError::new("reason", problem).into());
+        }
+        let input = Input::Drain { agent: agent.clone(), reason };
+        Ok(Response::new(v1::DrainResponse { agent: self.change_agent(agent, input).await? }))
+    }
+
+    async fn undrain(
+        &self,
+        request: Request<v1::UndrainRequest>,
+    ) -> Result<Response<v1::UndrainResponse>, Status> {
+        let agent = request.into_inner().agent;
+        let input = Input::Undrain { agent: agent.clone() };
+        Ok(Response::new(v1::UndrainResponse { agent: self.change_agent(agent, input).await? }))
     }
 
     async fn extend(

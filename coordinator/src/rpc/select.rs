@@ -1,6 +1,6 @@
 //! Finding what a request names, and describing it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use plateau_common::identity::TrialId;
 use plateau_common::trial::TrialState;
@@ -8,7 +8,7 @@ use plateau_proto::{convert, v1};
 use tonic::Status;
 
 use super::Context;
-use crate::core::{Now, State, Sweep, SweepMode, SweepNumber, Trial, find_sweep, find_trial, view};
+use crate::core::{Agent, Now, State, Sweep, SweepMode, SweepNumber, Trial, find_sweep, find_trial, view};
 
 /// Applies `question` to the sweep that `selector` names.
 pub async fn with_sweep<T: Send + 'static>(
@@ -125,20 +125,22 @@ pub fn page(
 
 /// All agents.
 pub fn agents(state: &State, now: Now) -> Vec<v1::AgentSummary> {
-    let summaries: BTreeMap<_, _> = state.agents.iter().collect();
-    summaries
-        .into_iter()
-        .map(|(name, agent)| v1::AgentSummary {
-            name: name.clone(),
-            device: agent.device.clone(),
-            host: agent.host.clone(),
-            connected: agent.session.is_some(),
-            running_trials: agent.leases.len() as u32,
-            seconds_since_heard: now.monotonic.saturating_sub(agent.last_heard).as_secs_f64(),
-            device_kind: agent.kind(),
-            max_cohort: agent.max_cohort,
-        })
-        .collect()
+    state.agents.iter().map(|(name, agent)| agent_summary(name, agent, now)).collect()
+}
+
+/// One agent.
+pub fn agent_summary(name: &str, agent: &Agent, now: Now) -> v1::AgentSummary {
+    v1::AgentSummary {
+        name: name.to_owned(),
+        device: agent.device.clone(),
+        host: agent.host.clone(),
+        connected: agent.session.is_some(),
+        running_trials: agent.leases.len() as u32,
+        seconds_since_heard: now.monotonic.saturating_sub(agent.last_heard).as_secs_f64(),
+        device_kind: agent.kind(),
+        max_cohort: agent.max_cohort,
+        drained: agent.drained.clone().unwrap_or_default(),
+    }
 }
 
 /// What is known of the speed of these cohorts (of none: of all) on the connected agents' kinds of device.

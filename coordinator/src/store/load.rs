@@ -1,6 +1,5 @@
 //! Rows back into the core's state, at start.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use plateau_common::identity::TrialId;
@@ -51,19 +50,9 @@ impl Store {
                 device: row.get("device")?,
                 description: row.get("description")?,
                 max_cohort: row.get("max_cohort")?,
-                // Said anew when it connects.
-                version: String::new(),
-                threads: 0,
-                memory_bytes: 0,
-                fitting: BTreeMap::new(),
-                session: None,
-                idle: false,
-                wants_next: false,
-                free_places: None,
-                grants: 0,
-                last_heard: Duration::ZERO,
-                speed: 0.0,
-                leases: BTreeSet::new(),
+                drained: row.get("drained")?,
+                // Said anew when it connects, or counted anew.
+                ..Agent::default()
             };
             state.agents.insert(row.get("name")?, agent);
         }
@@ -139,7 +128,10 @@ impl Store {
     }
 
     fn load_trials(&self, state: &mut State) -> Result<(), StoreError> {
-        let mut statement = self.connection.prepare("SELECT * FROM trials")?;
+        let mut statement = self.connection.prepare(
+            "SELECT trials.*, attempts.agent AS holder FROM trials
+             LEFT JOIN attempts ON attempts.trial = trials.id AND attempts.attempt = trials.attempt",
+        )?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let id: String = row.get("id")?;
@@ -240,6 +232,7 @@ fn load_trial(row: &Row<'_>) -> Result<Trial, StoreError> {
         alone: row.get("alone")?,
         keep: row.get("keep")?,
         ending: load_ending(row)?,
+        holder: row.get::<_, Option<String>>("holder")?.unwrap_or_default(),
         lease,
         checkpoints: Vec::new(),
         wants: Vec::new(),

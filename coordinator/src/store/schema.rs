@@ -5,8 +5,9 @@ use rusqlite::Connection;
 use super::StoreError;
 
 /// Version of the tables written by this build; kept in SQLite's `user_version`.
-pub const VERSION: i64 = 1;
+pub const VERSION: i64 = MIGRATIONS.len() as i64 + 1;
 
+/// The tables of version 1. A new file gets these and then every migration, as an old file does.
 const TABLES: &str = "
 CREATE TABLE sweeps (
     number INTEGER PRIMARY KEY,
@@ -108,6 +109,12 @@ CREATE TABLE history (
 ) WITHOUT ROWID;
 ";
 
+/// The first leads from version 1 to version 2, and so on. One that was released is never changed.
+const MIGRATIONS: [&str; 1] = [
+    // Why an agent is given nothing more; none: it is not drained.
+    "ALTER TABLE agents ADD COLUMN drained TEXT",
+];
+
 /// The id of the data directory, one row. Not among [`TABLES`]: files of this version made before it get it at their
 /// next opening.
 const DIRECTORY: &str = "CREATE TABLE IF NOT EXISTS directory (id TEXT NOT NULL)";
@@ -131,11 +138,11 @@ CREATE TABLE IF NOT EXISTS throughput (
 ) WITHOUT ROWID;
 ";
 
-/// Makes the tables of a new file, or checks that an old one is of a version this build reads.
+/// Makes the tables of a new file, or brings those of an old one to this build's version; a newer one is refused.
 pub fn prepare(connection: &mut Connection, path: &str) -> Result<(), StoreError> {
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    match found {
-        VERSION => {}
+    let from = match found {
+        1..=VERSION => found,
         0 => {
             let tables: i64 = connection.query_row(
                 "SELECT count(*) FROM sqlite_schema WHERE type = 'table'",
@@ -145,14 +152,18 @@ pub fn prepare(connection: &mut Connection, path: &str) -> Result<(), StoreError
             if tables != 0 {
                 return Err(StoreError::Foreign { path: path.to_owned() });
             }
-            let transaction = connection.transaction()?;
-            transaction.execute_batch(TABLES)?;
-            transaction.pragma_update(None, "user_version", VERSION)?;
-            transaction.commit()?;
+            0
         }
         found => return Err(StoreError::Version { path: path.to_owned(), found, known: VERSION }),
-    }
+    };
     let transaction = connection.transaction()?;
+    if from == 0 {
+        transaction.execute_batch(TABLES)?;
+    }
+    for migration in MIGRATIONS.iter().skip(usize::try_from(from - 1).unwrap_or(0)) {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.execute_batch(DIRECTORY)?;
     transaction.execute_batch(PLANNING)?;
     transaction.execute(

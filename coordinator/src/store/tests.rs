@@ -18,10 +18,10 @@ fn a_newer_format_is_refused_with_both_versions_named() {
     let path = store.path().to_owned();
     store.close().unwrap();
     let connection = rusqlite::Connection::open(&path).unwrap();
-    connection.pragma_update(None, "user_version", VERSION + 6).unwrap();
+    connection.pragma_update(None, "user_version", VERSION + 5).unwrap();
     drop(connection);
     let problem = Store::open(folder.path()).err().unwrap().to_string();
-    assert!(problem.contains("format 7") && problem.contains("format 1"), "{problem}");
+    assert!(problem.contains("format 7") && problem.contains("format 2"), "{problem}");
 }
 
 #[test]

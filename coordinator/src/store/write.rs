@@ -277,14 +277,15 @@ impl Batch<'_> {
     fn agent(&self, name: &str, agent: &Agent) -> Result<(), StoreError> {
         let mut statement = self
             .transaction
-            .prepare_cached("INSERT OR REPLACE INTO agents VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+            .prepare_cached("INSERT OR REPLACE INTO agents VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
         statement.execute(params![
             name,
             agent.incarnation,
             agent.host,
             agent.device,
             agent.description,
-            agent.max_cohort
+            agent.max_cohort,
+            agent.drained
         ])?;
         Ok(())
     }

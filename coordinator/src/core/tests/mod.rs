@@ -1,7 +1,12 @@
-//! The core against itself: scenarios, the scheduler's choices, and random interleavings with reloads.
+//! The core against itself: scenarios, the scheduler's choices, every interleaving of a little and random interleavings of
+//! more, with restarts in between.
 
+mod cases;
+mod exhaustive;
+mod exploration;
 mod planning;
 mod properties;
+mod restart;
 mod scenarios;
 mod scheduling;
 pub(crate) mod world;

@@ -9,7 +9,7 @@ use super::world::{World, specification, trial};
 use crate::core::*;
 
 #[test]
-fn a_silent_agents_lease_expires_after_its_term_and_is_granted_under_a_new_attempt() {
+fn case_13_a_silent_agents_lease_expires_after_its_term_and_is_granted_under_a_new_attempt() {
     let mut world = World::new();
     world.submit("s", vec![specification(1, 10, 0)]);
     let session = world.connect("a", "1", vec![]);
@@ -31,7 +31,7 @@ fn a_silent_agents_lease_expires_after_its_term_and_is_granted_under_a_new_attem
 }
 
 #[test]
-fn a_coordinator_that_stood_still_expires_nothing() {
+fn case_8_a_coordinator_that_stood_still_expires_nothing() {
     let mut world = World::new();
     world.submit("s", vec![specification(1, 10, 0)]);
     world.connect("a", "1", vec![]);
@@ -45,7 +45,7 @@ fn a_coordinator_that_stood_still_expires_nothing() {
 }
 
 #[test]
-fn a_restart_gives_every_lease_a_fresh_term_and_forgets_no_attempt() {
+fn case_3_a_completion_whose_acknowledgement_was_lost_is_acknowledged_again_after_a_restart() {
     let mut world = World::new();
     world.submit("s", vec![specification(1, 10, 0)]);
     world.connect("a", "1", vec![]);
@@ -68,7 +68,7 @@ fn a_restart_gives_every_lease_a_fresh_term_and_forgets_no_attempt() {
 }
 
 #[test]
-fn a_trial_that_stalls_is_taken_away_although_its_agent_lives() {
+fn case_16_a_trial_that_stalls_is_taken_away_although_its_agent_lives() {
     let mut world = World::new();
     world.submit("s", vec![specification(1, 10, 0)]);
     world.connect("a", "1", vec![]);
@@ -108,7 +108,7 @@ fn a_trial_that_stalls_is_taken_away_although_its_agent_lives() {
 }
 
 #[test]
-fn poison_is_quarantined_on_two_agents_and_not_retried_on_every_one() {
+fn case_19_poison_is_quarantined_on_two_agents_and_not_retried_on_every_one() {
     let mut world = World::new();
     world.submit("s", vec![specification(1, 10, 0)]);
     for name in ["a", "b", "c", "d"] {
@@ -151,7 +151,7 @@ fn a_new_checkpoint_acquits_a_trial_of_earlier_crashes() {
 }
 
 #[test]
-fn the_checkpoint_a_live_lease_continues_from_is_not_deleted() {
+fn case_45_the_checkpoint_a_live_lease_continues_from_is_not_deleted() {
     let mut world = World::new();
     world.submit("s", vec![specification(1, 100, 0)]);
     world.connect("a", "1", vec![]);

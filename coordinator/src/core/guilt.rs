@@ -1,0 +1,136 @@
+//! Who is to blame when training breaks: the trial, the agent, or nobody.
+//!
+//! Owns the counts of crashes and what follows from them: a trial that crashes again and again, on two agents where there
+//! are two, is quarantined; an agent on which different trials crash in a row, none of which crashed elsewhere, is
+//! drained and they are acquitted.
+
+use std::collections::BTreeSet;
+
+use plateau_common::identity::TrialId;
+use plateau_common::limits;
+use plateau_common::trial::TrialState;
+
+use super::effect::{Effect, Subject, Write};
+use super::state::State;
+
+/// A lease ends without fault of the trial.
+pub(super) fn give_back(state: &mut State, id: TrialId, reason: &str, effects: &mut Vec<Effect>) {
+    state.update(id, Some(effects), |trial| {
+        trial.lease = None;
+        trial.state = TrialState::Pending;
+        trial.step = trial.newest_step();
+        trial.reason = reason.to_owned();
+    });
+    effects.push(Effect::Write(Write::History(Subject::Trial(id), format!("waits again: {reason}"))));
+}
+
+/// The agent that held the trial was lost: charged to the trial, because the trial may be what killed it. Suspected in
+/// earnest, and trained alone, only when it happens again: agents are also preempted.
+pub(super) fn lose(state: &mut State, id: TrialId, reason: &str, effects: &mut Vec<Effect>) {
+    charge(state, id, reason, false, effects);
+}
+
+/// The trainer of `agent` broke while it trained these leased trials together: charged to each of them, and noted
+/// against the agent.
+pub(super) fn crash(
+    state: &mut State,
+    agent: &str,
+    ids: &BTreeSet<TrialId>,
+    reason: &str,
+    effects: &mut Vec<Effect>,
+) {
+    // A report of nothing but stale leases is no evidence.
+    if ids.is_empty() {
+        return;
+    }
+    for id in ids {
+        charge(state, *id, reason, true, effects);
+    }
+    suspect(state, agent, ids, reason, effects);
+}
+
+/// Charges a crash to a trial: it waits for its next attempt, or is quarantined after
+/// [`limits::MAX_CRASHES_PER_TRIAL`] crashes without a new checkpoint between them, on at least two agents where more
+/// than one could have it.
+fn charge(state: &mut State, id: TrialId, reason: &str, suspect: bool, effects: &mut Vec<Effect>) {
+    let available = state.agents.values().filter(|agent| agent.is_available()).count();
+    let mut event = String::new();
+    let mut quarantined = false;
+    state.update(id, Some(effects), |trial| {
+        let attempt = trial.attempt;
+        if let Some(lease) = trial.lease.take() {
+            trial.crashed_on.insert(lease.agent);
+        }
+        trial.crashes = trial.crashes.saturating_add(1);
+        trial.alone |= suspect || trial.crashes > 1;
+        trial.step = trial.newest_step();
+        trial.reason = reason.to_owned();
+        let proven = available <= 1 || trial.crashed_on.len() >= 2;
+        quarantined = trial.crashes >= limits::MAX_CRASHES_PER_TRIAL && proven;
+        trial.state = if quarantined { TrialState::Quarantined } else { TrialState::Pending };
+        event = format!("attempt {attempt} lost ({} in a row): {reason}", trial.crashes);
+    });
+    effects.push(Effect::Write(Write::History(Subject::Trial(id), event)));
+    if quarantined {
+        let event = format!("quarantined after {} crashes", limits::MAX_CRASHES_PER_TRIAL);
+        effects.push(Effect::Write(Write::History(Subject::Trial(id), event)));
+    }
+    super::reports::note_failure(state, id, reason, effects);
+}
+
+/// Notes a crash of trials that were trained together in the row of an agent. The agent is drained once its row cannot be
+/// explained by fewer than [`limits::MAX_CRASHES_PER_AGENT`] bad trials, unless it is the last that is left: then the
+/// trials must bear it, or the sweep would wait for ever.
+fn suspect(state: &mut State, name: &str, ids: &BTreeSet<TrialId>, reason: &str, effects: &mut Vec<Effect>) {
+    let elsewhere = |id: &&TrialId| {
+        state.trials.get(id).is_some_and(|trial| trial.crashed_on.iter().any(|agent| agent != name))
+    };
+    let proven: BTreeSet<TrialId> = ids.iter().filter(elsewhere).copied().collect();
+    if !proven.is_empty() {
+        // It is these trials: no agent is to blame for a crash they were part of.
+        for agent in state.agents.values_mut() {
+            agent.crashed.retain(|crash| crash.is_disjoint(&proven));
+        }
+        return;
+    }
+    let other = state.agents.iter().any(|(other, agent)| other != name && agent.is_available());
+    let Some(agent) = state.agents.get_mut(name) else { return };
+    let related = agent.crashed.iter().filter(|crash| !crash.is_disjoint(ids));
+    if related.map(BTreeSet::len).min().is_some_and(|fewest| fewest <= ids.len()) {
+        // One bad trial explains both.
+        return;
+    }
+    agent.crashed.retain(|crash| crash.is_disjoint(ids));
+    agent.crashed.push(ids.clone());
+    if agent.crashed.len() < limits::MAX_CRASHES_PER_AGENT || !other || agent.drained.is_some() {
+        return;
+    }
+    let row = std::mem::take(&mut agent.crashed);
+    let why = format!("{} different trials crashed on it in a row, last: {reason}", row.len());
+    super::drain::drain(state, name, &why, effects);
+    for id in row.into_iter().flatten() {
+        acquit(state, id, name, effects);
+    }
+}
+
+/// A trial is not charged for crashes on an agent that was found guilty.
+fn acquit(state: &mut State, id: TrialId, agent: &str, effects: &mut Vec<Effect>) {
+    let Some(trial) = state.trials.get(&id) else { return };
+    if trial.state.is_ending() || !trial.crashed_on.iter().eq([agent]) {
+        return;
+    }
+    state.update(id, Some(effects), |trial| {
+        trial.crashes = 0;
+        trial.crashed_on.clear();
+        trial.alone = false;
+    });
+    let event = format!("not charged for its crash: agent {agent} was drained");
+    effects.push(Effect::Write(Write::History(Subject::Trial(id), event)));
+}
+
+/// A trial made progress on an agent: its row of crashes is over.
+pub(super) fn vindicate(state: &mut State, agent: &str) {
+    if let Some(agent) = state.agents.get_mut(agent) {
+        agent.crashed.clear();
+    }
+}
