@@ -25,7 +25,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-const COMMANDS: [&[&str]; 24] = [
+const COMMANDS: [&[&str]; 25] = [
     &["run"],
     &["check"],
     &["submit"],
@@ -46,6 +46,7 @@ const COMMANDS: [&[&str]; 24] = [
     &["checkpoint", "fetch"],
     &["agents"],
     &["devices"],
+    &["verify"],
     &["coordinator"],
     &["agent"],
     &["completion"],

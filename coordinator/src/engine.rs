@@ -212,7 +212,8 @@ pub fn start(store: Store, checkpoints: Checkpoints) -> Result<(Handle, EngineEn
     std::thread::Builder::new()
         .name("engine".to_owned())
         .spawn(move || {
-            let result = engine.run(receiver);
+            let path = engine.store.path().to_owned();
+            let result = engine.run(receiver).map_err(|error| error.at(&path));
             if let Err(error) = &result {
                 tracing::error!(%error, "the store failed: the coordinator stops");
             }

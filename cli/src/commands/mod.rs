@@ -21,6 +21,7 @@ pub mod show;
 pub mod submit;
 pub mod trainer;
 pub mod trials;
+pub mod verify;
 pub mod watch;
 
 use std::future::Future;
@@ -96,6 +97,8 @@ pub enum Command {
     Agents(agents::Arguments),
     /// List the devices of this machine
     Devices(devices::Arguments),
+    /// Check that everything a data directory promises to hold is there and whole
+    Verify(verify::Arguments),
     /// Run a coordinator
     Coordinator(coordinator::Arguments),
     /// Run an agent, which owns one device and trains on it
@@ -138,6 +141,7 @@ impl Command {
             Command::Checkpoint(arguments) => wait(checkpoint::run(&arguments, context)),
             Command::Agents(arguments) => wait(agents::run(&arguments, context)),
             Command::Devices(arguments) => devices::run(&arguments, context),
+            Command::Verify(arguments) => wait(verify::run(&arguments, context)),
             Command::Coordinator(arguments) => wait(coordinator::run(&arguments, context)),
             Command::Agent(arguments) => wait(agent::run(&arguments, context)),
             Command::Completion(arguments) => completion::run(&arguments, context),

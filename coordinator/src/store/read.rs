@@ -9,7 +9,7 @@ use super::{StoreError, open_reader};
 
 /// A read-only connection; sees what is committed.
 pub struct Reader {
-    connection: Connection,
+    pub(super) connection: Connection,
 }
 
 /// One chunk of metrics as stored.

@@ -131,6 +131,16 @@ CREATE TABLE IF NOT EXISTS throughput (
 ) WITHOUT ROWID;
 ";
 
+/// Which checkpoints are kept for good; added to every file, new or older, after the columns of [`TABLES`].
+const KEEP_EVERY: &str = "ALTER TABLE trials ADD COLUMN keep_every INTEGER";
+
+fn has_column(connection: &Connection, table: &str, column: &str) -> Result<bool, StoreError> {
+    let mut statement =
+        connection.prepare("SELECT count(*) FROM pragma_table_info(?1) WHERE name = ?2")?;
+    let found: i64 = statement.query_row([table, column], |row| row.get(0))?;
+    Ok(found > 0)
+}
+
 /// Makes the tables of a new file, or checks that an old one is of a version this build reads.
 pub fn prepare(connection: &mut Connection, path: &str) -> Result<(), StoreError> {
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -155,6 +165,9 @@ pub fn prepare(connection: &mut Connection, path: &str) -> Result<(), StoreError
     let transaction = connection.transaction()?;
     transaction.execute_batch(DIRECTORY)?;
     transaction.execute_batch(PLANNING)?;
+    if !has_column(&transaction, "trials", "keep_every")? {
+        transaction.execute_batch(KEEP_EVERY)?;
+    }
     transaction.execute(
         "INSERT INTO directory (id) SELECT ?1 WHERE NOT EXISTS (SELECT 1 FROM directory)",
         [uuid::Uuid::new_v4().simple().to_string()],
