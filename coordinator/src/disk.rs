@@ -3,7 +3,7 @@
 //! New studies and checkpoints are refused while there is still room for what must be recorded: endings and metrics of
 //! what already trains. Owns no file.
 
-use std::io::Write as _;
+use std::io::{Seek as _, Write as _};
 use std::path::Path;
 
 use plateau_common::limits::MIN_FREE_DISK_BYTES;
@@ -41,13 +41,16 @@ pub fn check_room(path: &Path, what: &'static str, wanted: u64) -> Result<(), Lo
     Err(Low { path: path.display().to_string(), what, free, wanted })
 }
 
-/// What the operating system says to a small write beside the file at `path`. SQLite does not pass the system's error on,
-/// and a person wants to know which it was.
+/// What the operating system says to a small write beside the database at `path`, as far into a file as its own files
+/// reach. SQLite does not pass the system's error on, and a person wants to know which it was.
 pub fn try_to_write(path: &Path) -> String {
     let beside = path.with_extension("trial-write");
+    let length = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+    let reach = length(path).max(length(&path.with_extension("sqlite-wal")));
     let write = || {
         let mut file = std::fs::File::create(&beside)?;
-        file.write_all(&[0; 8192])?;
+        file.seek(std::io::SeekFrom::Start(reach))?;
+        file.write_all(&[0; 64 << 10])?;
         file.sync_all()
     };
     let said = match write() {

@@ -51,7 +51,8 @@ mod tests {
 
     #[test]
     fn states_that_are_kept_for_good_are_saved_whether_or_not_others_are() {
-        let due = |config: &CheckpointConfig| (1..=12).filter(|step| config.is_due(*step)).collect::<Vec<u64>>();
+        let due =
+            |config: &CheckpointConfig| (1..=12).filter(|step| config.is_due(*step)).collect::<Vec<u64>>();
         let with = |every, keep_every| CheckpointConfig { every, keep_every, ..CheckpointConfig::default() };
         assert_eq!(due(&with(None, None)), []);
         assert_eq!(due(&with(Some(4), None)), [4, 8, 12]);

@@ -61,22 +61,19 @@ impl DirectoryLock {
     /// Takes the lock, or says who holds it.
     pub fn take(directory: &Path) -> Result<Self, StoreError> {
         let path = directory.join(LOCK_FILE);
-        let io = |doing| {
-            let path = path.display().to_string();
-            move |source| StoreError::Io { doing, path, source }
-        };
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(
-                |source| StoreError::NotWritable { path: directory.display().to_string(), source },
-            )?;
+        let refused = |source| StoreError::NotWritable { path: directory.display().to_string(), source };
+        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = opened.map_err(refused)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(locked(directory, &mut file)),
-            Err(TryLockError::Error(source)) => return Err(io("locking")(source)),
+            Err(TryLockError::Error(source)) => {
+                return Err(StoreError::Io { doing: "locking", path: path.display().to_string(), source });
+            }
         }
-        file.set_len(0).map_err(io("writing the lock file"))?;
-        file.rewind().map_err(io("writing the lock file"))?;
-        writeln!(file, "{}", std::process::id()).map_err(io("writing the lock file"))?;
+        file.set_len(0).map_err(refused)?;
+        file.rewind().map_err(refused)?;
+        writeln!(file, "{}", std::process::id()).map_err(refused)?;
         Ok(DirectoryLock { _file: file })
     }
 }

@@ -88,8 +88,8 @@ pub enum StoreError {
     },
     /// The directory does not take the lock's file.
     #[error(
-        "the data directory {path} cannot be written ({source}): mount it writable or give its owner the right to write, \
-         or choose another data directory"
+        "the data directory {path} cannot be written ({source}): free space there, mount it writable or give its owner \
+         the right to write, or choose another"
     )]
     NotWritable {
         /// The directory.

@@ -135,8 +135,7 @@ CREATE TABLE IF NOT EXISTS throughput (
 const KEEP_EVERY: &str = "ALTER TABLE trials ADD COLUMN keep_every INTEGER";
 
 fn has_column(connection: &Connection, table: &str, column: &str) -> Result<bool, StoreError> {
-    let mut statement =
-        connection.prepare("SELECT count(*) FROM pragma_table_info(?1) WHERE name = ?2")?;
+    let mut statement = connection.prepare("SELECT count(*) FROM pragma_table_info(?1) WHERE name = ?2")?;
     let found: i64 = statement.query_row([table, column], |row| row.get(0))?;
     Ok(found > 0)
 }

@@ -46,6 +46,7 @@ fn contradictions(row: &TrialRow) -> Vec<String> {
     let parts = [row.ending_attempt.is_some(), row.ending_kind.is_some(), row.ending_step.is_some()];
     if parts != [row.ending_kind.is_some(); 3] {
         problems.push("its ending is recorded in part".to_owned());
+        return problems;
     }
     if row.ending_attempt.is_some_and(|ended| ended < 1 || ended > row.attempt) {
         problems

@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod checkpoints;
+mod damage;
+mod disk;
 mod leases;
 mod recovery;
 mod support;
 mod sweeps;
+mod verify;

@@ -79,3 +79,31 @@ fn case_43_a_training_that_has_begun_goes_on_when_an_older_checkpoint_is_found_d
     world.complete("a", lease, 20);
     assert_eq!(world.state_of(1), TrialState::Completed);
 }
+
+#[test]
+fn checkpoints_at_multiples_of_keep_every_outlive_those_that_only_were_new() {
+    let mut world = World::new();
+    let specification = Specification { keep_every: Some(4), ..specification(1, 20, 0) };
+    world.submit("s", vec![specification]);
+    world.connect("a", "1", vec![]);
+    let (_, lease, _) = world.idle("a").remove(0);
+    world.say("a", Report::Started { lease, from_step: 0 });
+    let kept = |world: &World| -> Vec<u64> {
+        world.state.trials[&trial(1)].checkpoints.iter().map(|known| known.step).collect()
+    };
+    for (step, expected) in [
+        (2, vec![2]),
+        (4, vec![2, 4]),
+        (6, vec![2, 4, 6]),
+        (7, vec![4, 6, 7]),
+        (8, vec![4, 7, 8]),
+        (10, vec![4, 7, 8, 10]),
+        (11, vec![4, 8, 10, 11]),
+        (12, vec![4, 8, 11, 12]),
+    ] {
+        store(&mut world, lease, step);
+        assert_eq!(kept(&world), expected, "after step {step}");
+    }
+    world.restart();
+    assert_eq!(world.state.trials[&trial(1)].keep_every, Some(4));
+}
