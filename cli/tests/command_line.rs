@@ -25,7 +25,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-const COMMANDS: [&[&str]; 25] = [
+const COMMANDS: [&[&str]; 26] = [
     &["run"],
     &["check"],
     &["submit"],
@@ -47,6 +47,7 @@ const COMMANDS: [&[&str]; 25] = [
     &["agents"],
     &["devices"],
     &["verify"],
+    &["backup"],
     &["coordinator"],
     &["agent"],
     &["completion"],

@@ -62,6 +62,11 @@ pub fn try_to_write(path: &Path) -> String {
     said
 }
 
+/// Makes what was written to a file or a folder reach the disk.
+pub fn synchronise(path: &Path) -> std::io::Result<()> {
+    std::fs::File::open(path)?.sync_all()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

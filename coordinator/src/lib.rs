@@ -2,10 +2,11 @@
 //!
 //! `core` decides (pure), `engine` owns the state on one thread and makes every decision durable before it leaves,
 //! `store` is SQLite, `checkpoints` the object store, `rpc` the gRPC services, `verify` looks
-//! over a directory at rest. [`start`] puts them together.
+//! over a directory at rest, `backup` copies one. [`start`] puts them together.
 //!
 //! Deliberately absent: training and tensors; statistics; TLS (so it binds to loopback unless told otherwise).
 
+pub mod backup;
 pub mod checkpoints;
 pub mod core;
 pub mod disk;

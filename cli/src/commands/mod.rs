@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod agents;
+pub mod backup;
 pub mod cancel;
 pub mod check;
 pub mod checkpoint;
@@ -99,6 +100,8 @@ pub enum Command {
     Devices(devices::Arguments),
     /// Check that everything a data directory promises to hold is there and whole
     Verify(verify::Arguments),
+    /// Copy a data directory, also while its coordinator works
+    Backup(backup::Arguments),
     /// Run a coordinator
     Coordinator(coordinator::Arguments),
     /// Run an agent, which owns one device and trains on it
@@ -142,6 +145,7 @@ impl Command {
             Command::Agents(arguments) => wait(agents::run(&arguments, context)),
             Command::Devices(arguments) => devices::run(&arguments, context),
             Command::Verify(arguments) => wait(verify::run(&arguments, context)),
+            Command::Backup(arguments) => wait(backup::run(&arguments, context)),
             Command::Coordinator(arguments) => wait(coordinator::run(&arguments, context)),
             Command::Agent(arguments) => wait(agent::run(&arguments, context)),
             Command::Completion(arguments) => completion::run(&arguments, context),

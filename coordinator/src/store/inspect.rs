@@ -97,11 +97,6 @@ impl Inspection {
         }
     }
 
-    /// The id of the data directory: what it keeps elsewhere lies under this name.
-    pub fn directory_id(&self) -> Result<String, StoreError> {
-        Ok(self.reader.connection.query_row("SELECT id FROM directory", [], |row| row.get(0))?)
-    }
-
     /// What SQLite finds wrong with the file's pages and indices; at most a hundred sentences.
     pub fn integrity(&self) -> Result<Vec<String>, StoreError> {
         let lines: Vec<String> = self.all("PRAGMA integrity_check", |row| row.get(0))?;
@@ -134,17 +129,7 @@ impl Inspection {
 
     /// All checkpoints that the tables name.
     pub fn checkpoints(&self) -> Result<Vec<CheckpointRow>, StoreError> {
-        let columns =
-            "SELECT trial, attempt, step, weights_hash, bytes FROM checkpoints ORDER BY trial, step, attempt";
-        self.all(columns, |row| {
-            Ok(CheckpointRow {
-                trial: row.get(0)?,
-                attempt: row.get(1)?,
-                step: row.get(2)?,
-                weights_hash: row.get(3)?,
-                bytes: row.get(4)?,
-            })
-        })
+        checkpoints(&self.reader.connection)
     }
 
     /// The chunks of a trial in order of attempt and number.
@@ -182,6 +167,55 @@ impl Inspection {
         let mut statement = self.reader.connection.prepare(query)?;
         let rows = statement.query_map([], read)?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+}
+
+fn checkpoints(connection: &Connection) -> Result<Vec<CheckpointRow>, StoreError> {
+    let mut statement = connection.prepare(
+        "SELECT trial, attempt, step, weights_hash, bytes FROM checkpoints ORDER BY trial, step, attempt",
+    )?;
+    let rows = statement.query_map([], |row| {
+        Ok(CheckpointRow {
+            trial: row.get(0)?,
+            attempt: row.get(1)?,
+            step: row.get(2)?,
+            weights_hash: row.get(3)?,
+            bytes: row.get(4)?,
+        })
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// A copy of a database that nobody uses yet.
+pub struct DatabaseCopy {
+    connection: Connection,
+}
+
+impl DatabaseCopy {
+    /// Opens it.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Ok(DatabaseCopy { connection: Connection::open(path)? })
+    }
+
+    /// All checkpoints that its tables name.
+    pub fn checkpoints(&self) -> Result<Vec<CheckpointRow>, StoreError> {
+        checkpoints(&self.connection)
+    }
+
+    /// Drops rows of checkpoints whose files are not in the copy.
+    pub fn forget(&self, rows: &[CheckpointRow]) -> Result<(), StoreError> {
+        let mut statement = self
+            .connection
+            .prepare("DELETE FROM checkpoints WHERE trial = ?1 AND attempt = ?2 AND step = ?3")?;
+        for row in rows {
+            statement.execute(rusqlite::params![row.trial, row.attempt, row.step])?;
+        }
+        Ok(())
+    }
+
+    /// Closes it, whole.
+    pub fn close(self) -> Result<(), StoreError> {
+        self.connection.close().map_err(|(_, error)| error.into())
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-pub use inspect::{CheckpointRow, InspectedChunk, Inspection, TrialRow};
+pub use inspect::{CheckpointRow, DatabaseCopy, InspectedChunk, Inspection, TrialRow};
 use lock::DirectoryLock;
 pub use read::{AttemptLog, AttemptRecord, ChunkRow, HistoryRow, LogRow, Reader};
 pub use schema::VERSION;

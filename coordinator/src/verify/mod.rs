@@ -136,7 +136,7 @@ pub async fn check(data_dir: &Path, checkpoint_store: Option<&str>) -> Result<Re
     };
     let checkpoints = match checkpoint_store {
         Some(url) => {
-            let owner = inspection.directory_id().context("reading the id of the data directory")?;
+            let owner = inspection.reader().directory_id().context("reading the id of the data directory")?;
             Some(Checkpoints::at_existing_url(url, &owner)?)
         }
         None => {
