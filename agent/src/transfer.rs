@@ -170,3 +170,29 @@ pub fn may_succeed_later(code: Code) -> bool {
             | Code::Cancelled
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use tonic::Status;
+
+    use super::*;
+
+    #[test]
+    fn case_43_a_damaged_checkpoint_is_no_fault_of_the_trial() {
+        let classify = |error: anyhow::Error| classify(&error.context("fetching").context("preparing"));
+        let status = |code| anyhow::Error::from(Status::new(code, "said the coordinator"));
+        for (code, expected) in [
+            (Code::DataLoss, Failed::WithoutFault),
+            (Code::FailedPrecondition, Failed::WithoutFault),
+            (Code::NotFound, Failed::WithoutFault),
+            (Code::Unavailable, Failed::ForNow),
+            (Code::ResourceExhausted, Failed::ForNow),
+            (Code::InvalidArgument, Failed::Here),
+        ] {
+            assert_eq!(classify(status(code)), expected, "{code:?}");
+        }
+        assert_eq!(classify(Mismatch("short".to_owned()).into()), Failed::WithoutFault);
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        assert_eq!(classify(full.into()), Failed::Here);
+    }
+}
