@@ -8,7 +8,7 @@ use plateau_proto::v1::{CheckpointReference, Lease, LeaseKey, trainer_command};
 use tracing::Instrument as _;
 
 use crate::link::Link;
-use crate::transfer;
+use crate::transfer::{self, Failed};
 
 /// How often, and how far apart, the checkpoint to continue from is asked for while the coordinator is away.
 const DOWNLOAD_TRIES: u32 = 30;
@@ -18,7 +18,7 @@ pub type Prepared = Result<Vec<trainer_command::Member>, Unprepared>;
 
 /// Why a cohort could not be prepared.
 pub enum Unprepared {
-    /// The coordinator or the way to it; nobody's fault.
+    /// The coordinator, the way to it or the stored checkpoint; no fault of the trials.
     Passing(String),
     /// Trying again would not help.
     Lasting(anyhow::Error),
@@ -79,8 +79,10 @@ async fn fetch(
             return Ok(());
         };
         let error = error.context(format!("fetching the checkpoint that trial {} continues from", key.trial));
-        if !transfer::may_pass(&error) {
-            return Err(Unprepared::Lasting(error));
+        match transfer::classify(&error) {
+            Failed::ForNow => {}
+            Failed::WithoutFault => return Err(Unprepared::Passing(format!("{error:#}"))),
+            Failed::Here => return Err(Unprepared::Lasting(error)),
         }
         tries += 1;
         if tries == DOWNLOAD_TRIES {

@@ -19,6 +19,11 @@ use tonic::transport::Channel;
 
 use crate::link::client;
 
+/// What arrived is not what the manifest says.
+#[derive(Debug, thiserror::Error)]
+#[error("what arrived of the checkpoint is not what its manifest says: {0}")]
+pub struct Mismatch(String);
+
 /// Pieces in flight.
 const WINDOW: usize = 4;
 
@@ -95,7 +100,7 @@ pub async fn download(
         client(channel).download_checkpoint(request).await.context("asking for the checkpoint")?.into_inner();
     let first = stream.message().await?.and_then(|chunk| chunk.part);
     let Some(Part::Manifest(bytes)) = first else { bail!("the checkpoint does not start with its manifest") };
-    let manifest = Manifest::parse(&bytes).map_err(anyhow::Error::msg)?;
+    let manifest = Manifest::parse(&bytes).map_err(Mismatch)?;
     for listed in &manifest.files {
         ensure!(
             listed.bytes <= MAX_CHECKPOINT_BYTES,
@@ -111,29 +116,47 @@ pub async fn download(
         let mut offset = 0;
         while offset < listed.bytes {
             let Some(Part::Data(piece)) = stream.message().await?.and_then(|chunk| chunk.part) else {
-                bail!("the checkpoint ends at byte {offset} of {}", listed.name);
+                bail!(Mismatch(format!("it ends at byte {offset} of {}", listed.name)));
             };
             ensure!(
                 piece.name == listed.name && piece.offset == offset && !piece.data.is_empty(),
-                "the checkpoint's pieces are out of order at byte {offset} of {}",
-                listed.name
+                Mismatch(format!("its pieces are out of order at byte {offset} of {}", listed.name))
             );
             offset += piece.data.len() as u64;
-            ensure!(offset <= listed.bytes, "{} is longer than its manifest says", listed.name);
+            ensure!(offset <= listed.bytes, Mismatch(format!("{} is too long", listed.name)));
             digest.update(&piece.data);
             file.write_all(&piece.data).await.with_context(|| format!("writing {}", path.display()))?;
         }
         file.flush().await.with_context(|| format!("writing {}", path.display()))?;
         let found = digest.finalize().to_hex();
-        ensure!(found.as_str() == listed.blake3, "the digest of {} does not match its manifest", listed.name);
+        ensure!(found.as_str() == listed.blake3, Mismatch(format!("the digest of {}", listed.name)));
     }
     let path = folder.join(MANIFEST_FILE);
     fs::write(&path, &bytes).await.with_context(|| format!("writing {}", path.display()))
 }
 
-/// Whether a failed download may succeed when tried again: the coordinator was away, not the checkpoint.
-pub fn may_pass(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<tonic::Status>().is_some_and(|status| may_succeed_later(status.code()))
+/// What a failed download says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// The coordinator was away, not the checkpoint: the same download may succeed later.
+    ForNow,
+    /// The checkpoint is not to be had, which is no fault of the trial: it is damaged, or the lease is over. The
+    /// coordinator grants the trial anew, from an older checkpoint where it must.
+    WithoutFault,
+    /// This host's fault.
+    Here,
+}
+
+/// What a failed download says.
+pub fn classify(error: &anyhow::Error) -> Failed {
+    if error.downcast_ref::<Mismatch>().is_some() {
+        return Failed::WithoutFault;
+    }
+    match error.downcast_ref::<tonic::Status>().map(tonic::Status::code) {
+        Some(code) if may_succeed_later(code) => Failed::ForNow,
+        Some(Code::DataLoss | Code::FailedPrecondition | Code::NotFound) => Failed::WithoutFault,
+        _ => Failed::Here,
+    }
 }
 
 /// Whether the same request may be accepted when made again. A full disk at the coordinator is waited out.
@@ -146,4 +169,30 @@ pub fn may_succeed_later(code: Code) -> bool {
             | Code::Unknown
             | Code::Cancelled
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Status;
+
+    use super::*;
+
+    #[test]
+    fn case_43_a_damaged_checkpoint_is_no_fault_of_the_trial() {
+        let classify = |error: anyhow::Error| classify(&error.context("fetching").context("preparing"));
+        let status = |code| anyhow::Error::from(Status::new(code, "said the coordinator"));
+        for (code, expected) in [
+            (Code::DataLoss, Failed::WithoutFault),
+            (Code::FailedPrecondition, Failed::WithoutFault),
+            (Code::NotFound, Failed::WithoutFault),
+            (Code::Unavailable, Failed::ForNow),
+            (Code::ResourceExhausted, Failed::ForNow),
+            (Code::InvalidArgument, Failed::Here),
+        ] {
+            assert_eq!(classify(status(code)), expected, "{code:?}");
+        }
+        assert_eq!(classify(Mismatch("short".to_owned()).into()), Failed::WithoutFault);
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        assert_eq!(classify(full.into()), Failed::Here);
+    }
 }

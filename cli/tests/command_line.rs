@@ -25,7 +25,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-const COMMANDS: [&[&str]; 27] = [
+const COMMANDS: [&[&str]; 29] = [
     &["run"],
     &["check"],
     &["submit"],
@@ -49,6 +49,8 @@ const COMMANDS: [&[&str]; 27] = [
     &["drain"],
     &["undrain"],
     &["devices"],
+    &["verify"],
+    &["backup"],
     &["coordinator"],
     &["agent"],
     &["completion"],

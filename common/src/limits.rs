@@ -53,6 +53,9 @@ pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 pub const MAX_PIPE_MESSAGE_BYTES: u32 = 64 << 20;
 /// Bytes of one chunk of a checkpoint on the wire.
 pub const CHECKPOINT_CHUNK_BYTES: usize = 512 << 10;
+/// Bytes that must stay free on a coordinator's disk for new studies and checkpoints to be accepted: room to record what
+/// already trains.
+pub const MIN_FREE_DISK_BYTES: u64 = 16 << 20;
 /// Bytes of a checkpoint's manifest.
 pub const MAX_MANIFEST_BYTES: usize = 1 << 20;
 /// Bytes of one checkpoint file.

@@ -45,7 +45,7 @@ proptest! {
         let old_seed = json["seed"].as_u64().expect("a seed");
         prop_assert_eq!(id(&with(json.clone(), "/seed", json!(seed))) == id(&json), seed == old_seed);
         prop_assert_ne!(id(&with(json.clone(), "/train/optimizer/lr", json!(lr * 2.0))), id(&json));
-        let checkpoint = json!({"every": 10, "seconds": 5.0, "keep": 3});
+        let checkpoint = json!({"every": 10, "seconds": 5.0, "keep": 3, "keep-every": 50});
         prop_assert_eq!(id(&with(json.clone(), "/checkpoint", checkpoint)), id(&json));
     }
 

@@ -2,7 +2,8 @@
 //!
 //! An upload goes to temporary keys, is verified against its manifest (sizes, BLAKE3), moves under
 //! `trials/<id>/attempts/<n>/step-<s>/` with the manifest last, and counts only when the database names it. In a folder
-//! every file and directory is synchronised to the disk. Whether an attempt may store anything is the core's decision.
+//! every file and directory is synchronised to the disk. One that turns out to be damaged moves under `damaged/`, where it
+//! is kept for inspection and read by nobody. Whether an attempt may store anything is the core's decision.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -21,6 +22,9 @@ use crate::core::LeaseKey;
 
 /// Parts of an upload on their way to the store at once.
 const PARTS_IN_FLIGHT: usize = 4;
+
+/// Where damaged checkpoints are kept.
+pub const DAMAGED: &str = "damaged";
 
 /// Why a checkpoint cannot be stored or read.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +60,37 @@ pub enum CheckpointError {
     },
 }
 
+impl CheckpointError {
+    /// Whether it is the stored checkpoint that is wrong, not the way to it.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, CheckpointError::Damaged { .. })
+    }
+}
+
 fn store_error(doing: &'static str) -> impl Fn(object_store::Error) -> CheckpointError {
     move |source| CheckpointError::Store { doing, source }
+}
+
+/// The files below a folder, by their paths within it; links are named, not followed.
+fn files_below(root: &std::path::Path) -> Result<Vec<(String, u64)>, CheckpointError> {
+    let mut found = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let io =
+            |source| CheckpointError::Io { doing: "listing", path: folder.display().to_string(), source };
+        for entry in std::fs::read_dir(&folder).map_err(io)? {
+            let entry = entry.map_err(io)?;
+            let metadata = entry.metadata().map_err(io)?;
+            if metadata.is_dir() {
+                folders.push(entry.path());
+            } else {
+                let path = entry.path();
+                let within = path.strip_prefix(root).unwrap_or(&path);
+                found.push((within.to_string_lossy().into_owned(), metadata.len()));
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// A piece of an upload after the manifest.
@@ -107,14 +140,19 @@ impl Checkpoints {
             path: folder.display().to_string(),
             source,
         })?;
-        let store =
-            object_store::local::LocalFileSystem::new_with_prefix(&folder).map_err(store_error("opening"))?;
-        // `new_with_prefix` resolves the folder; ours must be the same to find the files again.
+        Self::in_existing_folder(&folder)
+    }
+
+    /// The store in a folder that exists; nothing is made.
+    pub fn in_existing_folder(folder: &std::path::Path) -> Result<Self, CheckpointError> {
+        // The store resolves the folder; ours must be the same to find the files again.
         let folder = folder.canonicalize().map_err(|source| CheckpointError::Io {
-            doing: "resolving",
+            doing: "opening",
             path: folder.display().to_string(),
             source,
         })?;
+        let store =
+            object_store::local::LocalFileSystem::new_with_prefix(&folder).map_err(store_error("opening"))?;
         Ok(Checkpoints { store: Arc::new(store), folder: Some(folder) })
     }
 
@@ -122,6 +160,19 @@ impl Checkpoints {
     /// credentials come from the environment. Everything lies under `owner`, the id of the data directory, so that
     /// directories may share a store: each sweeps away only what is its own.
     pub fn at_url(url: &str, owner: &str) -> Result<Self, CheckpointError> {
+        Self::of_url(url, owner, |folder| Self::in_folder(folder))
+    }
+
+    /// [`Checkpoints::at_url`] for reading only: nothing is made.
+    pub fn at_existing_url(url: &str, owner: &str) -> Result<Self, CheckpointError> {
+        Self::of_url(url, owner, |folder| Self::in_existing_folder(&folder))
+    }
+
+    fn of_url(
+        url: &str,
+        owner: &str,
+        in_folder: impl FnOnce(PathBuf) -> Result<Self, CheckpointError>,
+    ) -> Result<Self, CheckpointError> {
         let parsed = url::Url::parse(url).map_err(|error| {
             CheckpointError::Invalid(format!(
                 "`{}` is not the URL of a checkpoint store: {error}",
@@ -129,7 +180,7 @@ impl Checkpoints {
             ))
         })?;
         if let Ok(folder) = parsed.to_file_path() {
-            return Self::in_folder(folder.join(owner));
+            return in_folder(folder.join(owner));
         }
         let options = std::env::vars().map(|(name, value)| (name.to_lowercase(), value));
         let (store, prefix) =
@@ -295,6 +346,21 @@ impl Checkpoints {
         let kept: HashSet<Path> =
             referenced.iter().map(|(trial, attempt, step)| Self::place(*trial, *attempt, *step)).collect();
         let mut deleted = 0;
+        if let Some(root) = &self.folder {
+            // What a kill leaves of a file half received is no object yet, so no listing shows it.
+            let uploads = root.join("uploads");
+            deleted += match std::fs::exists(&uploads) {
+                Ok(true) => files_below(&uploads)?.len() as u64,
+                _ => 0,
+            };
+            match std::fs::remove_dir_all(&uploads) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    let path = uploads.display().to_string();
+                    return Err(CheckpointError::Io { doing: "sweeping", path, source });
+                }
+                _ => {}
+            }
+        }
         for root in ["uploads", "trials"] {
             let root = Path::from(root);
             let mut objects = self.store.list(Some(&root));
@@ -356,13 +422,102 @@ impl Checkpoints {
                         None
                     }
                     None => {
-                        let problem = "its bytes do not have the digest of its manifest".to_owned();
+                        let problem = if read == expected.0 {
+                            "its bytes do not have the digest of its manifest".to_owned()
+                        } else {
+                            format!("it has {read} bytes, by its manifest {}", expected.0)
+                        };
                         Some((Err(CheckpointError::Damaged { path, problem }), None))
                     }
                 }
             }
         })
         .boxed())
+    }
+
+    /// Reads a whole stored checkpoint and holds it against its manifest and its place. What is missing, cut off, changed
+    /// or of something else is [`CheckpointError::Damaged`].
+    pub async fn verify(&self, trial: TrialId, attempt: u64, step: u64) -> Result<Manifest, CheckpointError> {
+        let verified = self.verify_files(trial, attempt, step).await;
+        let Err(CheckpointError::Store { source: object_store::Error::NotFound { path, .. }, .. }) = verified
+        else {
+            return verified;
+        };
+        // A store that has nothing at all is one that is not there: a disk that was not mounted damages no checkpoint.
+        if let Some(root) = &self.folder
+            && let Err(source) = std::fs::metadata(root.join("trials"))
+        {
+            let path = root.join("trials").display().to_string();
+            return Err(CheckpointError::Io { doing: "looking for", path, source });
+        }
+        Err(CheckpointError::Damaged { path, problem: "it does not exist".to_owned() })
+    }
+
+    async fn verify_files(
+        &self,
+        trial: TrialId,
+        attempt: u64,
+        step: u64,
+    ) -> Result<Manifest, CheckpointError> {
+        let (manifest, _) = self.manifest(trial, attempt, step).await?;
+        if (manifest.trial.as_str(), manifest.step) != (trial.to_string().as_str(), step) {
+            let path = Self::place(trial, attempt, step).join(MANIFEST_FILE).to_string();
+            let problem = format!("it is of trial {} at step {}", manifest.trial, manifest.step);
+            return Err(CheckpointError::Damaged { path, problem });
+        }
+        for file in &manifest.files {
+            let mut bytes = self.read(trial, attempt, step, file).await?;
+            while bytes.try_next().await?.is_some() {}
+        }
+        Ok(manifest)
+    }
+
+    /// Moves a damaged checkpoint to where nobody reads it, manifest first, and says where that is. Doing it again does
+    /// no harm.
+    pub async fn set_aside(
+        &self,
+        trial: TrialId,
+        attempt: u64,
+        step: u64,
+    ) -> Result<String, CheckpointError> {
+        let place = Self::place(trial, attempt, step);
+        let name = format!("{trial}-attempt-{attempt}-step-{step}-{}", uuid::Uuid::new_v4().simple());
+        let aside = Path::from(DAMAGED).join(name);
+        let mut found: Vec<Path> = self
+            .store
+            .list(Some(&place))
+            .map_ok(|object| object.location)
+            .try_collect()
+            .await
+            .map_err(store_error("listing a damaged checkpoint"))?;
+        found.sort_by_key(|location| location.filename() != Some(MANIFEST_FILE));
+        for location in found {
+            let Some(file) = location.filename() else { continue };
+            let to = aside.clone().join(file);
+            self.store.rename(&location, &to).await.map_err(store_error("setting a checkpoint aside"))?;
+            self.synchronise(&to).await?;
+        }
+        self.delete_below(&place).await?;
+        Ok(aside.to_string())
+    }
+
+    /// Everything the store holds, with its size; in a folder every file, also those that are no objects yet.
+    pub async fn contents(&self) -> Result<Vec<(String, u64)>, CheckpointError> {
+        if let Some(root) = &self.folder {
+            return files_below(root);
+        }
+        let objects = self.store.list(None).map_ok(|object| (object.location.to_string(), object.size));
+        objects.try_collect().await.map_err(store_error("listing"))
+    }
+
+    /// Where a checkpoint lies in the store.
+    pub fn place_of(trial: TrialId, attempt: u64, step: u64) -> String {
+        Self::place(trial, attempt, step).to_string()
+    }
+
+    /// The folder, where the store is one.
+    pub fn folder(&self) -> Option<&std::path::Path> {
+        self.folder.as_deref()
     }
 
     /// In a folder: the file and every directory above it reach the disk.

@@ -212,7 +212,10 @@ pub fn start(store: Store, checkpoints: Checkpoints) -> Result<(Handle, EngineEn
     std::thread::Builder::new()
         .name("engine".to_owned())
         .spawn(move || {
-            let result = engine.run(receiver);
+            let (path, sessions) = (engine.store.path().to_owned(), engine.sessions.clone());
+            let result = engine.run(receiver).map_err(|error| error.at(&path));
+            // After a failure too: agents whose reports nobody will answer must notice.
+            sessions.close_all();
             if let Err(error) = &result {
                 tracing::error!(%error, "the store failed: the coordinator stops");
             }

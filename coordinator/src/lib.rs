@@ -1,16 +1,20 @@
 //! The coordinator of Plateau: accepts studies, leases trials to agents, records what they report.
 //!
 //! `core` decides (pure), `engine` owns the state on one thread and makes every decision durable before it leaves,
-//! `store` is SQLite, `checkpoints` the object store, `rpc` the gRPC services. [`start`] puts them together.
+//! `store` is SQLite, `checkpoints` the object store, `rpc` the gRPC services, `verify` looks
+//! over a directory at rest, `backup` copies one. [`start`] puts them together.
 //!
 //! Deliberately absent: training and tensors; statistics; TLS (so it binds to loopback unless told otherwise).
 
+pub mod backup;
 pub mod checkpoints;
 pub mod core;
+pub mod disk;
 pub mod engine;
 pub mod rpc;
 mod service;
 pub mod store;
+pub mod verify;
 mod wire;
 
 pub use service::{Options, Running, start};

@@ -181,9 +181,15 @@ const COMPRESSION_LEVEL: i32 = 3;
 
 /// A stored chunk of metrics.
 pub fn stored_chunk(data: &[u8]) -> Result<v1::MetricsChunk, String> {
+    stored_chunk_with_digest(data).map(|(chunk, _)| chunk)
+}
+
+/// A stored chunk of metrics with the digest of its canonical bytes.
+pub fn stored_chunk_with_digest(data: &[u8]) -> Result<(v1::MetricsChunk, [u8; 32]), String> {
     let bytes =
         zstd::bulk::decompress(data, 2 * limits::MAX_MESSAGE_BYTES).map_err(|error| error.to_string())?;
-    v1::MetricsChunk::decode(bytes.as_slice()).map_err(|error| error.to_string())
+    let chunk = v1::MetricsChunk::decode(bytes.as_slice()).map_err(|error| error.to_string())?;
+    Ok((chunk, *blake3::hash(&bytes).as_bytes()))
 }
 
 /// A stored configuration with its budget set to `steps`.

@@ -103,6 +103,7 @@ fn endless(config: &TrialConfig) -> TrialConfig {
     config.evaluate.every = None;
     config.evaluate.per_decade = None;
     config.checkpoint.every = None;
+    config.checkpoint.keep_every = None;
     config.checkpoint.seconds = 0.0;
     config
 }

@@ -262,6 +262,27 @@ fn a_diverging_replica_ends_alone() {
 }
 
 #[test]
+fn case_42_a_torn_checkpoint_is_refused_wherever_it_is_torn() {
+    let scratch = tempfile::tempdir().unwrap();
+    let trained = train(&[member(modular(1, 1e-3))], 1, scratch.path());
+    let folder = trained.checkpoints[&0].last().unwrap().1.clone();
+    for name in ["weights.safetensors", "optimizer.safetensors", "manifest.json"] {
+        let path = folder.join(name);
+        let whole = std::fs::read(&path).unwrap();
+        let cuts = (0..whole.len()).step_by(4096).chain([1, 7, 8, 9, whole.len() - 1]);
+        for cut in cuts.filter(|cut| *cut < whole.len()) {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let error = plateau_lab::checkpoint::load(&folder).unwrap_err();
+            assert!(matches!(error, LabError::Checkpoint { .. }), "{name} cut at {cut}: {error}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        plateau_lab::checkpoint::load(&folder).unwrap_err();
+        std::fs::write(&path, &whole).unwrap();
+        plateau_lab::checkpoint::load(&folder).unwrap();
+    }
+}
+
+#[test]
 fn foreign_and_damaged_checkpoints_are_refused_with_the_reason() {
     let scratch = tempfile::tempdir().unwrap();
     let trained = train(&[member(modular(1, 1e-3))], 1, scratch.path());

@@ -4,6 +4,7 @@ mod cohorts;
 mod faults;
 mod python;
 mod run;
+mod storage;
 mod three_processes;
 
 use plateau_tests::Bench;

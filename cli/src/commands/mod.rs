@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod agents;
+pub mod backup;
 pub mod cancel;
 pub mod check;
 pub mod checkpoint;
@@ -24,6 +25,7 @@ pub mod submit;
 pub mod trainer;
 pub mod trials;
 pub mod undrain;
+pub mod verify;
 pub mod watch;
 
 use std::future::Future;
@@ -105,6 +107,10 @@ pub enum Command {
     Undrain(undrain::Arguments),
     /// List the devices of this machine
     Devices(devices::Arguments),
+    /// Check that everything a data directory promises to hold is there and whole
+    Verify(verify::Arguments),
+    /// Copy a data directory, also while its coordinator works
+    Backup(backup::Arguments),
     /// Run a coordinator
     Coordinator(coordinator::Arguments),
     /// Run an agent, which owns one device and trains on it
@@ -150,6 +156,8 @@ impl Command {
             Command::Drain(arguments) => wait(drain::run(&arguments, context)),
             Command::Undrain(arguments) => wait(undrain::run(&arguments, context)),
             Command::Devices(arguments) => devices::run(&arguments, context),
+            Command::Verify(arguments) => wait(verify::run(&arguments, context)),
+            Command::Backup(arguments) => wait(backup::run(&arguments, context)),
             Command::Coordinator(arguments) => wait(coordinator::run(&arguments, context)),
             Command::Agent(arguments) => wait(agent::run(&arguments, context)),
             Command::Completion(arguments) => completion::run(&arguments, context),

@@ -12,13 +12,15 @@ pub struct CheckpointConfig {
     pub every: Option<u64>,
     /// Save when this many seconds passed since the last save (default 60); 0: not by time.
     pub seconds: f64,
-    /// Intermediate states kept per trial besides the last (default 1).
+    /// Newest intermediate states kept per trial besides the last (default 1).
     pub keep: u32,
+    /// Besides, states at multiples of so many steps are saved and kept for good; absent: none.
+    pub keep_every: Option<u64>,
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        CheckpointConfig { every: None, seconds: 60.0, keep: 1 }
+        CheckpointConfig { every: None, seconds: 60.0, keep: 1, keep_every: None }
     }
 }
 
@@ -31,8 +33,30 @@ impl CheckpointConfig {
             every: fields.integer("every", 1..=u64::MAX >> 1)?,
             seconds: fields.number("seconds", 0.0..=1e9)?.unwrap_or(default.seconds),
             keep: fields.integer("keep", 0..=1000)?.unwrap_or(default.keep),
+            keep_every: fields.integer("keep-every", 1..=u64::MAX >> 1)?,
         };
         fields.finish()?;
         Ok(config)
+    }
+
+    /// Whether the state after `step` updates is saved on the way, whatever the time.
+    pub fn is_due(&self, step: u64) -> bool {
+        [self.every, self.keep_every].into_iter().flatten().any(|every| step.is_multiple_of(every))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_that_are_kept_for_good_are_saved_whether_or_not_others_are() {
+        let due =
+            |config: &CheckpointConfig| (1..=12).filter(|step| config.is_due(*step)).collect::<Vec<u64>>();
+        let with = |every, keep_every| CheckpointConfig { every, keep_every, ..CheckpointConfig::default() };
+        assert_eq!(due(&with(None, None)), []);
+        assert_eq!(due(&with(Some(4), None)), [4, 8, 12]);
+        assert_eq!(due(&with(None, Some(5))), [5, 10]);
+        assert_eq!(due(&with(Some(4), Some(5))), [4, 5, 8, 10, 12]);
     }
 }

@@ -103,6 +103,24 @@ impl EvaluateConfig {
                 .any(|index| index >= 0.0 && 10f64.powf(index / per_decade).round() as u64 == step)
         })
     }
+
+    /// The first step after `step` that is evaluated whatever the run's length; `None`: none below 2⁶³.
+    pub fn next_due(&self, step: u64) -> Option<u64> {
+        let by_steps = self.every.and_then(|every| (step / every).checked_add(1)?.checked_mul(every));
+        let by_decades = self.per_decade.and_then(|per_decade| {
+            let per_decade = f64::from(per_decade);
+            // One early, because the step itself was rounded.
+            let mut index = ((step.max(1) as f64).log10() * per_decade).floor() - 1.0;
+            loop {
+                let next = 10f64.powf(index.max(0.0) / per_decade).round();
+                if next > step as f64 {
+                    return (next < 9.2e18).then_some(next as u64);
+                }
+                index += 1.0;
+            }
+        });
+        by_steps.into_iter().chain(by_decades).min()
+    }
 }
 
 #[cfg(test)]
@@ -114,6 +132,20 @@ mod tests {
         let config = EvaluateConfig { every: None, per_decade: Some(4), probes: Vec::new() };
         let due: Vec<u64> = (0..=1200).filter(|step| config.is_due(*step, 1200)).collect();
         assert_eq!(due, [0, 1, 2, 3, 6, 10, 18, 32, 56, 100, 178, 316, 562, 1000, 1200]);
+    }
+
+    #[test]
+    fn the_next_step_that_is_due_is_the_next_of_those_that_are() {
+        for (every, per_decade) in
+            [(None, Some(4)), (Some(7), None), (Some(50), Some(10)), (None, Some(1000))]
+        {
+            let config = EvaluateConfig { every, per_decade, probes: Vec::new() };
+            let by_question: Vec<u64> = (1..=3000).filter(|step| config.is_due(*step, u64::MAX)).collect();
+            let next = |step: &u64| config.next_due(*step);
+            let one_by_one: Vec<u64> =
+                std::iter::successors(next(&0), next).take_while(|step| *step <= 3000).collect();
+            assert_eq!(one_by_one, by_question, "{config:?}");
+        }
     }
 
     #[test]

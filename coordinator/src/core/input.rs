@@ -19,6 +19,8 @@ pub struct Specification {
     pub cost: u64,
     /// Checkpoints kept besides the newest.
     pub keep: u32,
+    /// Those at multiples of so many steps are kept for good.
+    pub keep_every: Option<u64>,
     /// What trials of the cohort cost.
     pub shape: Shape,
 }
@@ -262,6 +264,17 @@ pub enum Input {
         weights_hash: String,
         /// Size of its files.
         bytes: u64,
+    },
+    /// A stored checkpoint was found damaged, and put where nobody reads it again.
+    CheckpointDamaged {
+        /// Whose.
+        trial: TrialId,
+        /// Attempt that made it.
+        attempt: u64,
+        /// Updates made.
+        step: u64,
+        /// What is wrong with it.
+        problem: String,
     },
     /// Time passed.
     Tick,

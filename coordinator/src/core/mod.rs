@@ -5,6 +5,7 @@
 //! the engine around it stores the writes and only then lets anything else out.
 
 mod agents;
+mod damage;
 mod drain;
 mod effect;
 mod expiry;
@@ -66,6 +67,9 @@ pub fn apply(state: &mut State, input: Input, now: Now) -> Vec<Effect> {
                 Checkpoint { attempt: lease.attempt, step, weights_hash, bytes },
                 out,
             );
+        }
+        Input::CheckpointDamaged { trial, attempt, step, problem } => {
+            damage::checkpoint_damaged(state, trial, attempt, step, &problem, out);
         }
         Input::Tick => expiry::tick(state, now, out),
     }

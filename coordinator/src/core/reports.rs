@@ -382,15 +382,17 @@ pub(super) fn checkpoint(
             trial.crashes = 0;
             trial.crashed_on.clear();
         }
-        // Those beyond the budget are a longer sweep's, which may go on.
-        let own = trial.checkpoints.iter().filter(|known| known.step <= budget).count();
+        // Those beyond the budget are a longer sweep's, which may go on; the newest counts even where it is kept for good.
+        let newest = trial.resume_step(budget);
+        let own = trial.checkpoints.iter().filter(|known| known.step <= budget);
+        let own = own.filter(|known| known.step == newest || !trial.keeps_for_good(known.step)).count();
         let excess = own.saturating_sub(trial.keep as usize + 1);
         let mut place = 0;
         while surplus.len() < excess && place < trial.checkpoints.len() {
             // What the live lease continues from may be on its way to the agent.
             let in_use =
                 trial.checkpoints[place].step == resume && trial.checkpoints[place].attempt < trial.attempt;
-            if in_use {
+            if in_use || trial.keeps_for_good(trial.checkpoints[place].step) {
                 place += 1;
             } else {
                 surplus.push(trial.checkpoints.remove(place));

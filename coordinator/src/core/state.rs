@@ -152,6 +152,8 @@ pub struct Trial {
     pub checkpoints: Vec<Checkpoint>,
     /// Checkpoints kept besides the newest.
     pub keep: u32,
+    /// Those at multiples of so many steps are kept for good.
+    pub keep_every: Option<u64>,
     /// The sweeps' references.
     pub wants: Vec<Want>,
     /// Where it stands in [`State::ready`].
@@ -177,9 +179,15 @@ impl Trial {
             lease: None,
             checkpoints: Vec::new(),
             keep,
+            keep_every: None,
             wants: Vec::new(),
             ready: None,
         }
+    }
+
+    /// Whether the checkpoint at `step` is kept for good.
+    pub fn keeps_for_good(&self, step: u64) -> bool {
+        self.keep_every.is_some_and(|every| step.is_multiple_of(every))
     }
 
     /// Step of the newest checkpoint; 0 without one.

@@ -136,6 +136,7 @@ fn set_members(
             Trial::new(specification.keep)
         });
         trial.keep = specification.keep;
+        trial.keep_every = specification.keep_every;
         if state.shapes.insert(specification.cohort, specification.shape).is_none() {
             effects.push(Effect::Write(Write::Shape(specification.cohort, specification.shape)));
         }

@@ -134,7 +134,8 @@ impl AgentService for Agents {
             found.then_some(()).ok_or_else(|| "the checkpoint is no longer held".to_owned())
         });
         known.await?.map_err(Status::failed_precondition)?;
-        let chunks = transfer::fetch(&self.context, trial, reference.attempt, reference.step).await?;
+        let chunks =
+            transfer::fetch_to_continue(&self.context, trial, reference.attempt, reference.step).await?;
         Ok(Response::new(Box::pin(chunks)))
     }
 }

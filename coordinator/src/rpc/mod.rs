@@ -20,11 +20,13 @@ use tonic::transport::Server;
 
 use crate::checkpoints::{CheckpointError, Checkpoints};
 use crate::core::{Answer, Refusal};
+use crate::disk::Low;
 use crate::engine::Handle;
 use crate::store::{Reader, StoreError};
 
 pub use agents::Agents;
 pub use client::Clients;
+pub use results::lineage;
 
 /// What every service needs.
 #[derive(Clone)]
@@ -108,6 +110,12 @@ impl From<CheckpointError> for Status {
                 Status::unavailable(error.to_string())
             }
         }
+    }
+}
+
+impl From<Low> for Status {
+    fn from(low: Low) -> Self {
+        Status::resource_exhausted(low.to_string())
     }
 }
 

@@ -130,10 +130,16 @@ fn parts(
     for (place, (attempt, from)) in known.iter().enumerate().rev() {
         // It continued from beyond: part of the line of a larger budget.
         let beyond = *from >= end && *from > 0;
-        // It ended, for a smaller budget, short of where the line goes on, and an earlier one got there.
+        // It ended, for a smaller budget, short of where the line goes on, and an earlier one got there; or the same at
+        // the line's end.
         let reached = steps(*attempt).max().copied().unwrap_or(*from);
         let mut earlier = known[..place].iter().flat_map(|(earlier, _)| steps(*earlier));
-        let beside = !parts.is_empty() && earlier.any(|step| *step > reached && *step <= end);
+        let beside = if parts.is_empty() {
+            // It goes on beyond the budget from before its end, and has not come that far again: the end was measured.
+            reached < budget && earlier.any(|step| *step == budget)
+        } else {
+            earlier.any(|step| *step > reached && *step <= end)
+        };
         if beyond || beside {
             continue;
         }
@@ -220,5 +226,13 @@ mod tests {
         let attempts = [(0, 0, 500), (0, 0, 300), (500, 510, 700)];
         assert_eq!(line(&attempts, 700), tens(700));
         assert_eq!(line(&attempts, 300), tens(300));
+    }
+
+    #[test]
+    fn an_attempt_that_goes_on_from_before_the_end_takes_nothing_from_what_was_completed() {
+        // Completed at 500; its last checkpoint was lost, so a longer budget goes on from 450 and has come to 460.
+        let attempts = [(0, 0, 500), (450, 460, 460)];
+        assert_eq!(line(&attempts, 500), tens(500));
+        assert_eq!(line(&attempts, 1000), tens(460));
     }
 }

@@ -12,6 +12,7 @@ use tonic::Status;
 
 use super::{Context, Failure, blocking, refused};
 use crate::core::{Answer, Input, Shape, Specification, SweepNumber};
+use crate::disk::check_room;
 use crate::engine::Handle;
 use crate::wire;
 
@@ -30,8 +31,13 @@ pub async fn submit(context: &Context, source: StudySource) -> Result<v1::Submit
         let id = id.clone();
         move |state, _| state.sweep_by_id(&id).is_some()
     });
-    // A sweep never vanishes, so one that is known needs no expansion.
-    let trials = if known.await? { Vec::new() } else { expand(&context.engine, study).await? };
+    // A sweep never vanishes, so one that is known needs no expansion and no room.
+    let trials = if known.await? {
+        Vec::new()
+    } else {
+        check_room(&context.database, "a new study", 0)?;
+        expand(&context.engine, study).await?
+    };
     match context.engine.request(Input::Submit { id, name, source: encoded, trials }).await? {
         Answer::Submitted { sweep, existing, trials, new_trials } => {
             tracing::info!(sweep, existing, trials, new_trials, "study submitted");
@@ -85,6 +91,7 @@ fn specify(config: &TrialConfig) -> Result<Specification, Failure> {
         cohort,
         cost,
         keep: config.checkpoint.keep,
+        keep_every: config.checkpoint.keep_every,
         shape: Shape {
             state_bytes: cost::state_bytes(config),
             workspace_bytes: cost::workspace_bytes(config),
@@ -107,6 +114,7 @@ pub async fn extend(
         let problem = format!("at most {} seeds and {} steps", limits::MAX_AXIS_VALUES, limits::MAX_STEPS);
         return Err(Status::resource_exhausted(problem));
     }
+    check_room(&context.database, "an extension of a study", 0)?;
     let stored = context.read(move |reader| reader.source(sweep)).await?;
     let stored = stored.ok_or_else(|| Status::not_found("the study of the sweep is not stored"))?;
     let what = describe(&seeds, steps);

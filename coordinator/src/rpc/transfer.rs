@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use plateau_common::checkpoint::Manifest;
 use plateau_common::identity::TrialId;
 use plateau_common::limits;
 use plateau_proto::v1;
@@ -10,6 +11,7 @@ use tonic::Status;
 use super::{Context, done};
 use crate::checkpoints::Piece;
 use crate::core::{Input, LeaseKey};
+use crate::disk::check_room;
 
 /// Stores an upload and records it; the answer means that it is on disk.
 pub async fn store(
@@ -19,6 +21,12 @@ pub async fn store(
     manifest: Bytes,
     pieces: impl Stream<Item = Result<Piece, Status>> + Unpin,
 ) -> Result<(), Status> {
+    // A sender that is not yet known to tell the truth may say more than is true, never less: the rest is refused.
+    let wanted = Manifest::parse(&manifest)
+        .map_or(0, |manifest| manifest.files.iter().fold(0u64, |sum, file| sum.saturating_add(file.bytes)));
+    if let Some(folder) = context.checkpoints.folder() {
+        check_room(folder, "a checkpoint", wanted)?;
+    }
     let staged = context.checkpoints.stage(lease, step, manifest, pieces).await??;
     let (weights_hash, bytes) = (staged.manifest().weights_hash.clone(), staged.bytes());
     if let Some(known) = recorded(context, lease, step).await? {
@@ -56,6 +64,26 @@ async fn recorded(context: &Context, lease: LeaseKey, step: u64) -> Result<Optio
         Some(known.weights_hash.clone())
     });
     Ok(known.await?)
+}
+
+/// [`fetch`] for the lease that is to continue from it. The checkpoint is read and verified as a whole first: a damaged one
+/// is set aside and the core told, so that the trial continues from the one before; the status is then `DATA_LOSS`.
+pub async fn fetch_to_continue(
+    context: &Context,
+    trial: TrialId,
+    attempt: u64,
+    step: u64,
+) -> Result<impl Stream<Item = Result<v1::CheckpointChunk, Status>> + Send + 'static, Status> {
+    let damage = match context.checkpoints.verify(trial, attempt, step).await {
+        Ok(_) => return fetch(context, trial, attempt, step).await,
+        Err(error) if error.is_damage() => error,
+        Err(error) => return Err(error.into()),
+    };
+    let aside = context.checkpoints.set_aside(trial, attempt, step).await?;
+    let problem = format!("{damage}; what is left of it: {aside}");
+    tracing::error!(%trial, attempt, step, problem, "a checkpoint is damaged");
+    done(context.engine.request(Input::CheckpointDamaged { trial, attempt, step, problem }).await?)?;
+    Err(damage.into())
 }
 
 /// A stored checkpoint as a stream: its manifest, then its files' bytes in the manifest's order.

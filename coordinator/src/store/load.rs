@@ -5,7 +5,7 @@ use std::time::Duration;
 use plateau_common::identity::TrialId;
 use plateau_common::throughput::ThroughputCurve;
 use plateau_common::trial::{Ending, TrialState};
-use rusqlite::Row;
+use rusqlite::{Connection, Row};
 
 use super::{Store, StoreError};
 use crate::core::{
@@ -28,6 +28,21 @@ fn trial_id(table: &'static str, text: &str) -> Result<TrialId, StoreError> {
 impl Store {
     /// Everything stored, indexed, with a fresh term for every lease.
     pub fn load(&self, now: Now) -> Result<State, StoreError> {
+        load(&self.connection, now).map_err(|error| error.at(&self.path))
+    }
+}
+
+/// [`Store::load`] from any connection.
+pub(super) fn load(connection: &Connection, now: Now) -> Result<State, StoreError> {
+    Tables { connection }.load(now)
+}
+
+struct Tables<'a> {
+    connection: &'a Connection,
+}
+
+impl Tables<'_> {
+    fn load(&self, now: Now) -> Result<State, StoreError> {
         let mut state = State::default();
         self.load_agents(&mut state)?;
         self.load_planning(&mut state)?;
@@ -231,6 +246,7 @@ fn load_trial(row: &Row<'_>) -> Result<Trial, StoreError> {
         crashed_on,
         alone: row.get("alone")?,
         keep: row.get("keep")?,
+        keep_every: keep_every(row)?,
         ending: load_ending(row)?,
         holder: row.get::<_, Option<String>>("holder")?.unwrap_or_default(),
         lease,
@@ -238,6 +254,15 @@ fn load_trial(row: &Row<'_>) -> Result<Trial, StoreError> {
         wants: Vec::new(),
         ready: None,
     })
+}
+
+/// A file that was made before there was such a column, and is only looked at, keeps nothing for good.
+fn keep_every(row: &Row<'_>) -> Result<Option<u64>, StoreError> {
+    match row.get::<_, Option<i64>>("keep_every") {
+        Ok(every) => Ok(every.and_then(|every| u64::try_from(every).ok())),
+        Err(rusqlite::Error::InvalidColumnName(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn load_ending(row: &Row<'_>) -> Result<Option<RecordedEnding>, StoreError> {

@@ -3,6 +3,7 @@
 //! Owns the tables, their version, the lock that keeps a second coordinator out, the writing of effects in one
 //! transaction per batch, and reading back. Makes no decisions.
 
+mod inspect;
 mod load;
 mod lock;
 mod read;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
+pub use inspect::{CheckpointRow, DatabaseCopy, InspectedChunk, Inspection, TrialRow};
 use lock::DirectoryLock;
 pub use read::{AttemptLog, AttemptRecord, ChunkRow, HistoryRow, LogRow, Reader};
 pub use schema::VERSION;
@@ -30,6 +32,30 @@ pub enum StoreError {
     /// SQLite failed; a failed write is fatal to the coordinator.
     #[error("the coordinator's database: {0}")]
     Sqlite(#[from] rusqlite::Error),
+    /// The file's pages are damaged.
+    #[error(
+        "the database {path} is damaged ({source}): restore the data directory from a copy, or move it away to begin \
+         anew; `plateau verify` says what else of it is whole"
+    )]
+    Malformed {
+        /// The file.
+        path: String,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// The file system does not let SQLite do what it must.
+    #[error(
+        "the database {path} cannot be written ({source}; {system}): free space or restore access to its folder, then \
+         start the coordinator again; what was acknowledged is kept"
+    )]
+    Unusable {
+        /// The file.
+        path: String,
+        /// What SQLite says.
+        source: rusqlite::Error,
+        /// What the operating system says to a small write beside the file.
+        system: String,
+    },
     /// Another version wrote the file.
     #[error(
         "{path} holds format {found}, this build of plateau reads format {known}: use the version of plateau that wrote \
@@ -60,6 +86,17 @@ pub enum StoreError {
         /// Process id of the holder, or a word if it could not be read.
         holder: String,
     },
+    /// The directory does not take the lock's file.
+    #[error(
+        "the data directory {path} cannot be written ({source}): free space there, mount it writable or give its owner \
+         the right to write, or choose another"
+    )]
+    NotWritable {
+        /// The directory.
+        path: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
     /// The file system refused.
     #[error("{doing} {path}: {source}")]
     Io {
@@ -82,6 +119,27 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// The same of the database at `path`, with what is to be done about it.
+    pub(crate) fn at(self, path: &Path) -> Self {
+        use rusqlite::ErrorCode as Code;
+        let StoreError::Sqlite(source) = self else { return self };
+        let named = path.display().to_string();
+        match source.sqlite_error_code() {
+            Some(Code::DatabaseCorrupt | Code::NotADatabase) => StoreError::Malformed { path: named, source },
+            Some(
+                Code::DiskFull
+                | Code::SystemIoFailure
+                | Code::ReadOnly
+                | Code::CannotOpen
+                | Code::PermissionDenied
+                | Code::NoLargeFileSupport,
+            ) => StoreError::Unusable { path: named, system: crate::disk::try_to_write(path), source },
+            _ => StoreError::Sqlite(source),
+        }
+    }
+}
+
 /// The writing end of the store; one per data directory.
 pub struct Store {
     connection: Connection,
@@ -95,12 +153,7 @@ impl Store {
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         let lock = DirectoryLock::take(directory)?;
         let path = directory.join(DATABASE_FILE);
-        let mut connection = Connection::open(&path)?;
-        connection.busy_timeout(Duration::from_secs(5))?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.set_prepared_statement_cache_capacity(64);
-        schema::prepare(&mut connection, &path.display().to_string())?;
+        let connection = open_writer(&path).map_err(|error| error.at(&path))?;
         Ok(Store { connection, path, _lock: lock })
     }
 
@@ -121,10 +174,22 @@ impl Store {
 
     /// Moves the write-ahead log into the database; at a clean stop, so that one file remains.
     pub fn close(self) -> Result<(), StoreError> {
-        self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-        self.connection.close().map_err(|(_, error)| error)?;
-        Ok(())
+        let closed = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .and_then(|()| self.connection.close().map_err(|(_, error)| error));
+        closed.map_err(|error| StoreError::from(error).at(&self.path))
     }
+}
+
+fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+    let mut connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.set_prepared_statement_cache_capacity(64);
+    schema::prepare(&mut connection, &path.display().to_string())?;
+    Ok(connection)
 }
 
 fn open_reader(path: &Path) -> Result<Connection, StoreError> {

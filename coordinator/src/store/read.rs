@@ -9,7 +9,7 @@ use super::{StoreError, open_reader};
 
 /// A read-only connection; sees what is committed.
 pub struct Reader {
-    connection: Connection,
+    pub(super) connection: Connection,
 }
 
 /// One chunk of metrics as stored.
@@ -67,6 +67,30 @@ impl Reader {
     /// Opens the database at `path` for reading.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         Ok(Reader { connection: open_reader(path)? })
+    }
+
+    /// The id of the data directory: what it keeps elsewhere lies under this name.
+    pub fn directory_id(&self) -> Result<String, StoreError> {
+        Ok(self.connection.query_row("SELECT id FROM directory", [], |row| row.get(0))?)
+    }
+
+    /// Writes a copy of the whole database, as it is at this moment, to a file that is replaced; the writer is not held up.
+    pub fn copy_to(&self, path: &Path) -> Result<(), StoreError> {
+        let io = |doing| {
+            let path = path.display().to_string();
+            move |source| StoreError::Io { doing, path, source }
+        };
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io("replacing")(error)),
+            _ => {}
+        }
+        let name = path.to_str().ok_or_else(|| {
+            io("copying to")(std::io::Error::new(std::io::ErrorKind::InvalidInput, "the name is no UTF-8"))
+        })?;
+        self.connection
+            .execute("VACUUM INTO ?1", [name])
+            .map_err(|error| StoreError::from(error).at(path))?;
+        crate::disk::synchronise(path).map_err(io("flushing"))
     }
 
     /// The study of a sweep, as stored.

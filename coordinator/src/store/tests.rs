@@ -12,16 +12,40 @@ fn submission() -> Input {
 }
 
 #[test]
-fn a_newer_format_is_refused_with_both_versions_named() {
+fn case_41_a_newer_format_is_refused_with_both_versions_named_and_left_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path()).unwrap();
     let path = store.path().to_owned();
     store.close().unwrap();
     let connection = rusqlite::Connection::open(&path).unwrap();
-    connection.pragma_update(None, "user_version", VERSION + 5).unwrap();
+    connection.pragma_update(None, "user_version", VERSION + 1).unwrap();
     drop(connection);
+    let before = std::fs::read(&path).unwrap();
     let problem = Store::open(folder.path()).err().unwrap().to_string();
-    assert!(problem.contains("format 7") && problem.contains("format 2"), "{problem}");
+    let named = |version: i64| problem.contains(&format!("format {version}"));
+    assert!(named(VERSION + 1) && named(VERSION), "{problem}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn a_file_without_the_newest_column_gets_it_and_keeps_its_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(folder.path()).unwrap();
+    let mut state = Default::default();
+    let batch = store.begin(0).unwrap();
+    for effect in crate::core::apply(&mut state, submission(), Default::default()) {
+        if let crate::core::Effect::Write(write) = effect {
+            batch.write(&write, &state).unwrap();
+        }
+    }
+    batch.commit().unwrap();
+    store.connection.execute_batch("ALTER TABLE trials DROP COLUMN keep_every").unwrap();
+    store.connection.pragma_update(None, "user_version", VERSION - 1).unwrap();
+    store.close().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let loaded = store.load(Default::default()).unwrap();
+    assert_eq!(loaded.trials.len(), 5);
+    assert!(loaded.trials.values().all(|trial| (trial.keep, trial.keep_every) == (1, None)));
 }
 
 #[test]

@@ -4,8 +4,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod administration;
+mod backup;
 mod checkpoints;
+mod damage;
+mod disk;
 mod leases;
 mod recovery;
 mod support;
 mod sweeps;
+mod verify;

@@ -175,7 +175,7 @@ impl<'a> Shard<'a> {
         });
         let ends = self.replicas.iter().any(|replica| step >= replica.config().train.steps);
         let policy = &self.replicas[0].config().checkpoint;
-        let by_step = policy.every.is_some_and(|every| step.is_multiple_of(every));
+        let by_step = policy.is_due(step);
         let by_time = policy.seconds > 0.0 && self.last_save.elapsed().as_secs_f64() >= policy.seconds;
         let save = by_step || by_time;
         let looks = evaluation || ends || save || step.is_multiple_of(self.engine.patience());

@@ -2,6 +2,7 @@
 //! more, with restarts in between.
 
 mod cases;
+mod damage;
 mod exhaustive;
 mod exploration;
 mod planning;

@@ -101,6 +101,11 @@ fn step(world: &mut World, kind: u8, first: u8, second: u8) {
             let leases = leases.take(second as usize % 5).collect();
             world.crash(&name, leases);
         }
+        18 | 19 if second >= 235 => {
+            let (attempt, step) = (key.attempt, u64::from(first % 20) + 1);
+            let problem = "bit rot".to_owned();
+            world.apply(Input::CheckpointDamaged { trial: key.trial, attempt, step, problem });
+        }
         18 | 19 => {
             let stored = Input::CheckpointStored {
                 lease: key,

@@ -23,6 +23,7 @@ pub fn specification(number: u8, budget: u64, cohort: u128) -> Specification {
         cohort,
         cost: budget * (cohort as u64 + 1),
         keep: 1,
+        keep_every: None,
         shape: shape(cohort),
     }
 }
