@@ -3,8 +3,9 @@
 //! `core` decides (pure), `engine` owns the state on one thread and makes every decision durable before it leaves,
 //! `store` is SQLite, `checkpoints` the object store, `rpc` the gRPC services. [`start`] puts them together.
 //!
-//! Deliberately absent: training and tensors; statistics; TLS (so it binds to loopback unless told otherwise).
+//! `access` decides who may call what. Deliberately absent: training and tensors; statistics.
 
+pub mod access;
 pub mod checkpoints;
 pub mod core;
 pub mod engine;

@@ -170,7 +170,11 @@ async fn train(
         tracing::info!(agents = agents.len(), ?devices, "agents started");
     }
     let target =
-        Target { coordinator: connection.address.clone(), data_dir: Some(arguments.data_dir.clone()) };
+        Target {
+            coordinator: connection.address.clone(),
+            data_dir: Some(arguments.data_dir.clone()),
+            credentials: context.credentials.clone(),
+        };
     let mut display = Display::new(&context.output, target.as_options());
     let announce = display.announcer();
     let followed = tokio::select! {

@@ -3,6 +3,7 @@
 // Helper functions of tests are no `#[test]` themselves, so clippy's exception for tests does not reach them.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod checkpoints;
 mod leases;
 mod recovery;
