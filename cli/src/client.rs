@@ -238,7 +238,9 @@ mod tests {
     #[tokio::test]
     async fn an_unreachable_coordinator_is_named_with_what_to_do() {
         // Port 1 is reserved and has no service on any sane machine.
-        let Err(error) = connect("127.0.0.1:1", &Credentials::default()).await else { panic!("something answers on port 1") };
+        let Err(error) = connect("127.0.0.1:1", &Credentials::default()).await else {
+            panic!("something answers on port 1")
+        };
         let text = error.to_string();
         assert!(text.starts_with("no coordinator answers at http://127.0.0.1:1 ("), "{text}");
         assert!(text.contains("plateau coordinator --data-dir DIR"), "{text}");

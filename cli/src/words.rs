@@ -164,7 +164,10 @@ mod tests {
     fn case_62_foreign_text_cannot_steer_the_terminal() {
         assert_eq!(one_line("a\nb\u{1b}[2Jc\n"), "a b\\u{1b}[2Jc");
         // An 8-bit escape, a change of direction, an invisible joiner: all that is left of them is their number.
-        assert_eq!(one_line("a\u{9b}2Jb\u{202e}c\u{200d}\u{2028}d"), "a\\u{9b}2Jb\\u{202e}c\\u{200d}\\u{2028}d");
+        assert_eq!(
+            one_line("a\u{9b}2Jb\u{202e}c\u{200d}\u{2028}d"),
+            "a\\u{9b}2Jb\\u{202e}c\\u{200d}\\u{2028}d"
+        );
         assert_eq!(printable("a\n\tb\r\u{1b}]0;x\u{7}é😀"), "a\n\tb\\u{d}\\u{1b}]0;x\\u{7}é😀");
     }
 }

@@ -302,7 +302,11 @@ mod tests {
             }),
             Body::Goodbye(Goodbye {}),
         ];
-        bodies.into_iter().zip(1..).map(|(body, sequence)| v1::AgentMessage { sequence, body: Some(body) }).collect()
+        bodies
+            .into_iter()
+            .zip(1..)
+            .map(|(body, sequence)| v1::AgentMessage { sequence, body: Some(body) })
+            .collect()
     }
 
     /// What the coordinator makes of bytes that a peer sent, all the way to the core's types.
@@ -356,7 +360,10 @@ mod tests {
         for length in [limits::MAX_LOG_LINE_BYTES - 1, limits::MAX_LOG_LINE_BYTES, 5000] {
             log.lines[0].message = format!("x{}", "é".repeat(length));
             let Ok(Report::Log { lines, .. }) = report(Body::Log(log.clone())) else { panic!() };
-            assert!(lines[0].2.len() <= limits::MAX_LOG_LINE_BYTES && lines[0].2.len() >= limits::MAX_LOG_LINE_BYTES - 1);
+            assert!(
+                lines[0].2.len() <= limits::MAX_LOG_LINE_BYTES
+                    && lines[0].2.len() >= limits::MAX_LOG_LINE_BYTES - 1
+            );
         }
     }
 
@@ -367,7 +374,10 @@ mod tests {
             assert_eq!(study_source("study", Some(source)).unwrap_err().field, "format");
         }
         for seconds in [f64::NAN, f64::INFINITY, -1.0] {
-            let v1::AgentMessage { body: Some(Body::Throughput(mut measured)), .. } = messages().remove(8) else { panic!() };
+            let v1::AgentMessage { body: Some(Body::Throughput(mut measured)), .. } = messages().remove(8)
+            else {
+                panic!()
+            };
             measured.evaluation_seconds = seconds;
             assert_eq!(report(Body::Throughput(measured)).unwrap_err().field, "evaluation_seconds");
         }

@@ -72,7 +72,11 @@ fn memory(what: &str) -> u64 {
 fn assert_modest(reserved_before: u64) {
     let (resident, reserved) = (memory("VmHWM"), memory("VmPeak"));
     assert!(resident < RESIDENT, "{} MiB were taken", resident >> 20);
-    assert!(reserved < reserved_before + RESERVED, "{} MiB were reserved", (reserved - reserved_before) >> 20);
+    assert!(
+        reserved < reserved_before + RESERVED,
+        "{} MiB were reserved",
+        (reserved - reserved_before) >> 20
+    );
 }
 
 /// Every method, by its path.
@@ -80,7 +84,10 @@ fn methods() -> Vec<String> {
     let set = prost_types::FileDescriptorSet::decode(plateau_proto::FILE_DESCRIPTOR_SET).unwrap();
     let services = set.file.iter().flat_map(|file| file.service.iter().map(move |service| (file, service)));
     let names = services.flat_map(|(file, service)| {
-        service.method.iter().map(move |method| format!("/{}.{}/{}", file.package(), service.name(), method.name()))
+        service
+            .method
+            .iter()
+            .map(move |method| format!("/{}.{}/{}", file.package(), service.name(), method.name()))
     });
     names.collect()
 }
@@ -171,7 +178,8 @@ async fn case_57_many_messages_that_never_end_take_no_memory() {
     let mut open = Vec::new();
     for _ in 0..200 {
         let mut sender = sender.clone().ready().await.unwrap();
-        let (response, mut stream) = sender.send_request(request("/plateau.v1.PlateauService/Submit"), false).unwrap();
+        let (response, mut stream) =
+            sender.send_request(request("/plateau.v1.PlateauService/Submit"), false).unwrap();
         // As much as is allowed, of which a hundred bytes come.
         let mut message = vec![0];
         message.extend((4u32 << 20).to_be_bytes());
@@ -203,17 +211,19 @@ async fn case_56_malformed_messages_are_errors_of_the_call_and_of_nothing_else()
     for path in methods() {
         for (what, message) in &malformed {
             let code = exchange(&sender, &path, framed(message), true).await;
-            assert!(
-                matches!(code, Code::Internal | Code::InvalidArgument),
-                "{path}, {what}: {code:?}"
-            );
+            assert!(matches!(code, Code::Internal | Code::InvalidArgument), "{path}, {what}: {code:?}");
         }
     }
     // Text that is not UTF-8, and a number where text belongs, in the first field of each request that has one.
-    for method in ["DescribeSweep", "ListTrials", "Watch", "Cancel", "Explain", "GetLogs", "FetchCheckpoint"] {
+    for method in ["DescribeSweep", "ListTrials", "Watch", "Cancel", "Explain", "GetLogs", "FetchCheckpoint"]
+    {
         let path = format!("/plateau.v1.PlateauService/{method}");
         for message in [vec![0x0a, 0x02, 0xff, 0xfe], vec![0x08, 0x01], vec![0x0d, 0, 0, 0, 0]] {
-            assert_eq!(exchange(&sender, &path, framed(&message), true).await, Code::Internal, "{path} {message:?}");
+            assert_eq!(
+                exchange(&sender, &path, framed(&message), true).await,
+                Code::Internal,
+                "{path} {message:?}"
+            );
         }
     }
     bystander.is_served().await;
@@ -271,7 +281,10 @@ async fn case_56_what_a_message_must_say_is_named_where_it_does_not() {
         ("ending", greeted(Some(ended(None)))),
         ("ending", greeted(Some(ended(Some(v1::Ending { kind: None }))))),
         ("metrics", greeted(Some(metrics(None)))),
-        ("metrics", greeted(Some(metrics(Some(v1::MetricsChunk { steps: vec![2, 1], columns: Vec::new() }))))),
+        (
+            "metrics",
+            greeted(Some(metrics(Some(v1::MetricsChunk { steps: vec![2, 1], columns: Vec::new() })))),
+        ),
         ("lease", greeted(Some(released(None)))),
         ("lease", greeted(Some(released(Some(v1::LeaseKey { trial: "../../x".to_owned(), attempt: 1 }))))),
         ("lease", greeted(Some(released(Some(v1::LeaseKey { trial: "0".repeat(32), attempt: 0 }))))),
@@ -294,7 +307,8 @@ async fn case_56_what_a_message_must_say_is_named_where_it_does_not() {
         assert!(status.message().contains("field `format`"), "{status}");
     }
     for state in [0, 99, -1] {
-        let request = v1::ListTrialsRequest { sweep: "last".to_owned(), states: vec![state], offset: 0, limit: 0 };
+        let request =
+            v1::ListTrialsRequest { sweep: "last".to_owned(), states: vec![state], offset: 0, limit: 0 };
         let status = bystander.0.list_trials(request).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{status}");
         assert!(status.message().contains("field `states`"), "{status}");
@@ -394,7 +408,8 @@ async fn case_64_who_resets_what_he_opens_is_cut_off() {
                 Ok(sender) => sender,
                 Err(_) => return true,
             };
-            let Ok((_, mut stream)) = sender.send_request(request("/plateau.v1.AgentService/Session"), false) else {
+            let Ok((_, mut stream)) = sender.send_request(request("/plateau.v1.AgentService/Session"), false)
+            else {
                 return true;
             };
             stream.send_reset(h2::Reason::CANCEL);

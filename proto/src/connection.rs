@@ -45,16 +45,24 @@ pub struct Credentials {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
     /// Not an address.
-    #[error("`{0}` is not the address of a coordinator (expected e.g. http://127.0.0.1:7733 or https://node1:7733)")]
+    #[error(
+        "`{0}` is not the address of a coordinator (expected e.g. http://127.0.0.1:7733 or https://node1:7733)"
+    )]
     BadAddress(String),
     /// Something before an `@`.
-    #[error("the address of a coordinator carries no name or password: give the token with --token-file FILE")]
+    #[error(
+        "the address of a coordinator carries no name or password: give the token with --token-file FILE"
+    )]
     SecretInAddress,
     /// TLS without anything to check the certificate with.
-    #[error("{0} is encrypted: name the certificate to believe it by with --ca FILE (`ca.pem` of the coordinator's keys)")]
+    #[error(
+        "{0} is encrypted: name the certificate to believe it by with --ca FILE (`ca.pem` of the coordinator's keys)"
+    )]
     NoAuthority(String),
     /// A token would travel in clear.
-    #[error("{0} is not encrypted: the token is not sent there. Use https:// (`plateau keys init` makes the certificates), or a tunnel to 127.0.0.1")]
+    #[error(
+        "{0} is not encrypted: the token is not sent there. Use https:// (`plateau keys init` makes the certificates), or a tunnel to 127.0.0.1"
+    )]
     TokenInClear(String),
     /// A file cannot be read.
     #[error("reading {what} {}: {source}", path.display())]
@@ -112,7 +120,8 @@ impl Route {
             Some("http") if token_file.is_some() => Err(ConnectionError::TokenInClear(url.to_owned())),
             Some("http") => Ok(Route { endpoint, bearer: Bearer::default() }),
             Some("https") => {
-                let ca = credentials.ca.as_deref().ok_or_else(|| ConnectionError::NoAuthority(url.to_owned()))?;
+                let ca =
+                    credentials.ca.as_deref().ok_or_else(|| ConnectionError::NoAuthority(url.to_owned()))?;
                 let tls = ClientTlsConfig::new().ca_certificate(authority(ca)?).domain_name(host);
                 let endpoint =
                     endpoint.tls_config(tls).map_err(|_| ConnectionError::BadAuthority(ca.to_owned()))?;
@@ -246,7 +255,9 @@ mod tests {
     fn loopback_needs_nothing_and_is_sent_no_token() {
         let (_folder, path) = token_file(&token(), 0o600);
         let credentials = Credentials { ca: None, token_file: Some(path) };
-        for url in ["http://127.0.0.1:7733", "http://127.8.8.8:1", "http://localhost:7733", "http://[::1]:7733"] {
+        for url in
+            ["http://127.0.0.1:7733", "http://127.8.8.8:1", "http://localhost:7733", "http://[::1]:7733"]
+        {
             assert!(Route::new(url, &Credentials::default()).is_ok(), "{url}");
             assert!(Route::new(url, &credentials).unwrap().bearer.source.is_none(), "{url}");
         }
@@ -256,12 +267,23 @@ mod tests {
     fn case_61_a_token_is_never_sent_in_clear() {
         let (_folder, path) = token_file(&token(), 0o600);
         let credentials = Credentials { ca: None, token_file: Some(path) };
-        for url in ["http://node7:7733", "http://10.0.0.1:7733", "http://localhost.example:1", "http://[2001:db8::1]:1"] {
+        for url in [
+            "http://node7:7733",
+            "http://10.0.0.1:7733",
+            "http://localhost.example:1",
+            "http://[2001:db8::1]:1",
+        ] {
             assert!(matches!(Route::new(url, &credentials), Err(ConnectionError::TokenInClear(_))), "{url}");
             assert!(Route::new(url, &Credentials::default()).is_ok(), "{url}");
         }
-        assert!(matches!(Route::new("https://node7:7733", &credentials), Err(ConnectionError::NoAuthority(_))));
-        assert!(matches!(Route::new("https://plateau_0@node7:1", &credentials), Err(ConnectionError::SecretInAddress)));
+        assert!(matches!(
+            Route::new("https://node7:7733", &credentials),
+            Err(ConnectionError::NoAuthority(_))
+        ));
+        assert!(matches!(
+            Route::new("https://plateau_0@node7:1", &credentials),
+            Err(ConnectionError::SecretInAddress)
+        ));
         for bad in ["", "node7", "ftp://node7:1", "http://", "https://exa mple:1"] {
             assert!(Route::new(bad, &credentials).is_err(), "{bad}");
         }

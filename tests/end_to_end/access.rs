@@ -19,11 +19,23 @@ impl Locked {
     fn start() -> anyhow::Result<Locked> {
         let bench = bench()?;
         bench.succeed(["keys", "init", "keys", "--out", "submit.token"])?;
-        bench.succeed(["keys", "token", "add", "keys", "worker", "--role", "agent", "--out", "agent.token"])?;
+        bench.succeed([
+            "keys",
+            "token",
+            "add",
+            "keys",
+            "worker",
+            "--role",
+            "agent",
+            "--out",
+            "agent.token",
+        ])?;
         let listen = ["coordinator", "--data-dir", "data", "--listen", "0.0.0.0:0", "--keys", "keys"];
         let coordinator = talkative(&bench, "coordinator", &listen, &[])?;
         let address = wait_for("the coordinator's address", || {
-            let Ok(text) = std::fs::read_to_string(bench.path("data/coordinator.json")) else { return Ok(None) };
+            let Ok(text) = std::fs::read_to_string(bench.path("data/coordinator.json")) else {
+                return Ok(None);
+            };
             let json: serde_json::Value = serde_json::from_str(&text)?;
             ensure!(json["tls"] == true, "{json}");
             Ok(json["address"].as_str().map(str::to_owned))
@@ -39,8 +51,18 @@ impl Locked {
     }
 
     fn agent(&self) -> anyhow::Result<Process> {
-        let arguments =
-            ["agent", "--name", "worker", "--device", "cpu", "--threads", "1", "--work-dir", "work", "--coordinator"];
+        let arguments = [
+            "agent",
+            "--name",
+            "worker",
+            "--device",
+            "cpu",
+            "--threads",
+            "1",
+            "--work-dir",
+            "work",
+            "--coordinator",
+        ];
         let environment = [
             ("PLATEAU_CA", "keys/ca.pem"),
             ("PLATEAU_TOKEN_FILE", "agent.token"),
@@ -146,7 +168,10 @@ fn case_61_revoked_in_the_middle_an_agent_trains_on_and_finishes_with_a_new_toke
         searched += 1;
     }
     let logs = [&agent.log_text(), &std::fs::read_to_string(bench.path("coordinator.log"))?].map(String::len);
-    ensure!(searched > 5 && logs.iter().all(|length| *length > 10_000), "{searched} files, logs of {logs:?} bytes");
+    ensure!(
+        searched > 5 && logs.iter().all(|length| *length > 10_000),
+        "{searched} files, logs of {logs:?} bytes"
+    );
     ensure!(agent.log_text().contains("TRACE"), "the agent's log is not as fine as it can be");
     Ok(())
 }
@@ -166,7 +191,9 @@ fn case_61_the_users_view_of_keys_and_refusals() -> anyhow::Result<()> {
     };
     // The list is read again each second, so a new token is good soon.
     let read = locked.target("read.token");
-    wait_for("the new token", || Ok(bench.run([&["list"], &read[..]].concat())?.status.success().then_some(())))?;
+    wait_for("the new token", || {
+        Ok(bench.run([&["list"], &read[..]].concat())?.status.success().then_some(()))
+    })?;
     let text = failure(&[&["submit", "study.toml"], &read[..]].concat())?;
     ensure!(text.contains("needs a token with the role `submit`"), "{text}");
     let text = failure(&["list", "--coordinator", &locked.url])?;
@@ -191,7 +218,8 @@ fn case_61_the_users_view_of_keys_and_refusals() -> anyhow::Result<()> {
     let text = failure(&["run", "study.toml", "--data-dir", "data"])?;
     ensure!(text.contains("without keys"), "{text}");
     let listed = bench.json(["keys", "token", "list", "keys"])?;
-    let names: Vec<&str> = listed["tokens"].as_array().into_iter().flatten().filter_map(|t| t["name"].as_str()).collect();
+    let names: Vec<&str> =
+        listed["tokens"].as_array().into_iter().flatten().filter_map(|t| t["name"].as_str()).collect();
     ensure!(names == ["first", "worker", "reader"], "{listed}");
     Ok(())
 }
@@ -212,7 +240,8 @@ fn case_65_a_trainer_inherits_no_secrets_and_has_a_folder_of_its_own() -> anyhow
         Ok(command.split('\0').nth(1).filter(|verb| *verb == "trainer").map(|_| ()))
     })?;
     let environment = String::from_utf8(std::fs::read(format!("/proc/{trainer}/environ"))?)?;
-    let names: Vec<&str> = environment.split('\0').filter_map(|variable| variable.split('=').next()).collect();
+    let names: Vec<&str> =
+        environment.split('\0').filter_map(|variable| variable.split('=').next()).collect();
     ensure!(names.contains(&"PATH") && names.contains(&"RUST_LOG"), "{names:?}");
     ensure!(!names.iter().any(|name| name.starts_with("PLATEAU") || name.contains("SECRET")), "{names:?}");
     ensure!(!environment.contains("secret of the agent"), "{names:?}");

@@ -99,7 +99,8 @@ impl Bench {
         let log = self.path(&format!("{name}.log"));
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
         let mut command = self.command(arguments);
-        let child = command.envs(environment.iter().copied()).stdout(file.try_clone()?).stderr(file).spawn()?;
+        let child =
+            command.envs(environment.iter().copied()).stdout(file.try_clone()?).stderr(file).spawn()?;
         Ok(Process { name: name.to_owned(), child, log })
     }
 

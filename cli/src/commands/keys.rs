@@ -169,7 +169,12 @@ pub fn run(arguments: &Arguments, context: &Context) -> Outcome {
             let hosts = certify.hosts.named();
             KeysFolder::at(&certify.folder.keys).certify(&hosts)?;
             context.output.answer(
-                || format!("a certificate for {}; the coordinator uses it from its next start", hosts.join(", ")),
+                || {
+                    format!(
+                        "a certificate for {}; the coordinator uses it from its next start",
+                        hosts.join(", ")
+                    )
+                },
                 || json!({ "hosts": hosts }),
                 String::new,
             )?;
@@ -226,15 +231,19 @@ fn list(keys: &Path, context: &Context) -> anyhow::Result<()> {
 }
 
 /// Shows a new token, the only time it is seen, or writes it to a file.
-fn hand_over(context: &Context, token: &Token, name: &str, role: Role, out: Option<&Path>) -> anyhow::Result<()> {
+fn hand_over(
+    context: &Context,
+    token: &Token,
+    name: &str,
+    role: Role,
+    out: Option<&Path>,
+) -> anyhow::Result<()> {
     let role = role.name();
     if let Some(path) = out {
-        let mut file = OpenOptions::new()
-            .create_new(true)
-            .write(true)
-            .mode(0o600)
-            .open(path)
-            .with_context(|| format!("making the token file {} (revoke `{name}` and try again)", path.display()))?;
+        let mut file =
+            OpenOptions::new().create_new(true).write(true).mode(0o600).open(path).with_context(|| {
+                format!("making the token file {} (revoke `{name}` and try again)", path.display())
+            })?;
         writeln!(file, "{}", token.reveal()).with_context(|| format!("writing {}", path.display()))?;
         context.output.answer(
             || format!("the token `{name}` ({role}) is in {}", path.display()),

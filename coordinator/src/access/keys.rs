@@ -8,7 +8,8 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 
 use super::tokens::private;
@@ -74,11 +75,9 @@ impl KeysFolder {
         if keys.path(CA_FILE).exists() || keys.path(TOKENS_FILE).exists() {
             return Err(KeysError::Exist(folder.to_owned()));
         }
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(|source| KeysError::Io { doing: "making the folder", path: folder.to_owned(), source })?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|source| {
+            KeysError::Io { doing: "making the folder", path: folder.to_owned(), source }
+        })?;
         let failed = |source| KeysError::Certificate { names: "the authority".to_owned(), source };
         let key = KeyPair::generate().map_err(failed)?;
         let certificate = authority().self_signed(&key).map_err(failed)?;
@@ -146,7 +145,8 @@ impl KeysFolder {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            let mut file = std::fs::OpenOptions::new().create_new(true).write(true).mode(mode).open(&beside)?;
+            let mut file =
+                std::fs::OpenOptions::new().create_new(true).write(true).mode(mode).open(&beside)?;
             file.write_all(content.as_bytes())?;
             file.sync_all()?;
             std::fs::rename(&beside, &path)
@@ -184,7 +184,8 @@ mod tests {
         let (before, _) = keys.server_identity().unwrap();
         keys.certify(&["node2".to_owned()]).unwrap();
         assert_ne!(keys.server_identity().unwrap().0, before);
-        std::fs::set_permissions(folder.join(SERVER_KEY_FILE), std::fs::Permissions::from_mode(0o644)).unwrap();
+        std::fs::set_permissions(folder.join(SERVER_KEY_FILE), std::fs::Permissions::from_mode(0o644))
+            .unwrap();
         let text = keys.server_identity().unwrap_err().to_string();
         assert!(text.contains("chmod 600"), "{text}");
     }

@@ -75,7 +75,8 @@ impl Live {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         let mut former = std::mem::take(&mut *entries);
         for record in records {
-            let same = |entry: &Entry| entry.record.digest == record.digest && entry.record.role == record.role;
+            let same =
+                |entry: &Entry| entry.record.digest == record.digest && entry.record.role == record.role;
             let revoked = match former.iter().position(same) {
                 Some(place) => former.swap_remove(place).revoked,
                 None => watch::Sender::new(false),
@@ -104,7 +105,10 @@ pub async fn follow(live: std::sync::Arc<Live>, file: TokenFile, mut content: Ve
         // The whole content is compared: two changes may fall into one tick of a file's time.
         let reading = {
             let file = file.clone();
-            tokio::task::spawn_blocking(move || file.read().and_then(|bytes| Ok((file.parse(&bytes)?, bytes)))).await
+            tokio::task::spawn_blocking(move || {
+                file.read().and_then(|bytes| Ok((file.parse(&bytes)?, bytes)))
+            })
+            .await
         };
         match reading {
             Ok(Ok((_, bytes))) if bytes == content && !broken => {}
@@ -132,7 +136,12 @@ mod tests {
     use super::*;
 
     fn record(name: &str, token: &str, role: Role) -> Record {
-        Record { name: name.to_owned(), role, digest: blake3::hash(token.as_bytes()), created_unix_seconds: 0 }
+        Record {
+            name: name.to_owned(),
+            role,
+            digest: blake3::hash(token.as_bytes()),
+            created_unix_seconds: 0,
+        }
     }
 
     #[tokio::test]

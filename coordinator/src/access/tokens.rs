@@ -166,7 +166,10 @@ impl TokenFile {
     }
 
     /// Changes the list while no other process does: two at once could bring a revoked token back.
-    fn change(&self, edit: impl FnOnce(&mut Vec<Record>) -> Result<(), TokenError>) -> Result<(), TokenError> {
+    fn change(
+        &self,
+        edit: impl FnOnce(&mut Vec<Record>) -> Result<(), TokenError>,
+    ) -> Result<(), TokenError> {
         let lock = private_file(&self.path.with_extension("lock")).map_err(self.failed("locking"))?;
         lock.lock().map_err(self.failed("locking"))?;
         let mut records = match self.path.exists() {
@@ -264,7 +267,10 @@ mod tests {
         assert!(!stored.contains(token.reveal()) && !stored.contains(TOKEN_PREFIX), "{stored}");
         let records = file.records().unwrap();
         assert_eq!(records[0].digest, blake3::hash(token.reveal().as_bytes()));
-        assert_eq!((records[0].name.as_str(), records[0].role, records[0].created_unix_seconds), ("node1", Role::Agent, 7));
+        assert_eq!(
+            (records[0].name.as_str(), records[0].role, records[0].created_unix_seconds),
+            ("node1", Role::Agent, 7)
+        );
         file.revoke("node1").unwrap();
         assert_eq!(file.records().unwrap().len(), 1);
         assert!(matches!(file.revoke("node1"), Err(TokenError::Unknown(_))));
@@ -299,7 +305,15 @@ mod tests {
             format!(r#"{{"format":1,"tokens":[{{"name":"a","role":"{role}","digest":"{digest}"}}]}}"#)
         };
         assert_eq!(file.parse(of("read", &digest).as_bytes()).unwrap().len(), 1);
-        for bad in ["", "{}", "[]", r#"{"format":2,"tokens":[]}"#, r#"{"format":1}"#, &of("root", &digest), &of("read", "00")] {
+        for bad in [
+            "",
+            "{}",
+            "[]",
+            r#"{"format":2,"tokens":[]}"#,
+            r#"{"format":1}"#,
+            &of("root", &digest),
+            &of("read", "00"),
+        ] {
             assert!(matches!(file.parse(bad.as_bytes()), Err(TokenError::Invalid { .. })), "{bad}");
         }
     }

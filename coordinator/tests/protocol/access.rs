@@ -100,7 +100,9 @@ fn expected(path: &str) -> Option<Role> {
     let (service, method) = path.rsplit_once('/').unwrap();
     match (service, method) {
         ("/plateau.v1.AgentService", _) => Some(Role::Agent),
-        ("/plateau.v1.PlateauService", "Submit" | "Cancel" | "Pause" | "Resume" | "Extend") => Some(Role::Submit),
+        ("/plateau.v1.PlateauService", "Submit" | "Cancel" | "Pause" | "Resume" | "Extend") => {
+            Some(Role::Submit)
+        }
         ("/plateau.v1.PlateauService", method)
             if ["List", "Get", "Describe", "Watch", "Explain", "Fetch"]
                 .iter()
@@ -126,7 +128,8 @@ async fn case_61_every_method_lets_its_roles_in_and_nobody_else() {
         for role in Role::ALL {
             let answer = call(locked.channel(Some(role.name())).await, path).await;
             let code = answer.err().map_or(Code::Ok, |status| status.code());
-            let refused = matches!(code, Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented);
+            let refused =
+                matches!(code, Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented);
             assert_eq!(refused, !role.includes(needed), "{path} as {}: {code:?}", role.name());
             assert!(!refused || code == Code::PermissionDenied, "{path} as {}: {code:?}", role.name());
         }
@@ -226,12 +229,14 @@ async fn case_61_revoking_ends_streams_in_both_directions() {
     // An upload that goes on and on: its answer comes at the end, so only its requests can be stopped.
     let (pieces, receiver) = mpsc::channel(1);
     let part = |part| v1::UploadCheckpointRequest { part: Some(part) };
-    let chunk = |chunk| part(v1::upload_checkpoint_request::Part::Chunk(v1::CheckpointChunk { part: Some(chunk) }));
+    let chunk =
+        |chunk| part(v1::upload_checkpoint_request::Part::Chunk(v1::CheckpointChunk { part: Some(chunk) }));
     let mut large = manifest(&lease, 5, b"weights");
     large.files[0].bytes = 1 << 30;
     let header = v1::upload_checkpoint_request::Header { lease: lease.key.clone(), step: 5 };
     let mut uploading = agent.service.clone();
-    let upload = tokio::spawn(async move { uploading.upload_checkpoint(ReceiverStream::new(receiver)).await });
+    let upload =
+        tokio::spawn(async move { uploading.upload_checkpoint(ReceiverStream::new(receiver)).await });
     pieces.send(part(v1::upload_checkpoint_request::Part::Header(header))).await.unwrap();
     let bytes = serde_json::to_vec(&large).unwrap();
     pieces.send(chunk(v1::checkpoint_chunk::Part::Manifest(bytes))).await.unwrap();
