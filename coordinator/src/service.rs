@@ -159,6 +159,7 @@ async fn serve(
         .context("preparing server reflection")?;
     let router = builder
         .layer(guard)
+        .layer(rpc::SingleRequests)
         .add_service(health_service)
         .add_service(reflection)
         .add_service(clients)

@@ -194,6 +194,43 @@ async fn case_57_many_messages_that_never_end_take_no_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn case_57_a_request_that_goes_on_for_ever_is_cut_off_at_its_limit() {
+    let (_data, running) = coordinator().await;
+    let mut bystander = Bystander::new(&running).await;
+    let before = memory("VmPeak");
+    let sender = raw(running.local_addr).await;
+    // One message after the other where one is expected: the first is answered only when the last has come.
+    let mut sender = sender.ready().await.unwrap();
+    let (response, mut stream) =
+        sender.send_request(request("/plateau.v1.PlateauService/ListSweeps"), false).unwrap();
+    let empty_messages = Bytes::from(vec![0u8; 5 * 13_000]);
+    let sending = async {
+        for _ in 0..2000 {
+            stream.reserve_capacity(empty_messages.len());
+            while stream.capacity() < empty_messages.len() {
+                match std::future::poll_fn(|context| stream.poll_capacity(context)).await {
+                    Some(Ok(_)) => {}
+                    _ => return true,
+                }
+            }
+            if stream.send_data(empty_messages.clone(), false).is_err() {
+                return true;
+            }
+        }
+        false
+    };
+    let cut_off = tokio::time::timeout(PATIENCE, sending).await.expect("the requests neither end nor flow");
+    assert!(cut_off, "130 MB were taken for one request");
+    let response = tokio::time::timeout(PATIENCE, response).await.expect("no answer");
+    if let Ok(response) = response {
+        let code = response.headers().get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()));
+        assert_eq!(code, Some(Code::ResourceExhausted));
+    }
+    bystander.is_served().await;
+    assert_modest(before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn case_56_malformed_messages_are_errors_of_the_call_and_of_nothing_else() {
     let (_data, running) = coordinator().await;
     let mut bystander = Bystander::new(&running).await;

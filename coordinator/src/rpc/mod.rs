@@ -5,6 +5,7 @@ mod client;
 mod connections;
 mod results;
 mod select;
+mod single;
 mod submit;
 mod transfer;
 mod watch;
@@ -27,6 +28,7 @@ use crate::store::{Reader, StoreError};
 pub use agents::Agents;
 pub use client::Clients;
 pub use connections::incoming;
+pub use single::SingleRequests;
 
 /// What every service needs.
 #[derive(Clone)]

@@ -6,6 +6,7 @@
 mod access;
 mod checkpoints;
 mod leases;
+mod names;
 mod recovery;
 mod support;
 mod sweeps;
