@@ -117,8 +117,8 @@ pub fn printable(text: &str) -> String {
     clean
 }
 
-/// Control characters, and those that reorder or hide their neighbours: a name must look like what it is.
-fn steers(character: char) -> bool {
+/// Whether a character can steer a terminal or mislead its reader: control characters, and those that reorder or hide their neighbours: a name must look like what it is.
+pub fn steers(character: char) -> bool {
     character.is_control()
         || matches!(
             character,

@@ -11,9 +11,14 @@ fn studies() -> PathBuf {
 fn plateau(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_plateau"));
     command.current_dir(studies()).args(arguments);
-    for name in
-        ["PLATEAU_COORDINATOR", "PLATEAU_CA", "PLATEAU_TOKEN_FILE", "PLATEAU_CHECKPOINT_STORE", "RUST_LOG", "COLUMNS"]
-    {
+    for name in [
+        "PLATEAU_COORDINATOR",
+        "PLATEAU_CA",
+        "PLATEAU_TOKEN_FILE",
+        "PLATEAU_CHECKPOINT_STORE",
+        "RUST_LOG",
+        "COLUMNS",
+    ] {
         command.env_remove(name);
     }
     command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("running {command:?}: {error}"))

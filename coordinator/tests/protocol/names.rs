@@ -63,7 +63,8 @@ async fn case_49_names_in_manifests_and_requests_never_become_paths() {
         // As a trial's id, on the way in and out.
         let stranger =
             v1::Lease { key: Some(v1::LeaseKey { trial: name.to_owned(), attempt: 1 }), ..lease.clone() };
-        let reference = v1::CheckpointReference { trial: name.to_owned(), ..v1::CheckpointReference::default() };
+        let reference =
+            v1::CheckpointReference { trial: name.to_owned(), ..v1::CheckpointReference::default() };
         let status = agent.download(&stranger, reference.clone()).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{name:?}: {status}");
         let status = agent.download(&lease, reference).await.unwrap_err();
