@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # Starts a coordinator and its agents on this host: one agent per GPU, or N agents on the CPU.
 #
-#   deploy/local.sh start [--data-dir DIR] [--listen ADDRESS:PORT] [--cpu-agents N]
+#   deploy/local.sh start [--data-dir DIR] [--listen ADDRESS:PORT] [--keys KEYS] [--cpu-agents N]
 #   deploy/local.sh status [--data-dir DIR]
 #   deploy/local.sh stop  [--data-dir DIR]
+#
+# To be reached from other hosts, listen beyond loopback with keys, e.g. --listen 0.0.0.0:7733 --keys keys: where the folder
+# KEYS is none yet, `plateau keys init` makes it for this host's name, with a token to submit with in KEYS/submit.token.
 #
 # The binary is $PLATEAU, else `plateau` from PATH, else target/release/plateau. Logs and process ids lie in DIR/launch.
 set -euo pipefail
@@ -19,10 +22,12 @@ action=${1:-}
 data_dir=plateau-data
 listen=127.0.0.1:7733
 cpu_agents=
+keys=
 while [ $# -gt 0 ]; do
     case $1 in
         --data-dir) data_dir=${2:?--data-dir needs a folder}; shift 2 ;;
         --listen) listen=${2:?--listen needs an address}; shift 2 ;;
+        --keys) keys=${2:?--keys needs a folder}; shift 2 ;;
         --cpu-agents) cpu_agents=${2:?--cpu-agents needs a number}; shift 2 ;;
         *) die "unknown option $1 (see the head of this file)" ;;
     esac
@@ -49,10 +54,21 @@ start() {
     if compgen -G "$launch/*.pid" >/dev/null; then
         die "$launch holds process ids: run 'local.sh stop --data-dir $data_dir' first"
     fi
-    spawn coordinator "$plateau" coordinator --data-dir "$data_dir" --listen "$listen" \
+    local url=http://$listen with_keys=()
+    if [ -n "$keys" ]; then
+        url=https://127.0.0.1:${listen##*:}
+        with_keys=(--keys "$keys")
+        [ -e "$keys/ca.pem" ] || "$plateau" keys init "$keys" --out "$keys/submit.token"
+        [ -e "$keys/agents.token" ] ||
+            "$plateau" keys token add "$keys" "agents-of-local.sh" --role agent --out "$keys/agents.token"
+        [ -e "$keys/read.token" ] ||
+            "$plateau" keys token add "$keys" "local.sh" --role read --out "$keys/read.token"
+        export PLATEAU_CA=$keys/ca.pem PLATEAU_TOKEN_FILE=$keys/read.token
+    fi
+    spawn coordinator "$plateau" coordinator --data-dir "$data_dir" --listen "$listen" "${with_keys[@]}" \
         --log-file "$launch/coordinator.jsonl"
     for _ in $(seq 100); do
-        "$plateau" --coordinator "http://$listen" list >/dev/null 2>&1 && break
+        "$plateau" --coordinator "$url" list >/dev/null 2>&1 && break
         kill -0 "$(cat "$launch/coordinator.pid")" 2>/dev/null || {
             cat "$launch/coordinator.err" >&2
             rm -f "$launch/coordinator.pid"
@@ -60,6 +76,7 @@ start() {
         }
         sleep 0.1
     done
+    [ -z "$keys" ] || export PLATEAU_TOKEN_FILE=$keys/agents.token
     local devices=() device name number=0
     for gpu in $(gpus); do devices+=("cuda:$gpu"); done
     if [ ${#devices[@]} -eq 0 ]; then
@@ -68,10 +85,14 @@ start() {
     for device in "${devices[@]}"; do
         name=$(hostname)-${device//:/-}-$number
         number=$((number + 1))
-        spawn "agent-$name" "$plateau" agent --coordinator "http://$listen" --name "$name" --device "$device" \
+        spawn "agent-$name" "$plateau" agent --coordinator "$url" --name "$name" --device "$device" \
             --threads 1 --work-dir "$launch/work" --log-file "$launch/agent-$name.jsonl"
     done
-    echo "next: $plateau --coordinator http://$listen submit STUDY.toml"
+    if [ -n "$keys" ]; then
+        echo "next: $plateau --coordinator $url --ca $keys/ca.pem --token-file $keys/submit.token submit STUDY.toml"
+    else
+        echo "next: $plateau --coordinator $url submit STUDY.toml"
+    fi
 }
 
 stop() {

@@ -36,7 +36,9 @@ pub(crate) const STOPPING: Duration = Duration::from_secs(60);
 pub async fn run(options: AgentOptions, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
     let incarnation = uuid::Uuid::new_v4().to_string();
     // Of live agents only this one has the name, so what lies in its folder was left by a predecessor that was killed.
-    let own = options.work_dir.join(&blake3::hash(options.name.as_bytes()).to_hex()[..16]);
+    let work_dir = std::path::absolute(&options.work_dir)
+        .with_context(|| format!("finding out where {} is", options.work_dir.display()))?;
+    let own = work_dir.join(&blake3::hash(options.name.as_bytes()).to_hex()[..16]);
     if tokio::fs::try_exists(&own).await.unwrap_or(false) {
         tokio::fs::remove_dir_all(&own)
             .await
@@ -59,7 +61,7 @@ pub async fn run(options: AgentOptions, stop: impl Future<Output = ()>) -> anyho
         threads: u32::try_from(options.threads).unwrap_or(u32::MAX),
         memory_bytes: options.memory_bytes.unwrap_or(0),
     };
-    let (link, orders) = Link::start(&options.coordinator, hello)?;
+    let (link, orders) = Link::start(&options.coordinator, &options.credentials, hello)?;
     let (reports, outcomes) = reporter::start(link.clone());
     let agent = Agent {
         options,

@@ -76,7 +76,8 @@ async fn measure_on(
     shapes: Vec<trainer_command::Calibrate>,
     began: Instant,
 ) -> anyhow::Result<(Vec<Measured>, f64)> {
-    let mut child = TrainerChild::start(program, None)?;
+    let folder = shapes.first().map_or_else(std::env::temp_dir, |shape| PathBuf::from(&shape.scratch));
+    let mut child = TrainerChild::start(program, &folder, None)?;
     let mut measured = Vec::with_capacity(shapes.len());
     match child.event().await.and_then(|event| event.body) {
         Some(trainer_event::Body::Ready(_)) => {}

@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 
-use crate::pipe;
+use crate::{environment, pipe};
 
 /// The signal that operating systems out of memory send.
 const SIGKILL: i32 = 9;
@@ -31,12 +31,16 @@ pub struct TrainerChild {
 }
 
 impl TrainerChild {
-    /// Starts `program trainer`, which logs to `log_file` too.
-    pub fn start(program: &Path, log_file: Option<&Path>) -> anyhow::Result<Self> {
-        let mut command = Command::new(program);
+    /// Starts `program trainer` in `folder`, with a clean environment; it logs to `log_file` too.
+    pub fn start(program: &Path, folder: &Path, log_file: Option<&Path>) -> anyhow::Result<Self> {
+        let absolute = |path: &Path| {
+            std::path::absolute(path).with_context(|| format!("finding out where {} is", path.display()))
+        };
+        let mut command = Command::new(absolute(program)?);
+        environment::confine(&mut command, folder);
         command.arg("trainer");
         if let Some(path) = log_file {
-            command.arg("--log-file").arg(path);
+            command.arg("--log-file").arg(absolute(path)?);
         }
         let mut process = command
             .stdin(Stdio::piped())

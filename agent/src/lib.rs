@@ -13,6 +13,7 @@ mod calibration;
 mod child;
 mod cohort;
 mod device;
+mod environment;
 mod link;
 mod pipe;
 mod prepare;
@@ -32,6 +33,8 @@ pub use trainer::trainer_main;
 pub struct AgentOptions {
     /// URL of the coordinator, e.g. `http://127.0.0.1:7733`.
     pub coordinator: String,
+    /// What is needed to reach it beyond loopback.
+    pub credentials: plateau_proto::connection::Credentials,
     /// Name, unique among live agents.
     pub name: String,
     /// `"cpu"` or `"cuda:N"`.

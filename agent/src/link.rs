@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use plateau_common::limits;
 use plateau_common::random::Stream;
 use plateau_proto::PROTOCOL;
+use plateau_proto::connection::{Channel, Credentials, Route, innermost};
 use plateau_proto::v1::agent_message::{Body, Hello};
 use plateau_proto::v1::coordinator_message::Body as Answer;
 use plateau_proto::v1::{
@@ -19,11 +19,7 @@ use plateau_proto::v1::{
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
-const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 /// Messages between the link and the connection; beyond it senders wait.
@@ -66,20 +62,6 @@ pub struct Link {
     channel: Channel,
 }
 
-/// Opens a channel to `url` with every limit and deadline set.
-pub fn channel(url: &str) -> anyhow::Result<Channel> {
-    let endpoint = Endpoint::from_shared(url.to_owned())
-        .with_context(|| {
-            format!("`{url}` is not the address of a coordinator (expected e.g. http://127.0.0.1:7733)")
-        })?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_ANSWER)
-        .keep_alive_while_idle(true)
-        .tcp_nodelay(true);
-    Ok(endpoint.connect_lazy())
-}
-
 /// A client of the agent service with the project's message limit.
 pub fn client(channel: Channel) -> AgentServiceClient<Channel> {
     AgentServiceClient::new(channel)
@@ -89,14 +71,20 @@ pub fn client(channel: Channel) -> AgentServiceClient<Channel> {
 
 impl Link {
     /// Starts the session's task. Events arrive on the receiver; the task ends when every `Link` is dropped.
-    pub fn start(url: &str, hello: Hello) -> anyhow::Result<(Link, mpsc::Receiver<LinkEvent>)> {
+    pub fn start(
+        url: &str,
+        credentials: &Credentials,
+        hello: Hello,
+    ) -> anyhow::Result<(Link, mpsc::Receiver<LinkEvent>)> {
         let (outgoing, commands) = mpsc::channel(QUEUE);
         let (news, latest) = mpsc::channel(NEWS);
         let (events, receiver) = mpsc::channel(QUEUE);
         let held = Arc::new(Mutex::new(Vec::new()));
-        let channel = channel(url)?;
+        let route = Route::new(url, credentials)?;
+        let channel = route.connect_lazy();
         let session = Session {
             url: url.to_owned(),
+            route,
             channel: channel.clone(),
             hello,
             held: Arc::clone(&held),
@@ -142,6 +130,7 @@ impl Link {
 
 struct Session {
     url: String,
+    route: Route,
     channel: Channel,
     hello: Hello,
     held: Arc<Mutex<Vec<LeaseKey>>>,
@@ -169,6 +158,10 @@ impl Over {
     fn of(status: &tonic::Status) -> Self {
         match status.code() {
             Code::Aborted => Over::Superseded(status.message().to_owned()),
+            // Of a failed connection the message alone says no more than that.
+            _ if std::error::Error::source(status).is_some() => {
+                Over::Lost(format!("{}: {}", status.message(), innermost(status)))
+            }
             _ => Over::Lost(status.message().to_owned()),
         }
     }
@@ -203,6 +196,10 @@ impl Session {
     }
 
     async fn connection(&mut self) -> Over {
+        // The token may have been replaced since.
+        if let Err(error) = self.route.reload() {
+            return Over::Lost(error.to_string());
+        }
         let (sender, receiver) = mpsc::channel(QUEUE);
         let mut hello = self.hello.clone();
         hello.protocol = PROTOCOL;

@@ -70,7 +70,7 @@ impl Agent {
     async fn begin(&mut self, command: trainer_command::Body) -> anyhow::Result<()> {
         if self.child.is_none() {
             let (program, log) = (&self.options.trainer_program, self.options.log_file.as_deref());
-            self.child = Some(TrainerChild::start(program, log)?);
+            self.child = Some(TrainerChild::start(program, &self.scratch, log)?);
         }
         self.child.as_mut().context("no trainer")?.command(command).await
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail, ensure};
 use plateau_common::checkpoint::{MANIFEST_FILE, Manifest};
 use plateau_common::limits::{CHECKPOINT_CHUNK_BYTES, MAX_CHECKPOINT_BYTES};
+use plateau_proto::connection::Channel;
 use plateau_proto::v1::checkpoint_chunk::{FileBytes, Part};
 use plateau_proto::v1::upload_checkpoint_request::{Header, Part as Upload};
 use plateau_proto::v1::{
@@ -15,7 +16,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
-use tonic::transport::Channel;
 
 use crate::link::client;
 

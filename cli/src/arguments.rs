@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, ValueHint};
 
+use plateau_proto::connection::Credentials;
+
 use crate::client::DEFAULT_ADDRESS;
 use crate::commands::Command;
 use crate::exit::EXIT_CODES;
@@ -89,6 +91,37 @@ pub struct Global {
         help_heading = "Global options"
     )]
     pub coordinator: String,
+
+    /// Certificate to believe an https:// coordinator by (`ca.pem` of its keys)
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "PLATEAU_CA",
+        hide_env_values = true,
+        value_hint = ValueHint::FilePath,
+        help_heading = "Global options"
+    )]
+    pub ca: Option<PathBuf>,
+
+    /// File with the token for an https:// coordinator
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "PLATEAU_TOKEN_FILE",
+        hide_env_values = true,
+        value_hint = ValueHint::FilePath,
+        help_heading = "Global options"
+    )]
+    pub token_file: Option<PathBuf>,
+}
+
+impl Global {
+    /// What is needed to reach a coordinator beyond loopback.
+    pub fn credentials(&self) -> Credentials {
+        Credentials { ca: self.ca.clone(), token_file: self.token_file.clone() }
+    }
 }
 
 #[cfg(test)]

@@ -39,6 +39,8 @@ impl ChildProcess {
             .args(arguments)
             .arg("--exit-with-parent")
             .env_remove("PLATEAU_COORDINATOR")
+            .env_remove("PLATEAU_CA")
+            .env_remove("PLATEAU_TOKEN_FILE")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -4,16 +4,16 @@
 //! `PLATEAU_COORDINATOR`, else the one on this machine. Where a data directory has no running coordinator, one is started
 //! inside this process for as long as the command takes, so that finished work can be looked at at any time.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use clap::{Args, ValueHint};
 use plateau_common::limits;
+use plateau_proto::connection::{Channel, Credentials, Route, innermost};
 use plateau_proto::v1;
 use plateau_proto::v1::plateau_service_client::PlateauServiceClient;
 use serde::Deserialize;
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 /// Where a coordinator listens unless told otherwise.
@@ -22,8 +22,6 @@ pub const DEFAULT_ADDRESS: &str = "http://127.0.0.1:7733";
 pub const CHECKPOINT_STORE: &str = "PLATEAU_CHECKPOINT_STORE";
 /// The file in a data directory that says where its coordinator listens.
 const ADDRESS_FILE: &str = "coordinator.json";
-/// Longest wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The option of all commands that ask a coordinator.
 #[derive(Args, Clone, Debug, Default)]
@@ -40,6 +38,8 @@ pub struct Target {
     pub coordinator: String,
     /// Or the folder it keeps its data in, which wins.
     pub data_dir: Option<PathBuf>,
+    /// What is needed to reach it beyond loopback.
+    pub credentials: Credentials,
 }
 
 /// The gRPC client behind a [`Connection`].
@@ -58,16 +58,32 @@ pub struct Connection {
 /// `coordinator.json`.
 #[derive(Debug, Deserialize)]
 struct AddressFile {
-    address: String,
+    address: SocketAddr,
+    #[serde(default)]
+    tls: bool,
+}
+
+impl AddressFile {
+    /// The URL to reach it by from this host.
+    fn url(&self) -> String {
+        let mut address = self.address;
+        // Who listens on all addresses is reached on loopback, which the certificate names.
+        match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+            _ => {}
+        }
+        format!("{}://{address}", if self.tls { "https" } else { "http" })
+    }
 }
 
 impl Target {
     /// Connects; fails if nothing answers.
     pub async fn connect(&self) -> anyhow::Result<Connection> {
         let Some(data_dir) = &self.data_dir else {
-            return connect(&self.coordinator).await;
+            return connect(&self.coordinator, &self.credentials).await;
         };
-        if let Some(running) = running_on(data_dir).await {
+        if let Some(running) = running_on(data_dir, &self.credentials).await? {
             return Ok(running);
         }
         start_on(data_dir).await
@@ -96,35 +112,47 @@ pub fn shell_word(word: &str) -> String {
     }
 }
 
+/// The URL meant by `host:port` or a URL.
+pub fn url(address: &str) -> String {
+    if address.contains("://") { address.to_owned() } else { format!("http://{address}") }
+}
+
 /// Connects to the coordinator at `address` (`host:port` or a URL).
-pub async fn connect(address: &str) -> anyhow::Result<Connection> {
-    let url = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-    let endpoint = Endpoint::from_shared(url.clone())
-        .with_context(|| {
-            format!("`{address}` is no address of a coordinator (expected e.g. {DEFAULT_ADDRESS})")
-        })?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(20));
-    let channel = endpoint.connect().await.map_err(|error| {
-        anyhow!(
-            "no coordinator answers at {url} ({}); start one with `plateau coordinator --data-dir DIR`, name another \
-             with --coordinator URL, or give the folder of a local one with --data-dir DIR",
-            innermost(&error)
-        )
+pub async fn connect(address: &str, credentials: &Credentials) -> anyhow::Result<Connection> {
+    let url = url(address);
+    let route = Route::new(&url, credentials)?;
+    let channel = route.connect().await.map_err(|error| {
+        let hint = match url.starts_with("https:") {
+            true => "is --ca the `ca.pem` of its keys, and is this one of the names its certificate was made for?",
+            false => {
+                "start one with `plateau coordinator --data-dir DIR`, name another with --coordinator URL, or give the \
+                 folder of a local one with --data-dir DIR"
+            }
+        };
+        anyhow!("no coordinator answers at {url} ({}); {hint}", innermost(&error))
     })?;
     let service = PlateauServiceClient::new(channel).max_decoding_message_size(limits::MAX_MESSAGE_BYTES);
     Ok(Connection { address: url, service, own: None })
 }
 
-/// The coordinator that serves `data_dir` now, if one does.
-pub async fn running_on(data_dir: &Path) -> Option<Connection> {
-    let text = std::fs::read_to_string(data_dir.join(ADDRESS_FILE)).ok()?;
-    let file: AddressFile = serde_json::from_str(&text).ok()?;
-    let mut connection = connect(&file.address).await.ok()?;
-    // The port may meanwhile belong to somebody else.
-    connection.service.list_agents(v1::ListAgentsRequest {}).await.ok()?;
-    Some(connection)
+/// The coordinator that serves `data_dir` now, if one does. An error where one does that asks for more than was given.
+pub async fn running_on(data_dir: &Path, credentials: &Credentials) -> anyhow::Result<Option<Connection>> {
+    let Ok(text) = std::fs::read_to_string(data_dir.join(ADDRESS_FILE)) else { return Ok(None) };
+    let Ok(file) = serde_json::from_str::<AddressFile>(&text) else { return Ok(None) };
+    if !file.tls {
+        let Ok(mut connection) = connect(&file.url(), credentials).await else { return Ok(None) };
+        // The port may meanwhile belong to somebody else.
+        let answers = connection.service.list_agents(v1::ListAgentsRequest {}).await.is_ok();
+        return Ok(answers.then_some(connection));
+    }
+    if tokio::net::TcpStream::connect(file.address).await.is_err() {
+        return Ok(None);
+    }
+    let doing = || format!("reaching the coordinator that serves {} with keys", data_dir.display());
+    let mut connection = connect(&file.url(), credentials).await.with_context(doing)?;
+    let answer = connection.service.list_agents(v1::ListAgentsRequest {}).await;
+    answer.map_err(|status| refusal("asking for its agents", &status)).with_context(doing)?;
+    Ok(Some(connection))
 }
 
 async fn start_on(data_dir: &Path) -> anyhow::Result<Connection> {
@@ -136,14 +164,14 @@ async fn start_on(data_dir: &Path) -> anyhow::Result<Connection> {
     }
     let options = plateau_coordinator::Options {
         data_dir: data_dir.to_owned(),
-        listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         checkpoint_store: std::env::var(CHECKPOINT_STORE).ok(),
-        allow_insecure: false,
+        keys: None,
     };
     let running = plateau_coordinator::start(options)
         .await
         .with_context(|| format!("opening the data directory {}", data_dir.display()))?;
-    let mut connection = connect(&running.local_addr.to_string()).await?;
+    let mut connection = connect(&running.local_addr.to_string(), &Credentials::default()).await?;
     connection.own = Some(running);
     Ok(connection)
 }
@@ -175,6 +203,8 @@ pub fn refusal(what: &str, status: &Status) -> anyhow::Error {
         Code::Unavailable | Code::Cancelled | Code::Unknown => anyhow!(
             "{what}: the connection to the coordinator was lost ({message}); nothing acknowledged is lost, try again"
         ),
+        Code::Unauthenticated => anyhow!("{what}: the coordinator does not let this in: {message}"),
+        Code::PermissionDenied => anyhow!("{what}: not allowed: {message}"),
         code => anyhow!("{what}: {message} ({code:?})"),
     }
 }
@@ -189,14 +219,6 @@ pub fn is_passing(status: &Status) -> bool {
     }
 }
 
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut inner = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    inner.to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,6 +228,7 @@ mod tests {
         let target = |coordinator: &str, data_dir: Option<&str>| Target {
             coordinator: coordinator.to_owned(),
             data_dir: data_dir.map(PathBuf::from),
+            credentials: Credentials::default(),
         };
         assert_eq!(target(DEFAULT_ADDRESS, None).as_options(), "");
         assert_eq!(target("http://node7:1", None).as_options(), " --coordinator http://node7:1");
@@ -215,7 +238,9 @@ mod tests {
     #[tokio::test]
     async fn an_unreachable_coordinator_is_named_with_what_to_do() {
         // Port 1 is reserved and has no service on any sane machine.
-        let Err(error) = connect("127.0.0.1:1").await else { panic!("something answers on port 1") };
+        let Err(error) = connect("127.0.0.1:1", &Credentials::default()).await else {
+            panic!("something answers on port 1")
+        };
         let text = error.to_string();
         assert!(text.starts_with("no coordinator answers at http://127.0.0.1:1 ("), "{text}");
         assert!(text.contains("plateau coordinator --data-dir DIR"), "{text}");

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use plateau_analysis::analyses::population::last_evaluation;
+use plateau_analysis::export::csv_field;
 use plateau_common::results::TrialRecord;
 
 /// One row per trial: `trial`, `seed`, `state`, `last_step`, `budget`, `diverged_at`, `train_seconds`, every parameter under
@@ -59,16 +60,8 @@ pub fn metrics(records: &[TrialRecord], out: &mut impl Write) -> io::Result<()> 
 }
 
 fn row(out: &mut impl Write, fields: &[String]) -> io::Result<()> {
-    let fields: Vec<String> = fields.iter().map(|field| quoted(field)).collect();
+    let fields: Vec<String> = fields.iter().map(|text| csv_field(text)).collect();
     writeln!(out, "{}", fields.join(","))
-}
-
-fn quoted(field: &str) -> String {
-    if field.contains([',', '"', '\n', '\r']) {
-        format!("\"{}\"", field.replace('"', "\"\""))
-    } else {
-        field.to_owned()
-    }
 }
 
 #[cfg(test)]
@@ -132,6 +125,15 @@ mod tests {
              a,0,completed,2,2,,0.5,\"x,y\",,2,0.25\n\
              b,1,diverged,2,2,1,0.5,,3,0,NaN\n"
         );
+    }
+
+    #[test]
+    fn case_62_a_parameter_that_looks_like_a_formula_is_exported_as_a_word() {
+        let mut records = records();
+        records[0].parameters.insert("p".to_owned(), Parameter::Text("=cmd|' /C calc'!A0".to_owned()));
+        let mut out = Vec::new();
+        trials(&records, &mut out).unwrap();
+        assert!(String::from_utf8(out).unwrap().contains(",'=cmd|' /C calc'!A0,"));
     }
 
     #[test]

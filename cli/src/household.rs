@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use plateau_proto::connection::Credentials;
 use plateau_proto::v1;
 use serde_json::Value;
 
@@ -72,7 +73,11 @@ impl Household {
             address: String::new(),
             _lock: RunLock::take(data_dir)?,
         };
-        if let Some(connection) = client::running_on(data_dir).await {
+        // A coordinator with keys asks its agents for tokens, which this command has none of.
+        let running = client::running_on(data_dir, &Credentials::default()).await.context(
+            "`plateau run` works with a coordinator on loopback without keys; `plateau submit` works with this one",
+        )?;
+        if let Some(connection) = running {
             output.note(&format!(
                 "using the coordinator that serves {} at {}",
                 data_dir.display(),
@@ -102,7 +107,7 @@ impl Household {
         }
         household.address = address.context("the coordinator did not say where it listens")?.to_owned();
         household.coordinator = Some(child);
-        let connection = client::connect(&household.address).await?;
+        let connection = client::connect(&household.address, &Credentials::default()).await?;
         Ok((household, connection))
     }
 

@@ -85,6 +85,7 @@ fn execute(cli: Cli, output: Output, coordinator_named: bool) -> Outcome {
     })?;
     let context = Context {
         output,
+        credentials: cli.global.credentials(),
         coordinator: cli.global.coordinator,
         coordinator_named,
         log_file: cli.global.log_file,

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use crate::exit::Failure;
+use crate::words;
 
 /// The form of answers on standard output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -121,13 +122,14 @@ impl Output {
     pub fn note(&self, text: &str) {
         if self.mode == OutputMode::Table {
             // A closed standard error is no reason to stop.
-            let _ = writeln!(io::stderr().lock(), "{text}");
+            let _ = writeln!(io::stderr().lock(), "{}", words::printable(text));
         }
     }
 
     /// Reports a failure.
     pub fn failure(&self, failure: &Failure) {
-        let error = format!("{:#}", failure.error);
+        // An error quotes what a coordinator, a trainer or a file said.
+        let error = words::printable(&format!("{:#}", failure.error));
         if self.mode == OutputMode::Json {
             let _ = self.line(&json!({ "error": error, "exit_code": failure.exit as u8 }).to_string());
         } else {

@@ -91,17 +91,39 @@ pub fn short(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
 }
 
-/// Text of foreign origin on one line: control characters (which could steer a terminal) are escaped.
+/// Text of foreign origin on one line: what could steer a terminal is escaped.
 pub fn one_line(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for character in text.trim_end().chars() {
         match character {
             '\n' | '\r' | '\t' => clean.push(' '),
-            other if other.is_control() => clean.extend(other.escape_default()),
+            other if steers(other) => clean.extend(other.escape_unicode()),
             other => clean.push(other),
         }
     }
     clean
+}
+
+/// Text that may have several lines and holds words of foreign origin: all else that could steer a terminal is escaped.
+pub fn printable(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' | '\t' => clean.push(character),
+            other if steers(other) => clean.extend(other.escape_unicode()),
+            other => clean.push(other),
+        }
+    }
+    clean
+}
+
+/// Whether a character can steer a terminal or mislead its reader: control characters, and those that reorder or hide their neighbours: a name must look like what it is.
+pub fn steers(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+        )
 }
 
 #[cfg(test)]
@@ -139,7 +161,13 @@ mod tests {
     }
 
     #[test]
-    fn foreign_text_cannot_steer_the_terminal() {
+    fn case_62_foreign_text_cannot_steer_the_terminal() {
         assert_eq!(one_line("a\nb\u{1b}[2Jc\n"), "a b\\u{1b}[2Jc");
+        // An 8-bit escape, a change of direction, an invisible joiner: all that is left of them is their number.
+        assert_eq!(
+            one_line("a\u{9b}2Jb\u{202e}c\u{200d}\u{2028}d"),
+            "a\\u{9b}2Jb\\u{202e}c\\u{200d}\\u{2028}d"
+        );
+        assert_eq!(printable("a\n\tb\r\u{1b}]0;x\u{7}é😀"), "a\n\tb\\u{d}\\u{1b}]0;x\\u{7}é😀");
     }
 }

@@ -11,7 +11,14 @@ fn studies() -> PathBuf {
 fn plateau(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_plateau"));
     command.current_dir(studies()).args(arguments);
-    for name in ["PLATEAU_COORDINATOR", "PLATEAU_CHECKPOINT_STORE", "RUST_LOG", "COLUMNS"] {
+    for name in [
+        "PLATEAU_COORDINATOR",
+        "PLATEAU_CA",
+        "PLATEAU_TOKEN_FILE",
+        "PLATEAU_CHECKPOINT_STORE",
+        "RUST_LOG",
+        "COLUMNS",
+    ] {
         command.env_remove(name);
     }
     command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("running {command:?}: {error}"))
@@ -25,7 +32,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-const COMMANDS: [&[&str]; 29] = [
+const COMMANDS: [&[&str]; 36] = [
     &["run"],
     &["check"],
     &["submit"],
@@ -53,6 +60,13 @@ const COMMANDS: [&[&str]; 29] = [
     &["backup"],
     &["coordinator"],
     &["agent"],
+    &["keys"],
+    &["keys", "init"],
+    &["keys", "certify"],
+    &["keys", "token"],
+    &["keys", "token", "add"],
+    &["keys", "token", "list"],
+    &["keys", "token", "revoke"],
     &["completion"],
     &[],
 ];

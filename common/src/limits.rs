@@ -49,6 +49,10 @@ pub const UNMEASURED_PROCESSOR_COHORT: u32 = 8;
 pub const UNMEASURED_CARD_COHORT: u32 = 64;
 /// Bytes of one gRPC message (the receive limit set on every server and client).
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+/// Connections to a coordinator at once; further ones wait to be accepted.
+pub const MAX_CONNECTIONS: usize = 4096;
+/// Seconds a new connection may take to say its first byte.
+pub const GREETING_SECONDS: u64 = 10;
 /// Bytes of one message between an agent and its trainer child.
 pub const MAX_PIPE_MESSAGE_BYTES: u32 = 64 << 20;
 /// Bytes of one chunk of a checkpoint on the wire.

@@ -4,8 +4,9 @@
 //! `store` is SQLite, `checkpoints` the object store, `rpc` the gRPC services, `verify` looks
 //! over a directory at rest, `backup` copies one. [`start`] puts them together.
 //!
-//! Deliberately absent: training and tensors; statistics; TLS (so it binds to loopback unless told otherwise).
+//! `access` decides who may call what. Deliberately absent: training and tensors; statistics.
 
+pub mod access;
 pub mod backup;
 pub mod checkpoints;
 pub mod core;

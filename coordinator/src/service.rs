@@ -3,14 +3,16 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use plateau_proto::v1::coordinator_message::{Body, Shutdown};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Identity, Server, ServerTlsConfig};
 
+use crate::access::{self, Guard, KeysFolder, Live, TokenFile};
 use crate::checkpoints::Checkpoints;
 use crate::core::Input;
 use crate::engine::{self, EngineEnd, Handle};
@@ -27,14 +29,17 @@ pub struct Options {
     /// URL of the checkpoint store, which several data directories may share; `None`: the folder `checkpoints` in the
     /// data directory.
     pub checkpoint_store: Option<String>,
-    /// Listen beyond loopback although nothing is encrypted and nobody is authenticated.
-    pub allow_insecure: bool,
+    /// Folder with certificates and tokens (`plateau keys`): everybody is asked who they are, over TLS. Without one only
+    /// loopback is listened on.
+    pub keys: Option<PathBuf>,
 }
 
 /// Time between two looks at the leases.
 const TICK: Duration = Duration::from_secs(1);
 /// How long requests in progress get to finish at a stop.
 const FAREWELL: Duration = Duration::from_secs(20);
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// File that tells local clients where the coordinator is; absent while none runs.
 const ADDRESS_FILE: &str = "coordinator.json";
 
@@ -48,19 +53,22 @@ pub struct Running {
     server_stop: Option<oneshot::Sender<()>>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     ticker: JoinHandle<()>,
+    /// Follows the list of tokens, where there is one.
+    tokens: Option<JoinHandle<()>>,
     end: EngineEnd,
     address_file: PathBuf,
 }
 
 /// Opens the data directory, loads the state and serves.
 pub async fn start(options: Options) -> Result<Running> {
-    if !options.listen.ip().is_loopback() && !options.allow_insecure {
+    if !options.listen.ip().is_loopback() && options.keys.is_none() {
         bail!(
-            "listening on {} would let anyone on the network submit and read studies: connections are not encrypted. \
-             Listen on 127.0.0.1 and reach it by `ssh -L`, or allow it with `--allow-insecure` on a network you trust",
+            "listening on {} needs keys, so that connections are encrypted and everybody is asked who they are: make them \
+             with `plateau keys init DIR --host NAME` and start with `--keys DIR`; or listen on 127.0.0.1",
             options.listen
         );
     }
+    let keys = options.keys.as_deref().map(Keys::open).transpose()?;
     let data_dir = options.data_dir;
     for folder in [data_dir.clone(), data_dir.join("logs")] {
         std::fs::create_dir_all(&folder)
@@ -80,12 +88,18 @@ pub async fn start(options: Options) -> Result<Running> {
         .with_context(|| format!("listening on {}: is another process using the port?", options.listen))?;
     let local_addr = listener.local_addr().context("reading the address listened on")?;
     let address_file = data_dir.join(ADDRESS_FILE);
-    write_address(&address_file, local_addr)?;
+    write_address(&address_file, local_addr, keys.is_some())?;
 
     let (stop, stopping) = watch::channel(false);
     let context = rpc::Context { engine: engine.clone(), checkpoints, database, stopping };
     let (server_stop, server_stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(serve(context, listener, server_stopped).await?);
+    let live = keys.as_ref().map(|keys| Arc::clone(&keys.live));
+    let builder = match &keys {
+        Some(keys) => rpc::server().tls_config(keys.tls.clone()).context("preparing TLS with the keys")?,
+        None => rpc::server(),
+    };
+    let server = tokio::spawn(serve(builder, Guard::new(live), context, listener, server_stopped).await?);
+    let tokens = keys.map(|keys| tokio::spawn(access::follow(keys.live, keys.tokens, keys.content)));
     let ticker = tokio::spawn(tick(engine.clone()));
     tracing::info!(address = %local_addr, data = %data_dir.display(), "coordinator listens");
     Ok(Running {
@@ -95,13 +109,39 @@ pub async fn start(options: Options) -> Result<Running> {
         server_stop: Some(server_stop),
         server,
         ticker,
+        tokens,
         end,
         address_file,
     })
 }
 
+/// The keys as the server uses them.
+struct Keys {
+    tls: ServerTlsConfig,
+    live: Arc<Live>,
+    tokens: TokenFile,
+    /// Content of the list of tokens that `live` accepts.
+    content: Vec<u8>,
+}
+
+impl Keys {
+    fn open(folder: &Path) -> Result<Self> {
+        let doing = || format!("reading the keys in {} (`plateau keys init` makes them)", folder.display());
+        let keys = KeysFolder::at(folder);
+        let (certificate, key) = keys.server_identity().with_context(doing)?;
+        let tls = ServerTlsConfig::new().identity(Identity::from_pem(certificate, key)).timeout(HANDSHAKE);
+        let tokens = keys.tokens();
+        let content = tokens.read().with_context(doing)?;
+        let live = Arc::new(Live::default());
+        live.replace(tokens.parse(&content).with_context(doing)?);
+        Ok(Keys { tls, live, tokens, content })
+    }
+}
+
 /// Builds the server; the future runs until `stopped`.
 async fn serve(
+    builder: Server,
+    guard: Guard,
     context: rpc::Context,
     listener: tokio::net::TcpListener,
     stopped: oneshot::Receiver<()>,
@@ -117,15 +157,16 @@ async fn serve(
         .register_encoded_file_descriptor_set(plateau_proto::FILE_DESCRIPTOR_SET)
         .build_v1()
         .context("preparing server reflection")?;
-    let router = rpc::server()
+    let router = builder
+        .layer(guard)
+        .layer(rpc::SingleRequests)
         .add_service(health_service)
         .add_service(reflection)
         .add_service(clients)
         .add_service(agents);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     Ok(async move {
         router
-            .serve_with_incoming_shutdown(incoming, async {
+            .serve_with_incoming_shutdown(Box::pin(rpc::incoming(listener)), async {
                 // A dropped sender means the same as a sent word.
                 let _ = stopped.await;
                 health.set_not_serving::<plateau_proto::v1::plateau_service_server::PlateauServiceServer<rpc::Clients>>().await;
@@ -162,9 +203,10 @@ async fn tick(engine: Handle) {
     }
 }
 
-fn write_address(path: &Path, address: SocketAddr) -> Result<()> {
+fn write_address(path: &Path, address: SocketAddr, tls: bool) -> Result<()> {
     let content = serde_json::json!({
         "address": address.to_string(),
+        "tls": tls,
         "pid": std::process::id(),
         "version": env!("CARGO_PKG_VERSION"),
     });
@@ -188,6 +230,9 @@ impl Running {
             let _ = server_stop.send(());
         }
         self.ticker.abort();
+        if let Some(tokens) = &self.tokens {
+            tokens.abort();
+        }
         let served = match tokio::time::timeout(FAREWELL, &mut self.server).await {
             Ok(served) => served.context("waiting for the server")?.context("serving"),
             Err(_) => {
@@ -228,5 +273,8 @@ impl Drop for Running {
         self.engine.abandon();
         self.server.abort();
         self.ticker.abort();
+        if let Some(tokens) = &self.tokens {
+            tokens.abort();
+        }
     }
 }

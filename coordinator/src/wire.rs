@@ -266,3 +266,140 @@ pub fn study_source_to_wire(source: &StudySource) -> v1::StudySource {
             .collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use v1::agent_message::Body;
+
+    use super::*;
+
+    /// One message of each kind, well-formed.
+    fn messages() -> Vec<v1::AgentMessage> {
+        use v1::agent_message::*;
+        let lease = Some(v1::LeaseKey { trial: "0123456789abcdef".repeat(2), attempt: 3 });
+        let leases = vec![lease.clone().unwrap_or_default()];
+        let column = v1::MetricColumn { name: "loss".to_owned(), values: vec![0.5, 0.25], missing: vec![0] };
+        let metrics = v1::MetricsChunk { steps: vec![1, 2], columns: vec![column] };
+        let line = v1::LogLine { unix_milliseconds: 1, level: "INFO".to_owned(), message: "é".repeat(3000) };
+        let point = v1::ThroughputPoint { cohort_size: 2, replica_steps_per_second: 3.0 };
+        let diverged = v1::ending::Kind::Diverged(v1::ending::Diverged { step: 2 });
+        let bodies = [
+            Body::Heartbeat(Heartbeat {
+                leases: vec![LeaseProgress { lease: lease.clone(), step: 1, waiting: true }],
+                free_places: Some(FreePlaces { cohort: "0123456789abcdef".repeat(2), places: 1 }),
+                ..Heartbeat::default()
+            }),
+            Body::Started(Started { lease: lease.clone(), from_step: 1 }),
+            Body::Metrics(MetricsReport { lease: lease.clone(), chunk: 0, metrics: Some(metrics) }),
+            Body::Ended(EndedReport {
+                lease: lease.clone(),
+                ending: Some(v1::Ending { kind: Some(diverged) }),
+                ..EndedReport::default()
+            }),
+            Body::Released(Released { lease: lease.clone(), ..Released::default() }),
+            Body::Log(LogReport { lease, lines: vec![line] }),
+            Body::Crashed(Crashed { leases: leases.clone(), reason: "signal".to_owned() }),
+            Body::OutOfMemory(OutOfMemory { leases, cohort_size: 2, ..OutOfMemory::default() }),
+            Body::Throughput(Throughput {
+                cohort: "0123456789abcdef".repeat(2),
+                points: vec![point],
+                ..Throughput::default()
+            }),
+            Body::Goodbye(Goodbye {}),
+        ];
+        bodies
+            .into_iter()
+            .zip(1..)
+            .map(|(body, sequence)| v1::AgentMessage { sequence, body: Some(body) })
+            .collect()
+    }
+
+    /// What the coordinator makes of bytes that a peer sent, all the way to the core's types.
+    fn take(bytes: &[u8]) {
+        if let Ok(v1::AgentMessage { body: Some(body), .. }) = v1::AgentMessage::decode(bytes) {
+            let _ = report(body);
+        }
+        if let Ok(hello) = v1::agent_message::Hello::decode(bytes) {
+            let _ = introduction(hello);
+        }
+        if let Ok(request) = v1::SubmitRequest::decode(bytes) {
+            let _ = study_source("study", request.study);
+        }
+        if let Ok(request) = v1::UploadCheckpointRequest::decode(bytes)
+            && let Some(v1::upload_checkpoint_request::Part::Header(header)) = request.part
+        {
+            let _ = lease_key("lease", header.lease);
+        }
+        // What is stored is read the same way: nothing on disk may panic either.
+        let _ = stored_chunk(bytes);
+        let _ = configuration_for(&String::from_utf8_lossy(bytes), 3);
+    }
+
+    #[test]
+    fn every_kind_of_message_is_taken() {
+        for message in messages() {
+            let what = format!("{message:?}");
+            assert!(report(message.body.unwrap()).is_ok(), "{what}");
+        }
+    }
+
+    #[test]
+    fn case_56_every_truncation_and_every_flipped_byte_is_an_error_or_harmless() {
+        for message in messages() {
+            // The text of the log line repeats: its first bytes stand for all.
+            let bytes = message.encode_to_vec();
+            for cut in 0..bytes.len().min(400) {
+                take(&bytes[..cut]);
+                for flip in [0x01, 0x80, 0xff] {
+                    let mut flipped = bytes.clone();
+                    flipped[cut] ^= flip;
+                    take(&flipped);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_never_falls_within_a_character() {
+        let v1::AgentMessage { body: Some(Body::Log(mut log)), .. } = messages().remove(5) else { panic!() };
+        for length in [limits::MAX_LOG_LINE_BYTES - 1, limits::MAX_LOG_LINE_BYTES, 5000] {
+            log.lines[0].message = format!("x{}", "é".repeat(length));
+            let Ok(Report::Log { lines, .. }) = report(Body::Log(log.clone())) else { panic!() };
+            assert!(
+                lines[0].2.len() <= limits::MAX_LOG_LINE_BYTES
+                    && lines[0].2.len() >= limits::MAX_LOG_LINE_BYTES - 1
+            );
+        }
+    }
+
+    #[test]
+    fn numbers_without_a_meaning_are_refused_by_name() {
+        for format in [0, 4, -1, i32::MAX] {
+            let source = v1::StudySource { format, ..v1::StudySource::default() };
+            assert_eq!(study_source("study", Some(source)).unwrap_err().field, "format");
+        }
+        for seconds in [f64::NAN, f64::INFINITY, -1.0] {
+            let v1::AgentMessage { body: Some(Body::Throughput(mut measured)), .. } = messages().remove(8)
+            else {
+                panic!()
+            };
+            measured.evaluation_seconds = seconds;
+            assert_eq!(report(Body::Throughput(measured)).unwrap_err().field, "evaluation_seconds");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn case_56_no_bytes_break_the_converters(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            take(&bytes);
+        }
+
+        #[test]
+        fn case_56_no_mixture_of_two_messages_breaks_them(first in 0..10usize, second in 0..10usize, cut in 0..200usize) {
+            // Concatenated, messages are merged field by field: a way to forms that no encoder makes.
+            let (first, second) = (messages().remove(first).encode_to_vec(), messages().remove(second).encode_to_vec());
+            take(&[&first[..cut.min(first.len())], &second[..]].concat());
+        }
+    }
+}

@@ -1,7 +1,8 @@
 //! The wire of Plateau: generated types of `plateau.v1`, and their conversion to and from domain types.
 //!
 //! Everything that arrives is validated here, once: absent fields, unspecified or unknown enum values and malformed ids
-//! are [`WireError`]s naming the field. Nothing beyond this crate looks at a raw message and wonders.
+//! are [`WireError`]s naming the field. Nothing beyond this crate looks at a raw message and wonders. [`connection`] is the
+//! clients' side of the transport: addresses, TLS, tokens.
 
 /// Generated messages, clients and servers.
 #[allow(missing_docs, clippy::all)] // generated; documented in the .proto files
@@ -9,6 +10,7 @@ pub mod v1 {
     tonic::include_proto!("plateau.v1");
 }
 
+pub mod connection;
 pub mod convert;
 
 pub use convert::WireError;

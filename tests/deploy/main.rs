@@ -27,6 +27,8 @@ fn run_script(bench: &Bench, name: &str, arguments: &[&str]) -> anyhow::Result<O
         .env("PATH", path)
         .env("HOME", bench.path(""))
         .env_remove("CUDA_VISIBLE_DEVICES")
+        .env_remove("PLATEAU_CA")
+        .env_remove("PLATEAU_TOKEN_FILE")
         .output()?;
     Ok(output)
 }
@@ -77,6 +79,26 @@ fn one_host_starts_trains_and_stops() -> anyhow::Result<()> {
 }
 
 #[test]
+fn one_host_beyond_loopback_makes_keys_and_trains_with_them() -> anyhow::Result<()> {
+    let bench = bench()?;
+    bench.write("study.toml", &small_study("with-keys", "[0]", 200))?;
+    let port = free_port()?;
+    let listen = format!("0.0.0.0:{port}");
+    let start = ["start", "--listen", &listen, "--cpu-agents", "1"];
+    let refused = run_script(&bench, "local.sh", &start)?;
+    ensure!(String::from_utf8_lossy(&refused.stderr).contains("plateau keys init"), "{refused:?}");
+    let said = succeed(&bench, "local.sh", &[&start[..], &["--keys", "keys"]].concat())?;
+    ensure!(said.contains("--token-file keys/submit.token"), "{said}");
+    let url = format!("https://127.0.0.1:{port}");
+    let target = ["--coordinator", &url, "--ca", "keys/ca.pem", "--token-file", "keys/submit.token"];
+    bench.succeed([&["submit", "study.toml"], &target[..]].concat())?;
+    bench.succeed([&["watch", "last"], &target[..]].concat())?;
+    let stopped = succeed(&bench, "local.sh", &["stop"])?;
+    ensure!(stopped.matches("stopped").count() == 2, "{stopped}");
+    Ok(())
+}
+
+#[test]
 fn hosts_of_a_host_file_get_agents_through_ssh() -> anyhow::Result<()> {
     let bench = bench()?;
     // Options, host, then the remote command as one string: what sshd hands to the login shell.
@@ -99,6 +121,75 @@ fn hosts_of_a_host_file_get_agents_through_ssh() -> anyhow::Result<()> {
     })?;
     let stopped = succeed(&bench, "ssh/launch.sh", &["stop", "hosts"])?;
     ensure!(stopped.matches("stopped").count() == 3, "{stopped}");
+    Ok(())
+}
+
+#[test]
+fn agents_started_through_ssh_are_given_the_keys() -> anyhow::Result<()> {
+    let bench = bench()?;
+    stand_in(
+        &bench,
+        "ssh",
+        "#!/usr/bin/env bash\nwhile [[ $1 == -o ]]; do shift 2; done\nshift\necho \"$*\" >>said-to-ssh\nexec bash -c \"$*\"\n",
+    )?;
+    bench.write("hosts", "node1 cpu\n")?;
+    bench.succeed(["keys", "init", "keys", "--out", "submit.token"])?;
+    bench.succeed(["keys", "token", "add", "keys", "nodes", "--role", "agent", "--out", "agent.token"])?;
+    let listen = format!("127.0.0.1:{}", free_port()?);
+    let serve = ["coordinator", "--data-dir", "data", "--listen", &listen, "--keys", "keys"];
+    let _coordinator = bench.spawn("coordinator", &serve)?;
+    let url = format!("https://{listen}");
+    let binary = bench.binary().to_string_lossy().into_owned();
+    let start = ["start", "--coordinator", &url, "--plateau", &binary, "hosts"];
+    ensure!(!run_script(&bench, "ssh/launch.sh", &start)?.status.success(), "started without keys");
+    let keys = ["--ca", "keys/ca.pem", "--token-file", "agent.token"];
+    let said = succeed(&bench, "ssh/launch.sh", &[&start[..5], &keys, &["hosts"]].concat())?;
+    ensure!(said.matches("started").count() == 1, "{said}");
+    let target = ["--coordinator", &url, "--ca", "keys/ca.pem", "--token-file", "submit.token"];
+    wait_for("the agent", || {
+        let agents = bench.json([&["agents"], &target[..]].concat())?.to_string();
+        Ok(agents.contains("node1-cpu-0").then_some(()))
+    })?;
+    succeed(&bench, "ssh/launch.sh", &["stop", "hosts"])?;
+    let token = std::fs::read_to_string(bench.path("agent.token"))?;
+    let mode = bench.path(".plateau/agent.token").metadata()?.permissions().mode() & 0o777;
+    ensure!(mode == 0o600, "the copied token has mode {mode:o}");
+    let commands = std::fs::read_to_string(bench.path("said-to-ssh"))?;
+    ensure!(!commands.contains(token.trim()), "a token on a command line");
+    Ok(())
+}
+
+#[test]
+fn a_slurm_job_on_two_nodes_makes_keys_of_its_own_and_deletes_them() -> anyhow::Result<()> {
+    let bench = bench()?;
+    // Two tasks on one node, under a name of this host that its certificate must carry.
+    let srun = "#!/usr/bin/env bash\nwhile [[ $1 == --* ]]; do shift; done\nexport SLURM_LOCALID=0\n\
+                for task in 0 1; do SLURM_PROCID=$task \"$@\" & done\ntrap 'kill $(jobs -p)' TERM\nwait\nwait\n";
+    stand_in(&bench, "srun", srun)?;
+    stand_in(&bench, "hostname", "#!/bin/sh\necho localhost\n")?;
+    // Numbers the port; any job would do.
+    let job = (free_port()? % 20_000).to_string();
+    stand_in(
+        &bench,
+        "two-nodes",
+        &format!("#!/bin/sh\nexport SLURM_JOB_NUM_NODES=2 SLURM_JOB_ID={job}\nexec bash \"$@\"\n"),
+    )?;
+    bench.write("study.toml", &small_study("slurm", "[0, 1]", 200))?;
+    let output = Command::new(bench.path("bin/two-nodes"))
+        .arg(script("slurm/plateau.sbatch"))
+        .arg("study.toml")
+        .current_dir(bench.path(""))
+        .env("PLATEAU", bench.binary())
+        .env("PATH", format!("{}:{}", bench.path("bin").display(), std::env::var("PATH")?))
+        .env("HOME", bench.path(""))
+        .env_remove("CUDA_VISIBLE_DEVICES")
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{output:?}");
+    let report = bench.path("report-slurm/report.html");
+    ensure!(report.metadata().is_ok_and(|found| found.len() > 10_000), "no report: {said}");
+    let left: Vec<_> = std::fs::read_dir(bench.path("plateau-data/launch"))?.collect::<Result<_, _>>()?;
+    ensure!(!left.iter().any(|entry| entry.file_name().to_string_lossy().starts_with("job-")), "{left:?}");
     Ok(())
 }
 

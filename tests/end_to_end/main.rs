@@ -1,5 +1,6 @@
 //! Whole-system tests: the real binary, real processes, real training.
 
+mod access;
 mod cohorts;
 mod faults;
 mod python;

@@ -48,6 +48,8 @@ impl Bench {
             .args(arguments)
             .current_dir(self.folder.path())
             .env_remove("PLATEAU_COORDINATOR")
+            .env_remove("PLATEAU_CA")
+            .env_remove("PLATEAU_TOKEN_FILE")
             .stdin(Stdio::null());
         command
     }
@@ -86,9 +88,21 @@ impl Bench {
 
     /// Starts `plateau ARGUMENTS` in the background; its output goes to `NAME.log` in the test's folder.
     pub fn spawn(&self, name: &str, arguments: &[&str]) -> anyhow::Result<Process> {
+        self.spawn_with(name, arguments, &[])
+    }
+
+    /// The same with further environment variables.
+    pub fn spawn_with(
+        &self,
+        name: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> anyhow::Result<Process> {
         let log = self.path(&format!("{name}.log"));
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log)?;
-        let child = self.command(arguments).stdout(file.try_clone()?).stderr(file).spawn()?;
+        let mut command = self.command(arguments);
+        let child =
+            command.envs(environment.iter().copied()).stdout(file.try_clone()?).stderr(file).spawn()?;
         Ok(Process { name: name.to_owned(), child, log })
     }
 

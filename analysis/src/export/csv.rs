@@ -100,12 +100,15 @@ fn real(value: f64) -> String {
     if value.is_nan() { "nan".to_owned() } else { value.to_string() }
 }
 
-/// A field as RFC 4180 wants it.
-fn field(text: &str) -> String {
+/// A field as RFC 4180 wants it. Words that a spreadsheet would take for a formula get an apostrophe in front, which it
+/// shows as text; numbers, negative ones too, are left alone.
+pub fn field(text: &str) -> String {
+    let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']) && text.parse::<f64>().is_err();
+    let mark = if formula { "'" } else { "" };
     if text.contains([',', '"', '\n', '\r']) {
-        format!("\"{}\"", text.replace('"', "\"\""))
+        format!("\"{mark}{}\"", text.replace('"', "\"\""))
     } else {
-        text.to_owned()
+        format!("{mark}{text}")
     }
 }
 
@@ -139,6 +142,26 @@ mod tests {
         assert_eq!((at(1, "final.step"), at(2, "final.step")), ("10000", "10000"));
         assert_eq!((at(1, "grokking.grokked"), at(2, "grokking.grokked")), ("0", "5"));
         assert_eq!((at(1, "grokking.median_delay"), at(2, "grokking.median_delay")), ("inf", "3400"));
+    }
+
+    #[test]
+    fn case_62_words_that_look_like_formulas_are_shown_as_words() {
+        for (text, written) in [
+            ("=1+1", "'=1+1"),
+            ("=HYPERLINK(\"http://x\",\"y\")", "\"'=HYPERLINK(\"\"http://x\"\",\"\"y\"\")\""),
+            ("+cmd|' /C calc'!A0", "'+cmd|' /C calc'!A0"),
+            ("-2+3", "'-2+3"),
+            ("@SUM(A1)", "'@SUM(A1)"),
+            ("\tx", "'\tx"),
+            ("-0.5", "-0.5"),
+            ("+1e-3", "+1e-3"),
+            ("-inf", "-inf"),
+            ("NaN", "NaN"),
+            ("x+y", "x+y"),
+            ("", ""),
+        ] {
+            assert_eq!(field(text), written);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 mod csv;
 mod parquet;
 
-pub use csv::cells_csv;
+pub use csv::{cells_csv, field as csv_field};
 pub use parquet::{ExportError, metrics_parquet, trials_parquet};
 
 use crate::cells::Dataset;

@@ -230,7 +230,31 @@ fn push_data(page: &mut String, provenance: &Provenance) {
 
 #[cfg(test)]
 mod tests {
+    use plateau_common::results::Parameter;
+
     use super::*;
+
+    #[test]
+    fn case_62_no_text_of_others_becomes_part_of_the_page() {
+        let hostile = "\"><script>alert('x')</script><img src=x onerror=alert(1)>&";
+        let mut records = crate::fixture::grokking(2);
+        for (index, record) in records.iter_mut().enumerate() {
+            let word = if index % 2 == 0 { hostile } else { "plain" };
+            record.parameters.insert(hostile.to_owned(), Parameter::Text(word.to_owned()));
+            record.parameters.insert("task.kind".to_owned(), Parameter::Text(hostile.to_owned()));
+        }
+        let data = Dataset::new(&records, &[]);
+        let figure = FigureFile {
+            stem: hostile.to_owned(),
+            caption: hostile.to_owned(),
+            svg: "<svg ></svg>".to_owned(),
+            png: Vec::new(),
+        };
+        let provenance = Provenance { entries: vec![(hostile.to_owned(), hostile.to_owned())] };
+        let page = page(hostile, hostile, &data, &[], &[figure], &provenance);
+        assert!(page.contains("&lt;script&gt;alert(&#39;x&#39;)"), "{page}");
+        assert!(!page.contains("<script") && !page.contains("<img"), "{page}");
+    }
 
     #[test]
     fn numbers_and_words_are_told_apart() {

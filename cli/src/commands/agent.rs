@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::{Args, ValueHint};
 
 use super::Context;
+use crate::client;
 use crate::device::{self, Device};
 use crate::exit::{Exit, Outcome};
 use crate::interrupt::{self, Interrupts, Parent};
@@ -14,8 +15,8 @@ use crate::memory;
 const EXAMPLES: &str = "\
 Examples:
   plateau agent --device cpu --threads 4
-  plateau agent --coordinator http://node1:7733 --device cuda:0
-  PLATEAU_COORDINATOR=http://node1:7733 plateau agent --device cuda:1
+  plateau agent --coordinator https://node1:7733 --ca ca.pem --token-file agent.token --device cuda:0
+  PLATEAU_COORDINATOR=https://node1:7733 plateau agent --device cuda:1
 
 Asked to stop (Ctrl-C, SIGTERM), it saves checkpoints, gives its trials back and leaves; asked twice, it leaves at once.";
 
@@ -93,7 +94,8 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
         .with_context(|| format!("making the work folder {}", work_dir.display()))?;
     let name = arguments.name.clone().unwrap_or_else(|| default_name(arguments.device));
     let options = plateau_agent::AgentOptions {
-        coordinator: context.coordinator.clone(),
+        coordinator: client::url(&context.coordinator),
+        credentials: context.credentials.clone(),
         device: arguments.device.to_string(),
         device_description: device::describe(arguments.device),
         threads: arguments.threads,

@@ -50,7 +50,7 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
         (false, _) => None,
         (true, false) => Some(prediction::on_this_machine(&arguments.prediction, &overview).await?),
         (true, true) => {
-            let mut connection = client::connect(&context.coordinator).await?;
+            let mut connection = client::connect(&context.coordinator, &context.credentials).await?;
             Some(prediction::on_agents_of(&mut connection, &overview).await?)
         }
     };

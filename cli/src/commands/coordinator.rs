@@ -15,7 +15,7 @@ use crate::interrupt::{self, Interrupts, Parent};
 const EXAMPLES: &str = "\
 Examples:
   plateau coordinator --data-dir /data/plateau
-  plateau coordinator --data-dir data --listen 0.0.0.0:7733 --allow-insecure
+  plateau coordinator --data-dir data --listen 0.0.0.0:7733 --keys keys
 
 Everything the coordinator knows lies in its data directory; it may be stopped or killed at any time and goes on from there.";
 
@@ -31,9 +31,9 @@ pub struct Arguments {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7733")]
     listen: SocketAddr,
 
-    /// Listen on an address other machines can reach, although traffic is not encrypted and nobody is asked who they are
-    #[arg(long)]
-    allow_insecure: bool,
+    /// Folder of certificates and tokens (`plateau keys init`), needed to listen beyond loopback
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    keys: Option<PathBuf>,
 
     /// Where checkpoints are kept, as the URL of an object store [default: the folder checkpoints in the data directory]
     #[arg(long, value_name = "URL", env = CHECKPOINT_STORE, hide_env_values = true, value_hint = ValueHint::Url)]
@@ -51,12 +51,13 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
         data_dir: arguments.data_dir.clone(),
         listen: arguments.listen,
         checkpoint_store: arguments.checkpoint_store.clone(),
-        allow_insecure: arguments.allow_insecure,
+        keys: arguments.keys.clone(),
     };
     let mut running = plateau_coordinator::start(options).await.with_context(|| {
         format!("starting a coordinator on {data_dir}, listening on {}", arguments.listen)
     })?;
-    let address = format!("http://{}", running.local_addr);
+    let scheme = if arguments.keys.is_some() { "https" } else { "http" };
+    let address = format!("{scheme}://{}", running.local_addr);
     context.output.note(&format!("coordinator of {data_dir} listens on {address}; Ctrl-C stops it"));
     context.output.event(json!({ "event": "listening", "address": address }))?;
     tokio::select! {

@@ -13,6 +13,7 @@ pub mod drain;
 pub mod explain;
 pub mod export;
 pub mod extend;
+pub mod keys;
 pub mod list;
 pub mod logs;
 pub mod pause;
@@ -32,6 +33,7 @@ use std::future::Future;
 
 use anyhow::Context as _;
 use clap::Subcommand;
+use plateau_proto::connection::Credentials;
 
 use crate::client::{Connection, DataDirectory, Target};
 use crate::exit::Outcome;
@@ -46,6 +48,8 @@ pub struct Context {
     pub coordinator: String,
     /// Whether that address was given on this command line (not by the environment or the default).
     pub coordinator_named: bool,
+    /// What is needed to reach it beyond loopback.
+    pub credentials: Credentials,
     /// File that this process logs to, if any.
     pub log_file: Option<std::path::PathBuf>,
 }
@@ -53,7 +57,11 @@ pub struct Context {
 impl Context {
     /// The coordinator that a command is about.
     pub fn target(&self, data: &DataDirectory) -> Target {
-        Target { coordinator: self.coordinator.clone(), data_dir: data.data_dir.clone() }
+        Target {
+            coordinator: self.coordinator.clone(),
+            data_dir: data.data_dir.clone(),
+            credentials: self.credentials.clone(),
+        }
     }
 
     /// Connects to the coordinator that a command is about.
@@ -115,6 +123,8 @@ pub enum Command {
     Coordinator(coordinator::Arguments),
     /// Run an agent, which owns one device and trains on it
     Agent(agent::Arguments),
+    /// Make certificates and tokens for a coordinator that listens beyond loopback
+    Keys(keys::Arguments),
     /// Print a completion script for a shell
     Completion(completion::Arguments),
     /// The trainer child of an agent; speaks the agent's protocol on standard input and output
@@ -160,6 +170,7 @@ impl Command {
             Command::Backup(arguments) => wait(backup::run(&arguments, context)),
             Command::Coordinator(arguments) => wait(coordinator::run(&arguments, context)),
             Command::Agent(arguments) => wait(agent::run(&arguments, context)),
+            Command::Keys(arguments) => keys::run(&arguments, context),
             Command::Completion(arguments) => completion::run(&arguments, context),
             // The trainer owns its threads and uses no runtime.
             Command::Trainer(arguments) => trainer::run(&arguments),

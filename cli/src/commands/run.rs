@@ -169,8 +169,11 @@ async fn train(
         let devices: Vec<String> = agents.iter().map(|agent| agent.device.to_string()).collect();
         tracing::info!(agents = agents.len(), ?devices, "agents started");
     }
-    let target =
-        Target { coordinator: connection.address.clone(), data_dir: Some(arguments.data_dir.clone()) };
+    let target = Target {
+        coordinator: connection.address.clone(),
+        data_dir: Some(arguments.data_dir.clone()),
+        credentials: context.credentials.clone(),
+    };
     let mut display = Display::new(&context.output, target.as_options());
     let announce = display.announcer();
     let followed = tokio::select! {

@@ -271,6 +271,7 @@ mod tests {
         let context = Context {
             output: Output::new(OutputMode::Table, ColorChoice::Never),
             coordinator: String::new(),
+            credentials: plateau_proto::connection::Credentials::default(),
             coordinator_named: false,
             log_file: None,
         };

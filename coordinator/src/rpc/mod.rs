@@ -2,8 +2,10 @@
 
 mod agents;
 mod client;
+mod connections;
 mod results;
 mod select;
+mod single;
 mod submit;
 mod transfer;
 mod watch;
@@ -26,7 +28,9 @@ use crate::store::{Reader, StoreError};
 
 pub use agents::Agents;
 pub use client::Clients;
+pub use connections::incoming;
 pub use results::lineage;
+pub use single::SingleRequests;
 
 /// What every service needs.
 #[derive(Clone)]
@@ -131,6 +135,10 @@ const CONCURRENT_STREAMS: u32 = 512;
 const CALL_SECONDS: u64 = 3600;
 /// Bytes of all headers of a call.
 const HEADER_BYTES: u32 = 16 << 10;
+/// Streams that a peer has reset and that are not worked off yet; a peer with more is cut off ("rapid reset").
+const PENDING_RESETS: usize = 64;
+/// Streams of one connection that may be reset for a peer's errors before it is cut off.
+const ERROR_RESETS: usize = 256;
 /// Bytes in flight per stream and per connection.
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
@@ -144,6 +152,8 @@ pub fn server() -> Server {
         .max_concurrent_streams(CONCURRENT_STREAMS)
         .timeout(Duration::from_secs(CALL_SECONDS))
         .http2_max_header_list_size(HEADER_BYTES)
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
+        .http2_max_local_error_reset_streams(Some(ERROR_RESETS))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
 }

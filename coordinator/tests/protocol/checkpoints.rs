@@ -146,7 +146,7 @@ async fn two_data_directories_may_share_a_checkpoint_store() {
         data_dir: data.path().to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
         checkpoint_store: Some(url::Url::from_directory_path(shared.path()).unwrap().to_string()),
-        allow_insecure: false,
+        keys: None,
     };
     // The same study, so the same trials; each directory has checkpoints that the other does not know.
     for (data, step) in [(&first, 5), (&second, 6)] {

@@ -3,12 +3,14 @@
 // Helper functions of tests are no `#[test]` themselves, so clippy's exception for tests does not reach them.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod administration;
 mod backup;
 mod checkpoints;
 mod damage;
 mod disk;
 mod leases;
+mod names;
 mod recovery;
 mod support;
 mod sweeps;

@@ -60,7 +60,7 @@ fn options(data: &std::path::Path) -> Options {
         data_dir: data.to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
         checkpoint_store: None,
-        allow_insecure: false,
+        keys: None,
     }
 }
 
@@ -73,11 +73,11 @@ async fn a_second_coordinator_on_the_same_directory_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn listening_beyond_loopback_must_be_allowed() {
+async fn refused_for_want_of_keys_a_coordinator_leaves_nothing_behind() {
     let data = tempfile::tempdir().unwrap();
     let options = Options { listen: "0.0.0.0:0".parse().unwrap(), ..options(data.path()) };
     let problem = start(options).await.err().unwrap().to_string();
-    assert!(problem.contains("not encrypted"), "{problem}");
+    assert!(problem.contains("plateau keys init"), "{problem}");
     assert!(!data.path().join("coordinator.sqlite").exists());
 }
 

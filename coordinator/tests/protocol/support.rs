@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use plateau_common::checkpoint::{FORMAT, Manifest, ManifestFile, OPTIMIZER_FILE, WEIGHTS_FILE};
 use plateau_coordinator::{Options, Running, start};
+use plateau_proto::connection::{Channel, Credentials, Route};
 use plateau_proto::v1;
 use plateau_proto::v1::agent_message::{
     Body as Say, EndedReport, Heartbeat, Hello, MetricsReport, Released, Started,
@@ -15,7 +16,6 @@ use plateau_proto::v1::coordinator_message::Body as Hear;
 use plateau_proto::v1::plateau_service_client::PlateauServiceClient;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 /// Longest wait for something that must come; a test that reaches it has failed.
@@ -48,13 +48,14 @@ pub async fn coordinator(data: &Path) -> Running {
         data_dir: data.to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
         checkpoint_store: None,
-        allow_insecure: false,
+        keys: None,
     };
     start(options).await.unwrap()
 }
 
 pub async fn channel(running: &Running) -> Channel {
-    Channel::from_shared(format!("http://{}", running.local_addr)).unwrap().connect().await.unwrap()
+    let url = format!("http://{}", running.local_addr);
+    Route::new(&url, &Credentials::default()).unwrap().connect().await.unwrap()
 }
 
 pub async fn client(running: &Running) -> PlateauServiceClient<Channel> {
@@ -111,7 +112,17 @@ impl Agent {
         incarnation: &str,
         held: Vec<v1::LeaseKey>,
     ) -> Agent {
-        let mut service = AgentServiceClient::new(channel(running).await);
+        Agent::over(channel(running).await, name, incarnation, held).await.unwrap()
+    }
+
+    /// Opens a session; an error where it is refused.
+    pub async fn over(
+        channel: Channel,
+        name: &str,
+        incarnation: &str,
+        held: Vec<v1::LeaseKey>,
+    ) -> Result<Agent, Status> {
+        let mut service = AgentServiceClient::new(channel);
         let (outgoing, receiver) = mpsc::channel(64);
         let hello = Hello {
             protocol: plateau_proto::PROTOCOL,
@@ -128,12 +139,12 @@ impl Agent {
         };
         let first = v1::AgentMessage { sequence: 1, body: Some(Say::Hello(hello)) };
         outgoing.send(first).await.unwrap();
-        let incoming = service.session(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+        let incoming = service.session(ReceiverStream::new(receiver)).await?.into_inner();
         let mut agent =
             Agent { service, outgoing, incoming, sequence: 1, heard: std::collections::VecDeque::new() };
         let Hear::Welcome(welcome) = agent.next().await.unwrap() else { panic!("expected Welcome") };
         assert_eq!(welcome.protocol, plateau_proto::PROTOCOL);
-        agent
+        Ok(agent)
     }
 
     async fn read(&mut self) -> Result<Hear, Status> {

@@ -1,8 +1,8 @@
 //! Sweeps from submission to results, over the wire, with scripted agents.
 
+use plateau_proto::connection::Channel;
 use plateau_proto::v1;
 use plateau_proto::v1::plateau_service_client::PlateauServiceClient;
-use tonic::transport::Channel;
 
 use crate::support::*;
 
