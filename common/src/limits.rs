@@ -89,6 +89,8 @@ pub const STALL_SECONDS: u64 = 900;
 pub const FORGET_AGENT_SECONDS: u64 = 86_400;
 /// Attempts of one trial that may end in a crash before it is quarantined.
 pub const MAX_CRASHES_PER_TRIAL: u32 = 3;
+/// Agents that may be lost with one trial, without a new checkpoint between, before it is quarantined.
+pub const MAX_LOSSES_PER_TRIAL: u32 = 10;
 /// Different trials that may crash on one agent in a row before it is drained.
 pub const MAX_CRASHES_PER_AGENT: usize = 3;
 /// Agents that hold leases from which on a mass expiry, of more than half of them, is braked.

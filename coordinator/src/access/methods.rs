@@ -16,7 +16,7 @@ const SUBMIT: Need = Need::Role(Role::Submit);
 const READ: Need = Need::Role(Role::Read);
 
 /// Every method that is served, by its path.
-const METHODS: [(&str, Need); 23] = [
+const METHODS: [(&str, Need); 26] = [
     ("/grpc.health.v1.Health/Check", Need::Nothing),
     ("/grpc.health.v1.Health/List", Need::Nothing),
     ("/grpc.health.v1.Health/Watch", Need::Nothing),
@@ -26,6 +26,7 @@ const METHODS: [(&str, Need); 23] = [
     ("/plateau.v1.AgentService/UploadCheckpoint", AGENT),
     ("/plateau.v1.PlateauService/Cancel", SUBMIT),
     ("/plateau.v1.PlateauService/DescribeSweep", READ),
+    ("/plateau.v1.PlateauService/Drain", SUBMIT),
     ("/plateau.v1.PlateauService/Explain", READ),
     ("/plateau.v1.PlateauService/Extend", SUBMIT),
     ("/plateau.v1.PlateauService/FetchCheckpoint", READ),
@@ -37,8 +38,10 @@ const METHODS: [(&str, Need); 23] = [
     ("/plateau.v1.PlateauService/ListThroughput", READ),
     ("/plateau.v1.PlateauService/ListTrials", READ),
     ("/plateau.v1.PlateauService/Pause", SUBMIT),
+    ("/plateau.v1.PlateauService/Requeue", SUBMIT),
     ("/plateau.v1.PlateauService/Resume", SUBMIT),
     ("/plateau.v1.PlateauService/Submit", SUBMIT),
+    ("/plateau.v1.PlateauService/Undrain", SUBMIT),
     ("/plateau.v1.PlateauService/Watch", READ),
 ];
 

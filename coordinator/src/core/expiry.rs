@@ -10,7 +10,7 @@ use plateau_common::identity::TrialId;
 use plateau_common::limits;
 
 use super::effect::{Effect, Subject, ToAgent, Write};
-use super::guilt::{give_back, lose};
+use super::guilt::{give_back, lose, stall};
 use super::state::{Brake, LeaseKey, Now, State, lease_term};
 
 /// A gap between ticks longer than this means that the coordinator itself stood still, so silence proves nothing.
@@ -50,7 +50,8 @@ pub(super) fn tick(state: &mut State, now: Now, effects: &mut Vec<Effect>) {
         let agent = lease.agent.clone();
         let stalled =
             now.monotonic.saturating_sub(lease.progress_at) > Duration::from_secs(limits::STALL_SECONDS);
-        let reason = if now.monotonic > lease.deadline {
+        let silent = now.monotonic > lease.deadline;
+        let reason = if silent {
             format!("agent {agent} was not heard of for {} s", limits::LEASE_SECONDS)
         } else if stalled {
             format!("no progress on agent {agent} for {} s", limits::STALL_SECONDS)
@@ -60,8 +61,10 @@ pub(super) fn tick(state: &mut State, now: Now, effects: &mut Vec<Effect>) {
         if spared {
             // Whatever silenced most of the fleet, it was not this trial.
             give_back(state, id, &reason, effects);
-        } else {
+        } else if silent {
             lose(state, id, &reason, effects);
+        } else {
+            stall(state, id, &reason, effects);
         }
         if let Some(session) = state.agents.get(&agent).and_then(|agent| agent.session) {
             effects.push(Effect::Send {

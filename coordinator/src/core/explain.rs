@@ -47,8 +47,9 @@ pub fn explain_trial(state: &State, id: TrialId) -> Option<Explanation> {
         }
         TrialState::Cancelled => "Cancelled: no sweep wants it any more.".to_owned(),
         TrialState::Quarantined => format!(
-            "Quarantined after {} crashes on {}: last, {}. `plateau requeue` tries it once more.",
+            "Quarantined after {} crashes and {} lost agents ({}): last, {}. `plateau requeue` tries it once more.",
             trial.crashes,
+            trial.losses,
             trial.crashed_on.iter().cloned().collect::<Vec<_>>().join(", "),
             trial.reason
         ),
@@ -83,9 +84,12 @@ fn waiting_reason(state: &State, trial: &Trial) -> String {
             parts.push("for an idle agent other than those it crashed on".to_owned());
         }
     }
-    if trial.crashes > 0 {
-        let limit = limits::MAX_CRASHES_PER_TRIAL;
-        parts.push(format!("lost {} of {limit} times, last: {}", trial.crashes, trial.reason));
+    if trial.crashes + trial.losses > 0 {
+        let (crashes, losses) = (limits::MAX_CRASHES_PER_TRIAL, limits::MAX_LOSSES_PER_TRIAL);
+        parts.push(format!(
+            "crashed {} of {crashes} times, its agent lost {} of {losses} times, last: {}",
+            trial.crashes, trial.losses, trial.reason
+        ));
     } else if !trial.reason.is_empty() {
         parts.push(trial.reason.clone());
     }

@@ -24,10 +24,27 @@ pub(super) fn give_back(state: &mut State, id: TrialId, reason: &str, effects: &
     effects.push(Effect::Write(Write::History(Subject::Trial(id), format!("waits again: {reason}"))));
 }
 
-/// The agent that held the trial was lost: charged to the trial, because the trial may be what killed it. Suspected in
-/// earnest, and trained alone, only when it happens again: agents are also preempted.
+/// The agent that held the trial was lost. That is weak evidence against the trial, which runs in a child process: agents are
+/// killed, preempted and cut off for other reasons. It is trained alone when it happens again, and quarantined only
+/// after [`limits::MAX_LOSSES_PER_TRIAL`] losses, because it may be what brings their hosts down.
 pub(super) fn lose(state: &mut State, id: TrialId, reason: &str, effects: &mut Vec<Effect>) {
-    charge(state, id, reason, false, effects);
+    charge(state, id, reason, Charge::Loss, effects);
+}
+
+/// The trial made no progress on an agent that lives.
+pub(super) fn stall(state: &mut State, id: TrialId, reason: &str, effects: &mut Vec<Effect>) {
+    charge(state, id, reason, Charge::Stall, effects);
+}
+
+/// What a trial is charged with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Charge {
+    /// Its trainer broke.
+    Crash,
+    /// Its trainer stood still: counted like a crash, but its neighbours in the cohort may be what stood.
+    Stall,
+    /// Its agent is gone.
+    Loss,
 }
 
 /// The trainer of `agent` broke while it trained these leased trials together: charged to each of them, and noted
@@ -44,35 +61,38 @@ pub(super) fn crash(
         return;
     }
     for id in ids {
-        charge(state, *id, reason, true, effects);
+        charge(state, *id, reason, Charge::Crash, effects);
     }
     suspect(state, agent, ids, reason, effects);
 }
 
-/// Charges a crash to a trial: it waits for its next attempt, or is quarantined after
-/// [`limits::MAX_CRASHES_PER_TRIAL`] crashes without a new checkpoint between them, on at least two agents where more
-/// than one could have it.
-fn charge(state: &mut State, id: TrialId, reason: &str, suspect: bool, effects: &mut Vec<Effect>) {
+/// Charges a trial: it waits for its next attempt, or is quarantined after [`limits::MAX_CRASHES_PER_TRIAL`] crashes, or
+/// many more losses, without a new checkpoint between them, on at least two agents where more than one could have it.
+fn charge(state: &mut State, id: TrialId, reason: &str, charge: Charge, effects: &mut Vec<Effect>) {
     let available = state.agents.values().filter(|agent| agent.is_available()).count();
     let mut event = String::new();
-    let mut quarantined = false;
+    let (mut quarantined, mut counts) = (false, (0, 0));
     state.update(id, Some(effects), |trial| {
         let attempt = trial.attempt;
         if let Some(lease) = trial.lease.take() {
             trial.crashed_on.insert(lease.agent);
         }
-        trial.crashes = trial.crashes.saturating_add(1);
-        trial.alone |= suspect || trial.crashes > 1;
+        let count = if charge == Charge::Loss { &mut trial.losses } else { &mut trial.crashes };
+        *count = count.saturating_add(1);
+        trial.alone |= charge == Charge::Crash || trial.crashes + trial.losses > 1;
         trial.step = trial.newest_step();
         trial.reason = reason.to_owned();
         let proven = available <= 1 || trial.crashed_on.len() >= 2;
-        quarantined = trial.crashes >= limits::MAX_CRASHES_PER_TRIAL && proven;
+        let too_often = trial.crashes >= limits::MAX_CRASHES_PER_TRIAL
+            || trial.losses >= limits::MAX_LOSSES_PER_TRIAL;
+        quarantined = too_often && proven;
         trial.state = if quarantined { TrialState::Quarantined } else { TrialState::Pending };
-        event = format!("attempt {attempt} lost ({} in a row): {reason}", trial.crashes);
+        counts = (trial.crashes, trial.losses);
+        event = format!("attempt {attempt} lost ({} in a row): {reason}", trial.crashes + trial.losses);
     });
     effects.push(Effect::Write(Write::History(Subject::Trial(id), event)));
     if quarantined {
-        let event = format!("quarantined after {} crashes", limits::MAX_CRASHES_PER_TRIAL);
+        let event = format!("quarantined after {} crashes and {} lost agents", counts.0, counts.1);
         effects.push(Effect::Write(Write::History(Subject::Trial(id), event)));
     }
     super::reports::note_failure(state, id, reason, effects);
@@ -120,7 +140,7 @@ fn acquit(state: &mut State, id: TrialId, agent: &str, effects: &mut Vec<Effect>
         return;
     }
     state.update(id, Some(effects), |trial| {
-        trial.crashes = 0;
+        (trial.crashes, trial.losses) = (0, 0);
         trial.crashed_on.clear();
         trial.alone = false;
     });

@@ -278,7 +278,7 @@ fn ended(
         trial.lease = None;
         trial.step = step;
         trial.train_seconds += if train_seconds.is_finite() { train_seconds.max(0.0) } else { 0.0 };
-        trial.crashes = 0;
+        (trial.crashes, trial.losses) = (0, 0);
         trial.crashed_on.clear();
         trial.alone = false;
         match &recorded.ending {
@@ -379,7 +379,7 @@ pub(super) fn checkpoint(
         trial.checkpoints.sort_by_key(|known| (known.step, known.attempt));
         trial.step = trial.step.max(checkpoint.step);
         if advances {
-            trial.crashes = 0;
+            (trial.crashes, trial.losses) = (0, 0);
             trial.crashed_on.clear();
         }
         // Those beyond the budget are a longer sweep's, which may go on; the newest counts even where it is kept for good.

@@ -17,7 +17,7 @@ pub(super) fn is_failed(state: TrialState) -> bool {
 pub(super) fn reset(trial: &mut Trial) {
     trial.state = TrialState::Pending;
     trial.reason = "requeued".to_owned();
-    trial.crashes = 0;
+    (trial.crashes, trial.losses) = (0, 0);
     trial.crashed_on.clear();
     trial.alone = false;
     trial.diverged_at = None;

@@ -138,7 +138,9 @@ pub struct Trial {
     pub train_seconds: f64,
     /// Crashes since its last new checkpoint.
     pub crashes: u32,
-    /// Agents it crashed on.
+    /// Agents that were lost while they held it, since its last new checkpoint.
+    pub losses: u32,
+    /// Agents it crashed on, or that were lost with it.
     pub crashed_on: BTreeSet<String>,
     /// It is suspected of a crash and trained alone, so that the guilty member of a cohort is found.
     pub alone: bool,
@@ -172,6 +174,7 @@ impl Trial {
             reason: String::new(),
             train_seconds: 0.0,
             crashes: 0,
+            losses: 0,
             crashed_on: BTreeSet::new(),
             alone: false,
             ending: None,

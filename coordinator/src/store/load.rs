@@ -243,6 +243,7 @@ fn load_trial(row: &Row<'_>) -> Result<Trial, StoreError> {
         reason: row.get("reason")?,
         train_seconds: row.get("train_seconds")?,
         crashes: row.get("crashes")?,
+        losses: row.get("losses")?,
         crashed_on,
         alone: row.get("alone")?,
         keep: row.get("keep")?,

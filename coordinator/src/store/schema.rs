@@ -110,11 +110,13 @@ CREATE TABLE history (
 ";
 
 /// The first leads from version 1 to version 2, and so on. One that was released is never changed.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     // Why an agent is given nothing more; none: it is not drained.
     "ALTER TABLE agents ADD COLUMN drained TEXT",
     // Which checkpoints are kept for good; none: only the newest.
     "ALTER TABLE trials ADD COLUMN keep_every INTEGER",
+    // Agents lost with a trial.
+    "ALTER TABLE trials ADD COLUMN losses INTEGER NOT NULL DEFAULT 0",
 ];
 
 /// The id of the data directory, one row. Not among [`TABLES`]: files of this version made before it get it at their

@@ -185,7 +185,7 @@ impl Batch<'_> {
     fn trial(&self, id: TrialId, trial: &Trial) -> Result<(), StoreError> {
         let mut statement = self.transaction.prepare_cached(
             "INSERT OR REPLACE INTO trials VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
-             ?17, ?18, ?19, ?20, ?21, ?22, ?23)",
+             ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)",
         )?;
         let ending = trial.ending.as_ref();
         let (kind, detail) = match ending.map(|recorded| &recorded.ending) {
@@ -220,6 +220,7 @@ impl Batch<'_> {
             lease.map(|lease| number(lease.from_step)),
             lease.map(|lease| lease.revoked),
             trial.keep_every.map(number),
+            trial.losses,
         ])?;
         Ok(())
     }

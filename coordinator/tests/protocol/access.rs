@@ -100,7 +100,7 @@ fn expected(path: &str) -> Option<Role> {
     let (service, method) = path.rsplit_once('/').unwrap();
     match (service, method) {
         ("/plateau.v1.AgentService", _) => Some(Role::Agent),
-        ("/plateau.v1.PlateauService", "Submit" | "Cancel" | "Pause" | "Resume" | "Extend") => {
+        ("/plateau.v1.PlateauService", "Submit" | "Cancel" | "Pause" | "Resume" | "Extend" | "Requeue" | "Drain" | "Undrain") => {
             Some(Role::Submit)
         }
         ("/plateau.v1.PlateauService", method)
