@@ -4,7 +4,7 @@
 use plateau_common::identity::TrialId;
 use plateau_common::trial::TrialState;
 
-use super::agents::give_back;
+use super::guilt::give_back;
 use super::effect::{Answer, Effect, Refusal, Subject, ToAgent, Write};
 use super::state::{LeaseKey, State};
 

@@ -28,7 +28,7 @@ fn case_41_a_newer_format_is_refused_with_both_versions_named_and_left_as_it_is(
 }
 
 #[test]
-fn a_file_without_the_newest_column_gets_it_and_keeps_its_rows() {
+fn a_file_of_an_older_version_gets_the_newer_columns_and_keeps_its_rows() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = Store::open(folder.path()).unwrap();
     let mut state = Default::default();
@@ -39,8 +39,10 @@ fn a_file_without_the_newest_column_gets_it_and_keeps_its_rows() {
         }
     }
     batch.commit().unwrap();
-    store.connection.execute_batch("ALTER TABLE trials DROP COLUMN keep_every").unwrap();
-    store.connection.pragma_update(None, "user_version", VERSION - 1).unwrap();
+    for column in ["losses", "keep_every"] {
+        store.connection.execute_batch(&format!("ALTER TABLE trials DROP COLUMN {column}")).unwrap();
+    }
+    store.connection.pragma_update(None, "user_version", 2).unwrap();
     store.close().unwrap();
     let store = Store::open(folder.path()).unwrap();
     let loaded = store.load(Default::default()).unwrap();

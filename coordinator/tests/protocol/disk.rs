@@ -71,7 +71,7 @@ fn options(data: &Path) -> plateau_coordinator::Options {
         data_dir: data.to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
         checkpoint_store: None,
-        allow_insecure: false,
+        keys: None,
     }
 }
 
