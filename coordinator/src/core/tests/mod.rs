@@ -5,6 +5,7 @@ mod cases;
 mod exhaustive;
 mod exploration;
 mod planning;
+mod possibilities;
 mod properties;
 mod restart;
 mod scenarios;
