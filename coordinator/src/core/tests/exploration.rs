@@ -366,8 +366,8 @@ impl Node {
             bytes.extend(trial.checkpoints.iter().flat_map(|known| [known.attempt as u8, known.step as u8]));
         }
         bytes.extend(self.state.sweeps.values().map(|sweep| sweep.mode as u8));
-        for agent in 0..AGENTS.len() {
-            let known = self.state.agents.get(AGENTS[agent]);
+        for (agent, name) in AGENTS.into_iter().enumerate() {
+            let known = self.state.agents.get(name);
             let session = u8::from(self.session(agent).is_some());
             let idle = u8::from(known.is_some_and(|agent| agent.idle));
             let drained = u8::from(known.is_some_and(|agent| agent.drained.is_some()));
@@ -399,9 +399,9 @@ impl Node {
     /// From now on everything goes well: whether the sweep ends, with every trial in an ending.
     pub fn comes_to_an_end(&self) -> Result<(), String> {
         let mut node = self.clone();
-        for agent in 0..AGENTS.len() {
+        for (agent, name) in AGENTS.into_iter().enumerate() {
             let session = node.session(agent).unwrap_or(0);
-            node.apply(Input::Disconnected { session, agent: AGENTS[agent].to_owned() })?;
+            node.apply(Input::Disconnected { session, agent: name.to_owned() })?;
         }
         node.silence(u8::MAX)?;
         let name = "healthy".to_owned();
