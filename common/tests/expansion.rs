@@ -404,7 +404,7 @@ fn number_at(trial: &TrialConfig, path: &str) -> i64 {
 
 proptest! {
     #[test]
-    fn random_grids_expand_as_a_naive_expansion_does(grid in any_grid()) {
+    fn case_58_random_grids_expand_as_a_naive_expansion_does(grid in any_grid()) {
         let expected = grid.expand();
         // Under a cosine schedule the number of steps makes trials different.
         let cosine = [("train.schedule.kind".to_owned(), "cosine".to_owned())];
@@ -435,7 +435,7 @@ proptest! {
 
     /// However long the axes are, counting takes no time: the product is checked, never expanded.
     #[test]
-    fn long_axes_are_counted_without_expanding(lengths in prop::collection::vec(1u64..1_000_000, 4)) {
+    fn case_58_long_axes_are_counted_without_expanding(lengths in prop::collection::vec(1u64..1_000_000, 4)) {
         let text = format!(
             "{BASE}[axes]\nseed = {{ range = [0, {}] }}\n\"task.vocab\" = {{ range = [2, {}] }}\n\
              \"train.steps\" = {{ range = [1, {}] }}\n\"model.dim\" = {{ range = [1, {}] }}\n",

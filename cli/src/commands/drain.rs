@@ -14,8 +14,8 @@ Examples:
   plateau drain node7-cuda0 --reason 'the card is throttling'
   plateau undrain node7-cuda0
 
-What the agent trains it finishes; then it waits, connected, until `plateau undrain`. The coordinator drains an agent itself
-when different trials crash on it in a row.";
+What the agent trains it finishes; then it waits, connected, until `plateau undrain`. The
+coordinator drains an agent itself when different trials crash on it in a row.";
 
 /// Options of `plateau drain`.
 #[derive(Args, Debug)]

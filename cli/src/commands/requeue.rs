@@ -15,7 +15,8 @@ Examples:
   plateau requeue last              the failed and quarantined trials of a sweep
   plateau requeue last --diverged   and those that diverged
 
-A requeued trial waits for an agent again, with no crashes held against it, and goes on from its newest checkpoint.";
+A requeued trial waits for an agent again, with no crashes held against it, and goes on from its
+newest checkpoint.";
 
 /// Options of `plateau requeue`.
 #[derive(Args, Debug)]

@@ -165,6 +165,7 @@ async fn train(
     }
     if waiting > 0 && (household.owns_coordinator() || connected_agents(connection).await? == 0) {
         let agents = agents(arguments, waiting);
+        undrain(&agents, connection, context).await?;
         household.start_agents(&agents)?;
         let devices: Vec<String> = agents.iter().map(|agent| agent.device.to_string()).collect();
         tracing::info!(agents = agents.len(), ?devices, "agents started");
@@ -182,6 +183,24 @@ async fn train(
     };
     display.finish();
     followed
+}
+
+/// Tries agents of this run again that were drained in an earlier one: whoever starts them trusts them.
+async fn undrain(
+    agents: &[AgentSpecification],
+    connection: &mut Connection,
+    context: &Context,
+) -> anyhow::Result<()> {
+    let known = connection.service.list_agents(v1::ListAgentsRequest {}).await;
+    let known = known.map_err(|status| refusal("listing the agents", &status))?.into_inner().agents;
+    let ours = |known: &&v1::AgentSummary| agents.iter().any(|agent| agent.name == known.name);
+    for agent in known.iter().filter(ours).filter(|agent| !agent.drained.is_empty()) {
+        let reason = words::one_line(&agent.drained);
+        context.output.note(&format!("agent {} was drained ({reason}); it is tried again", agent.name));
+        let undrained = connection.service.undrain(v1::UndrainRequest { agent: agent.name.clone() }).await;
+        undrained.map_err(|status| refusal("undraining an agent", &status))?;
+    }
+    Ok(())
 }
 
 async fn describe(service: &mut Service, sweep: &str) -> anyhow::Result<v1::SweepSummary> {

@@ -11,12 +11,36 @@ use plateau_common::limits;
 
 use super::effect::{Effect, Subject, ToAgent, Write};
 use super::guilt::{give_back, lose, stall};
-use super::state::{Brake, LeaseKey, Now, State, lease_term};
+use super::state::{LeaseKey, Now, State, lease_term};
 
 /// A gap between ticks longer than this means that the coordinator itself stood still, so silence proves nothing.
 const PAUSE: Duration = Duration::from_secs(limits::RENEWAL_SECONDS);
 /// An agent whose leases have less than this left has missed two renewals.
 const SILENT: Duration = Duration::from_secs(limits::LEASE_SECONDS - 2 * limits::RENEWAL_SECONDS);
+
+/// The brake on a mass expiry: most agents fell silent at once, which may be a fault on the coordinator's side.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Brake {
+    /// The silent agents, whose leases end one agent at a time.
+    pub silent: BTreeSet<String>,
+    /// Agents that held leases when it was put on, silent or not.
+    pub holders: usize,
+    /// When the leases of the next agent may end.
+    pub next: Duration,
+}
+
+impl Brake {
+    /// Why leases are kept, for a person.
+    pub fn reason(&self) -> String {
+        format!(
+            "{} of {} agents fell silent at once, which may be a fault on the coordinator's side, so their leases end one \
+             agent every {} s",
+            self.silent.len(),
+            self.holders,
+            limits::EXPIRY_BRAKE_SECONDS
+        )
+    }
+}
 
 /// Time passed.
 pub(super) fn tick(state: &mut State, now: Now, effects: &mut Vec<Effect>) {

@@ -129,6 +129,10 @@ pub fn explain_sweep(state: &State, number: SweepNumber) -> Option<Explanation> 
             count(TrialState::Pending)
         ),
     };
+    let summary = match state.brake.as_ref().filter(|_| running > 0) {
+        Some(brake) => format!("{summary} But {}.", brake.reason()),
+        None => summary,
+    };
     Some(Explanation { kind: "sweep", summary })
 }
 

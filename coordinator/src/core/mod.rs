@@ -23,11 +23,12 @@ mod sweeps;
 pub(crate) mod tests;
 
 pub use effect::{Answer, Effect, Granted, Refusal, Subject, ToAgent, Write};
+pub use expiry::Brake;
 pub use explain::{Explanation, explain_agent, explain_sweep, explain_trial};
 pub use input::{Input, Introduction, Report, Specification, Wish};
 pub use state::{
-    Agent, Brake, Checkpoint, Lease, LeaseKey, Member, Now, ReadyEntry, ReadyKey, RecordedEnding, Shape,
-    State, Sweep, SweepMode, SweepNumber, Throughput, ThroughputKey, Trial, Want, place, view,
+    Agent, Checkpoint, Lease, LeaseKey, Member, Now, ReadyEntry, ReadyKey, RecordedEnding, Shape, State,
+    Sweep, SweepMode, SweepNumber, Throughput, ThroughputKey, Trial, Want, place, view,
 };
 
 /// Lets one thing happen: changes `state` and says what is to be done about it. Requests (submit, extend, cancel,

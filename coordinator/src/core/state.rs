@@ -13,6 +13,7 @@ use plateau_common::throughput::ThroughputCurve;
 use plateau_common::trial::{Ending, TrialState};
 
 use super::effect::{Effect, Write};
+use super::expiry::Brake;
 
 /// Sweeps are numbered from 1 in order of submission.
 pub type SweepNumber = u64;
@@ -378,30 +379,6 @@ impl Agent {
             false => Hardware::Card,
         };
         memory_need(shape.state_bytes, shape.workspace_bytes, hardware)
-    }
-}
-
-/// The brake on a mass expiry: most agents fell silent at once, which may be a fault on the coordinator's side.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Brake {
-    /// The silent agents, whose leases end one agent at a time.
-    pub silent: BTreeSet<String>,
-    /// Agents that held leases when it was put on, silent or not.
-    pub holders: usize,
-    /// When the leases of the next agent may end.
-    pub next: Duration,
-}
-
-impl Brake {
-    /// Why leases are kept, for a person.
-    pub fn reason(&self) -> String {
-        format!(
-            "{} of {} agents fell silent at once, which may be a fault on the coordinator's side, so their leases end one \
-             agent every {} s",
-            self.silent.len(),
-            self.holders,
-            limits::EXPIRY_BRAKE_SECONDS
-        )
     }
 }
 

@@ -249,7 +249,10 @@ fn load_trial(row: &Row<'_>) -> Result<Trial, StoreError> {
         keep: row.get("keep")?,
         keep_every: keep_every(row)?,
         ending: load_ending(row)?,
-        holder: row.get::<_, Option<String>>("holder")?.unwrap_or_default(),
+        holder: row
+            .get::<_, Option<String>>("holder")?
+            .or_else(|| lease.as_ref().map(|lease| lease.agent.clone()))
+            .unwrap_or_default(),
         lease,
         checkpoints: Vec::new(),
         wants: Vec::new(),

@@ -51,6 +51,28 @@ fn a_file_of_an_older_version_gets_the_newer_columns_and_keeps_its_rows() {
 }
 
 #[test]
+fn a_file_of_version_1_is_brought_to_this_version_and_keeps_what_it_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let path = store.path().to_owned();
+    store.close().unwrap();
+    let old = rusqlite::Connection::open(&path).unwrap();
+    old.execute_batch(
+        "ALTER TABLE agents DROP COLUMN drained;
+         INSERT INTO agents VALUES ('a', '1', 'host', 'cpu', 'words', 4);
+         PRAGMA user_version = 1;",
+    )
+    .unwrap();
+    drop(old);
+    for _ in 0..2 {
+        let store = Store::open(folder.path()).unwrap();
+        let agents = store.load(Default::default()).unwrap().agents;
+        assert_eq!((agents["a"].max_cohort, agents["a"].drained.as_deref()), (4, None));
+        store.close().unwrap();
+    }
+}
+
+#[test]
 fn somebody_elses_database_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(super::DATABASE_FILE);

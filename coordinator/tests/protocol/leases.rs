@@ -15,7 +15,7 @@ train = { steps = 10, optimizer = { kind = "adamw", lr = 1e-3 } }
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_incarnation_fences_the_old_one_at_once() {
+async fn case_14_a_new_incarnation_fences_the_old_one_at_once() {
     let data = tempfile::tempdir().unwrap();
     let running = coordinator(data.path()).await;
     let mut client = client(&running).await;
@@ -94,7 +94,7 @@ async fn reports_repeated_are_acknowledged_and_changed_ones_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_agents_trial_is_not_ones_own() {
+async fn case_23_another_agents_trial_is_not_ones_own() {
     let data = tempfile::tempdir().unwrap();
     let running = coordinator(data.path()).await;
     let mut client = client(&running).await;
@@ -157,7 +157,7 @@ async fn a_crashed_cohort_is_taken_apart_and_the_guilty_member_quarantined() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn divergence_is_a_result_and_is_not_repeated() {
+async fn case_66_divergence_is_a_result_and_is_not_repeated() {
     let data = tempfile::tempdir().unwrap();
     let running = coordinator(data.path()).await;
     let mut client = client(&running).await;

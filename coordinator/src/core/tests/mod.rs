@@ -6,6 +6,7 @@ mod damage;
 mod exhaustive;
 mod exploration;
 mod planning;
+mod possibilities;
 mod properties;
 mod restart;
 mod scenarios;
