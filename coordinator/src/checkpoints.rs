@@ -160,7 +160,7 @@ impl Checkpoints {
     /// credentials come from the environment. Everything lies under `owner`, the id of the data directory, so that
     /// directories may share a store: each sweeps away only what is its own.
     pub fn at_url(url: &str, owner: &str) -> Result<Self, CheckpointError> {
-        Self::of_url(url, owner, |folder| Self::in_folder(folder))
+        Self::of_url(url, owner, Self::in_folder)
     }
 
     /// [`Checkpoints::at_url`] for reading only: nothing is made.

@@ -212,8 +212,8 @@ pub fn start(store: Store, checkpoints: Checkpoints) -> Result<(Handle, EngineEn
     std::thread::Builder::new()
         .name("engine".to_owned())
         .spawn(move || {
-            let (path, sessions) = (engine.store.path().to_owned(), engine.sessions.clone());
-            let result = engine.run(receiver).map_err(|error| error.at(&path));
+            let sessions = engine.sessions.clone();
+            let result = engine.run(receiver);
             // After a failure too: agents whose reports nobody will answer must notice.
             sessions.close_all();
             if let Err(error) = &result {
@@ -270,8 +270,14 @@ impl Engine {
                 batch.push(next);
             }
             let abandoned = self.abandoned.load(std::sync::atomic::Ordering::Relaxed);
-            if abandoned || self.batch(batch)? {
+            if abandoned {
                 break;
+            }
+            match self.batch(batch) {
+                Ok(stop) if stop => break,
+                Ok(_) => {}
+                // Asked what is wrong while the files are as they were when the write failed.
+                Err(error) => return Err(error.at(self.store.path())),
             }
         }
         self.sessions.close_all();

@@ -54,7 +54,7 @@ mod tests {
         let due =
             |config: &CheckpointConfig| (1..=12).filter(|step| config.is_due(*step)).collect::<Vec<u64>>();
         let with = |every, keep_every| CheckpointConfig { every, keep_every, ..CheckpointConfig::default() };
-        assert_eq!(due(&with(None, None)), []);
+        assert_eq!(due(&with(None, None)), Vec::<u64>::new());
         assert_eq!(due(&with(Some(4), None)), [4, 8, 12]);
         assert_eq!(due(&with(None, Some(5))), [5, 10]);
         assert_eq!(due(&with(Some(4), Some(5))), [4, 5, 8, 10, 12]);

@@ -6,7 +6,7 @@ use plateau_common::trial::TrialState;
 
 use super::guilt::give_back;
 use super::effect::{Answer, Effect, Refusal, Subject, ToAgent, Write};
-use super::state::{LeaseKey, State};
+use super::state::{Checkpoint, LeaseKey, State};
 
 /// Forgets the checkpoint of `attempt` at `step`, whose files the shell has already put out of everybody's reach. A lease
 /// that was to continue from it and has not begun is taken back; one that has begun read it while it was whole.
@@ -22,14 +22,14 @@ pub(super) fn checkpoint_damaged(
         effects.push(Effect::Answer(Answer::Refused(Refusal::NotFound, "no such trial".to_owned())));
         return;
     };
-    let is_meant = |known: &super::state::Checkpoint| (known.attempt, known.step) == (attempt, step);
+    let is_meant = |known: &Checkpoint| (known.attempt, known.step) == (attempt, step);
     let Some(damaged) = trial.checkpoints.iter().find(|known| is_meant(known)).cloned() else {
         // Two readers found it at once, or it was surplus meanwhile.
         effects.push(Effect::Answer(Answer::Done));
         return;
     };
     let waits_for_it = trial.lease.as_ref().filter(|lease| {
-        trial.state == TrialState::Leased && trial.resume(lease.budget).is_some_and(|resume| is_meant(resume))
+        trial.state == TrialState::Leased && trial.resume(lease.budget).is_some_and(is_meant)
     });
     let lost =
         waits_for_it.map(|lease| (LeaseKey { trial: id, attempt: trial.attempt }, lease.agent.clone()));

@@ -1,6 +1,8 @@
 //! Metrics: chunks numbered without gap, whole, in order; and in the line over all attempts every step that was due,
 //! once.
 
+use std::collections::BTreeMap;
+
 use plateau_common::config::TrialConfig;
 use plateau_common::identity::TrialId;
 
@@ -12,7 +14,11 @@ use crate::wire;
 pub(super) fn check(inspection: &Inspection, report: &mut Report) {
     // Tables that cannot be read were reported with the rows.
     let trials = inspection.trials().unwrap_or_default();
-    let checkpoints = inspection.checkpoints().unwrap_or_default();
+    let mut newest: BTreeMap<String, i64> = BTreeMap::new();
+    for row in inspection.checkpoints().unwrap_or_default() {
+        let newest = newest.entry(row.trial).or_default();
+        *newest = row.step.max(*newest);
+    }
     for row in trials {
         let Some(id) = TrialId::parse(&row.id) else { continue };
         let place = format!("table metrics, trial {id}");
@@ -32,12 +38,14 @@ pub(super) fn check(inspection: &Inspection, report: &mut Report) {
         let config = inspection.reader().configuration(id).ok().flatten();
         let config = config.and_then(|text| serde_json::from_str(&text).ok());
         let Some(config) = config.and_then(|json| TrialConfig::from_json(&json).ok()) else { continue };
-        let newest = checkpoints.iter().filter(|known| known.trial == row.id).map(|known| known.step).max();
+        let newest = newest.get(&row.id).copied().unwrap_or(0);
+        // The state that diverged is saved and not measured.
+        let measured = if row.diverged_at == Some(newest) { newest - 1 } else { newest };
         let line = Line { attempts, chunks, config };
         if let Some(problem) = line.gap_of_completed(row.completed_step) {
             report.add(Kind::Metrics, &*place, problem, RESTORE);
         }
-        if let Some(problem) = line.gap_below_checkpoint(newest.unwrap_or(0)) {
+        if let Some(problem) = line.gap_below_checkpoint(newest, measured) {
             report.add(Kind::Metrics, place, problem, RESTORE);
         }
     }
@@ -109,15 +117,16 @@ impl Line {
         (!ends).then(|| format!("the trial is completed at step {step}, which was not measured"))
     }
 
-    /// The first step that would be missing from a training that continues from the newest checkpoint: whatever was due
-    /// before it was recorded before it.
-    fn gap_below_checkpoint(&self, step: i64) -> Option<String> {
+    /// The first step up to `last` that would be missing from a training that continues from the checkpoint at `step`:
+    /// whatever was due before it was recorded before it.
+    fn gap_below_checkpoint(&self, step: i64, last: i64) -> Option<String> {
         let step = u64::try_from(step).ok().filter(|step| *step > 0)?;
+        let last = u64::try_from(last).ok()?;
         let attempt = self.attempts.last().map_or(1, |last| last.attempt + 1);
         let next = AttemptRecord { attempt, agent: String::new(), from_step: step, started: true };
         let attempts: Vec<AttemptRecord> = self.attempts.iter().cloned().chain([next]).collect();
         match self.steps(&attempts, step + 1) {
-            Ok(measured) => self.first_gap(&measured, step),
+            Ok(measured) => self.first_gap(&measured, last),
             Err(problem) => Some(problem),
         }
     }

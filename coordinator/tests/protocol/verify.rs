@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use plateau_coordinator::verify::{Kind, Report, check};
+use plateau_proto::v1;
 
 use crate::support::*;
 use crate::sweeps::finish;
@@ -177,6 +178,31 @@ async fn metrics_that_a_checkpoint_builds_on_and_are_not_there_are_found() {
     let problems: Vec<&str> = report.findings.iter().map(|found| found.problem.as_str()).collect();
     // Of what is completed, and of what the checkpoint at its end would continue.
     assert_eq!(problems, ["step 5 was due and is missing, although step 10 is recorded"; 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_state_that_diverged_is_saved_and_needs_no_measurement() {
+    let data = tempfile::tempdir().unwrap();
+    let running = coordinator(data.path()).await;
+    submit(&mut client(&running).await, &study()).await;
+    let mut agent = Agent::connect(&running, "a").await;
+    let lease = agent.ask().await.remove(0);
+    agent.started(&lease).await.unwrap();
+    agent.metrics(&lease, 0, &(0..7).collect::<Vec<u64>>()).await.unwrap();
+    agent.upload(&lease, 7, b"infinite").await.unwrap();
+    let trial = lease.key.clone().unwrap().trial;
+    agent
+        .settle(ended(&lease, 7, v1::ending::Kind::Diverged(v1::ending::Diverged { step: 7 })))
+        .await
+        .unwrap();
+    drop(agent);
+    running.stop().await.unwrap();
+    assert_eq!(verified(data.path()).await.findings, []);
+    // A checkpoint of any other kind is never ahead of its metrics.
+    change(data.path(), &format!("UPDATE trials SET diverged_at = 8 WHERE id = '{trial}'"));
+    let report = verified(data.path()).await;
+    let [finding] = report.findings.as_slice() else { panic!("{:?}", report.findings) };
+    assert_eq!(finding.problem, "step 7 was due and is missing, although step 7 is recorded");
 }
 
 #[tokio::test(flavor = "multi_thread")]
