@@ -159,13 +159,15 @@ pub fn classify(error: &anyhow::Error) -> Failed {
     }
 }
 
-/// Whether the same request may be accepted when made again. A full disk at the coordinator is waited out.
+/// Whether the same request may be accepted when made again. A full disk at the coordinator is waited out, and so is a token
+/// that was revoked: a new one may be on its way into the token file.
 pub fn may_succeed_later(code: Code) -> bool {
     matches!(
         code,
         Code::Unavailable
             | Code::DeadlineExceeded
             | Code::ResourceExhausted
+            | Code::Unauthenticated
             | Code::Unknown
             | Code::Cancelled
     )

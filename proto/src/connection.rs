@@ -320,7 +320,7 @@ mod tests {
         let first = header(&mut bearer);
         assert_eq!(first.to_str().unwrap(), format!("Bearer {}", token()));
         assert!(!format!("{first:?} {bearer:?}").contains("0123456789"), "a token in Debug output");
-        std::fs::write(&path, token().replace('a', "b")).unwrap();
+        std::fs::write(&path, token().replace("0123", "3210")).unwrap();
         bearer.reload().unwrap();
         assert_ne!(header(&mut bearer), first);
     }
