@@ -59,6 +59,8 @@ fn a_file_of_version_1_is_brought_to_this_version_and_keeps_what_it_holds() {
     let old = rusqlite::Connection::open(&path).unwrap();
     old.execute_batch(
         "ALTER TABLE agents DROP COLUMN drained;
+         ALTER TABLE trials DROP COLUMN losses;
+         ALTER TABLE trials DROP COLUMN keep_every;
          INSERT INTO agents VALUES ('a', '1', 'host', 'cpu', 'words', 4);
          PRAGMA user_version = 1;",
     )
