@@ -96,6 +96,23 @@ fn case_19_a_process_that_dies_of_its_trial_is_charged_to_the_trial() {
 }
 
 #[test]
+fn case_19_one_agent_alone_does_not_convict_a_trial_where_there_is_another() {
+    let mut world = one_trial();
+    world.connect("a", "1", vec![]);
+    for crashes in 1..=limits::MAX_CRASHES_PER_TRIAL {
+        let lease = world.idle("a").remove(0).1;
+        if crashes == limits::MAX_CRASHES_PER_TRIAL {
+            world.connect("b", "1", vec![]);
+        }
+        world.crash("a", vec![lease]);
+    }
+    assert_eq!(world.state_of(1), TrialState::Pending);
+    let lease = world.idle("b").remove(0).1;
+    world.crash("b", vec![lease]);
+    assert_eq!(world.state_of(1), TrialState::Quarantined);
+}
+
+#[test]
 fn case_20_an_agent_on_which_different_trials_crash_is_drained_and_they_are_not_charged() {
     let mut world = World::new();
     world.submit("s", (1..=6).map(|number| specification(number, 100, u128::from(number))).collect());
