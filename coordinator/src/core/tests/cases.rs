@@ -142,6 +142,20 @@ fn case_20_an_agent_on_which_different_trials_crash_is_drained_and_they_are_not_
 }
 
 #[test]
+fn case_20_a_trial_that_crashes_elsewhere_too_clears_the_agents_it_crashed_on() {
+    let mut world = World::new();
+    world.submit("s", (1..=4).map(|number| specification(number, 100, u128::from(number))).collect());
+    world.connect("a", "1", vec![]);
+    world.connect("b", "1", vec![]);
+    for name in ["a", "b"] {
+        let lease = world.idle(name).remove(0).1;
+        assert_eq!(lease.trial, trial(4));
+        world.crash(name, vec![lease]);
+    }
+    assert!(world.state.agents.values().all(|agent| agent.crashed.is_empty()));
+}
+
+#[test]
 fn case_20_progress_ends_a_row_of_crashes_and_the_last_agent_is_not_drained() {
     let mut world = World::new();
     world.submit("s", (1..=8).map(|number| specification(number, 100, u128::from(number))).collect());
