@@ -97,6 +97,23 @@ fn case_19_a_trial_that_many_agents_die_with_is_quarantined_and_one_that_few_die
 }
 
 #[test]
+fn case_19_one_agent_alone_does_not_convict_a_trial_where_there_is_another() {
+    let mut world = one_trial();
+    world.connect("a", "1", vec![]);
+    for crashes in 1..=limits::MAX_CRASHES_PER_TRIAL {
+        let lease = world.idle("a").remove(0).1;
+        if crashes == limits::MAX_CRASHES_PER_TRIAL {
+            world.connect("b", "1", vec![]);
+        }
+        world.crash("a", vec![lease]);
+    }
+    assert_eq!(world.state_of(1), TrialState::Pending);
+    let lease = world.idle("b").remove(0).1;
+    world.crash("b", vec![lease]);
+    assert_eq!(world.state_of(1), TrialState::Quarantined);
+}
+
+#[test]
 fn case_20_an_agent_on_which_different_trials_crash_is_drained_and_they_are_not_charged() {
     let mut world = World::new();
     world.submit("s", (1..=6).map(|number| specification(number, 100, u128::from(number))).collect());
@@ -123,6 +140,20 @@ fn case_20_an_agent_on_which_different_trials_crash_is_drained_and_they_are_not_
     assert_eq!(world.granted.len(), grants + 1);
     world.connect("good", "1", vec![good]);
     world.complete("good", good, 100);
+}
+
+#[test]
+fn case_20_a_trial_that_crashes_elsewhere_too_clears_the_agents_it_crashed_on() {
+    let mut world = World::new();
+    world.submit("s", (1..=4).map(|number| specification(number, 100, u128::from(number))).collect());
+    world.connect("a", "1", vec![]);
+    world.connect("b", "1", vec![]);
+    for name in ["a", "b"] {
+        let lease = world.idle(name).remove(0).1;
+        assert_eq!(lease.trial, trial(4));
+        world.crash(name, vec![lease]);
+    }
+    assert!(world.state.agents.values().all(|agent| agent.crashed.is_empty()));
 }
 
 #[test]
