@@ -5,6 +5,8 @@
 //! every file and directory is synchronised to the disk. One that turns out to be damaged moves under `damaged/`, where it
 //! is kept for inspection and read by nobody. Whether an attempt may store anything is the core's decision.
 
+mod whole;
+
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -69,28 +71,6 @@ impl CheckpointError {
 
 fn store_error(doing: &'static str) -> impl Fn(object_store::Error) -> CheckpointError {
     move |source| CheckpointError::Store { doing, source }
-}
-
-/// The files below a folder, by their paths within it; links are named, not followed.
-fn files_below(root: &std::path::Path) -> Result<Vec<(String, u64)>, CheckpointError> {
-    let mut found = Vec::new();
-    let mut folders = vec![root.to_owned()];
-    while let Some(folder) = folders.pop() {
-        let io =
-            |source| CheckpointError::Io { doing: "listing", path: folder.display().to_string(), source };
-        for entry in std::fs::read_dir(&folder).map_err(io)? {
-            let entry = entry.map_err(io)?;
-            let metadata = entry.metadata().map_err(io)?;
-            if metadata.is_dir() {
-                folders.push(entry.path());
-            } else {
-                let path = entry.path();
-                let within = path.strip_prefix(root).unwrap_or(&path);
-                found.push((within.to_string_lossy().into_owned(), metadata.len()));
-            }
-        }
-    }
-    Ok(found)
 }
 
 /// A piece of an upload after the manifest.
@@ -350,7 +330,7 @@ impl Checkpoints {
             // What a kill leaves of a file half received is no object yet, so no listing shows it.
             let uploads = root.join("uploads");
             deleted += match std::fs::exists(&uploads) {
-                Ok(true) => files_below(&uploads)?.len() as u64,
+                Ok(true) => whole::files_below(&uploads)?.len() as u64,
                 _ => 0,
             };
             match std::fs::remove_dir_all(&uploads) {
@@ -433,91 +413,6 @@ impl Checkpoints {
             }
         })
         .boxed())
-    }
-
-    /// Reads a whole stored checkpoint and holds it against its manifest and its place. What is missing, cut off, changed
-    /// or of something else is [`CheckpointError::Damaged`].
-    pub async fn verify(&self, trial: TrialId, attempt: u64, step: u64) -> Result<Manifest, CheckpointError> {
-        let verified = self.verify_files(trial, attempt, step).await;
-        let Err(CheckpointError::Store { source: object_store::Error::NotFound { path, .. }, .. }) = verified
-        else {
-            return verified;
-        };
-        // A store that has nothing at all is one that is not there: a disk that was not mounted damages no checkpoint.
-        if let Some(root) = &self.folder
-            && let Err(source) = std::fs::metadata(root.join("trials"))
-        {
-            let path = root.join("trials").display().to_string();
-            return Err(CheckpointError::Io { doing: "looking for", path, source });
-        }
-        Err(CheckpointError::Damaged { path, problem: "it does not exist".to_owned() })
-    }
-
-    async fn verify_files(
-        &self,
-        trial: TrialId,
-        attempt: u64,
-        step: u64,
-    ) -> Result<Manifest, CheckpointError> {
-        let (manifest, _) = self.manifest(trial, attempt, step).await?;
-        if (manifest.trial.as_str(), manifest.step) != (trial.to_string().as_str(), step) {
-            let path = Self::place(trial, attempt, step).join(MANIFEST_FILE).to_string();
-            let problem = format!("it is of trial {} at step {}", manifest.trial, manifest.step);
-            return Err(CheckpointError::Damaged { path, problem });
-        }
-        for file in &manifest.files {
-            let mut bytes = self.read(trial, attempt, step, file).await?;
-            while bytes.try_next().await?.is_some() {}
-        }
-        Ok(manifest)
-    }
-
-    /// Moves a damaged checkpoint to where nobody reads it, manifest first, and says where that is. Doing it again does
-    /// no harm.
-    pub async fn set_aside(
-        &self,
-        trial: TrialId,
-        attempt: u64,
-        step: u64,
-    ) -> Result<String, CheckpointError> {
-        let place = Self::place(trial, attempt, step);
-        let name = format!("{trial}-attempt-{attempt}-step-{step}-{}", uuid::Uuid::new_v4().simple());
-        let aside = Path::from(DAMAGED).join(name);
-        let mut found: Vec<Path> = self
-            .store
-            .list(Some(&place))
-            .map_ok(|object| object.location)
-            .try_collect()
-            .await
-            .map_err(store_error("listing a damaged checkpoint"))?;
-        found.sort_by_key(|location| location.filename() != Some(MANIFEST_FILE));
-        for location in found {
-            let Some(file) = location.filename() else { continue };
-            let to = aside.clone().join(file);
-            self.store.rename(&location, &to).await.map_err(store_error("setting a checkpoint aside"))?;
-            self.synchronise(&to).await?;
-        }
-        self.delete_below(&place).await?;
-        Ok(aside.to_string())
-    }
-
-    /// Everything the store holds, with its size; in a folder every file, also those that are no objects yet.
-    pub async fn contents(&self) -> Result<Vec<(String, u64)>, CheckpointError> {
-        if let Some(root) = &self.folder {
-            return files_below(root);
-        }
-        let objects = self.store.list(None).map_ok(|object| (object.location.to_string(), object.size));
-        objects.try_collect().await.map_err(store_error("listing"))
-    }
-
-    /// Where a checkpoint lies in the store.
-    pub fn place_of(trial: TrialId, attempt: u64, step: u64) -> String {
-        Self::place(trial, attempt, step).to_string()
-    }
-
-    /// The folder, where the store is one.
-    pub fn folder(&self) -> Option<&std::path::Path> {
-        self.folder.as_deref()
     }
 
     /// In a folder: the file and every directory above it reach the disk.

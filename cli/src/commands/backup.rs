@@ -17,8 +17,8 @@ Examples:
   plateau verify /backups/plateau-monday                   is the copy whole?
   plateau coordinator --data-dir /backups/plateau-monday   restore: go on from the copy
 
-The coordinator may go on working meanwhile. Copied are the database, as it is at one moment, and every checkpoint it
-names, each held against its digest; not copied are reports and logs.";
+The coordinator may go on working meanwhile. Copied are the database, as it is at one moment,
+and every checkpoint it names, each held against its digest; not copied are reports and logs.";
 
 /// Options of `plateau backup`.
 #[derive(Args, Debug)]

@@ -18,9 +18,9 @@ Examples:
   plateau verify plateau-data
   plateau verify /data/plateau --output json
 
-Reads everything and changes nothing; no coordinator may use the directory meanwhile. Every checkpoint and every chunk of
-metrics is read and held against its digest. Exit code 1 if anything is wrong. What an abrupt end left behind, and the
-next start sweeps away, is listed apart and is not wrong.";
+Reads everything and changes nothing; no coordinator may use the directory meanwhile. Every
+checkpoint and every chunk of metrics is held against its digest. Exit code 1 if anything is
+wrong. What an abrupt end left behind, and the next start sweeps away, is listed apart.";
 
 /// Options of `plateau verify`.
 #[derive(Args, Debug)]
