@@ -245,7 +245,9 @@ async fn case_61_revoking_ends_streams_in_both_directions() {
         locked.keys.tokens().revoke(role).unwrap();
     }
     let mut offset = 0;
+    let until = tokio::time::Instant::now() + PATIENCE;
     while !upload.is_finished() {
+        assert!(tokio::time::Instant::now() < until, "an upload goes on under a revoked token");
         let data = vec![0; 1024];
         let piece = v1::checkpoint_chunk::FileBytes { name: large.files[0].name.clone(), offset, data };
         offset += 1024;
