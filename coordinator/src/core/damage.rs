@@ -4,8 +4,8 @@
 use plateau_common::identity::TrialId;
 use plateau_common::trial::TrialState;
 
-use super::guilt::give_back;
 use super::effect::{Answer, Effect, Refusal, Subject, ToAgent, Write};
+use super::guilt::give_back;
 use super::state::{Checkpoint, LeaseKey, State};
 
 /// Forgets the checkpoint of `attempt` at `step`, whose files the shell has already put out of everybody's reach. A lease

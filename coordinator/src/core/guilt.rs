@@ -83,8 +83,8 @@ fn charge(state: &mut State, id: TrialId, reason: &str, charge: Charge, effects:
         trial.step = trial.newest_step();
         trial.reason = reason.to_owned();
         let proven = available <= 1 || trial.crashed_on.len() >= 2;
-        let too_often = trial.crashes >= limits::MAX_CRASHES_PER_TRIAL
-            || trial.losses >= limits::MAX_LOSSES_PER_TRIAL;
+        let too_often =
+            trial.crashes >= limits::MAX_CRASHES_PER_TRIAL || trial.losses >= limits::MAX_LOSSES_PER_TRIAL;
         quarantined = too_often && proven;
         trial.state = if quarantined { TrialState::Quarantined } else { TrialState::Pending };
         counts = (trial.crashes, trial.losses);

@@ -100,9 +100,10 @@ fn expected(path: &str) -> Option<Role> {
     let (service, method) = path.rsplit_once('/').unwrap();
     match (service, method) {
         ("/plateau.v1.AgentService", _) => Some(Role::Agent),
-        ("/plateau.v1.PlateauService", "Submit" | "Cancel" | "Pause" | "Resume" | "Extend" | "Requeue" | "Drain" | "Undrain") => {
-            Some(Role::Submit)
-        }
+        (
+            "/plateau.v1.PlateauService",
+            "Submit" | "Cancel" | "Pause" | "Resume" | "Extend" | "Requeue" | "Drain" | "Undrain",
+        ) => Some(Role::Submit),
         ("/plateau.v1.PlateauService", method)
             if ["List", "Get", "Describe", "Watch", "Explain", "Fetch"]
                 .iter()
