@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 missing=0
-for page in docs/promises.md tests/CASES.md; do
+for page in docs/promises.md tests/CASES.md tests/FOUND.md; do
     [ -e "$page" ] || continue
     while IFS= read -r test; do
         if ! grep -qE "fn ${test##*::}\b" "${test%%::*}" 2>/dev/null; then
