@@ -1,4 +1,5 @@
-//! Chaos: real sweeps of real training under random faults, which must end with the bits and metrics of a sweep in peace.
+//! Chaos: real sweeps of real training under random faults, which must end with the bits and metrics of a sweep in peace
+//! and leave a data directory in which `plateau verify` finds nothing.
 //!
 //! The schedule of faults comes from a seed; when each strikes depends on the machine, so a seed repeats the kinds and
 //! their order, not every interleaving. Settings, by environment:
@@ -127,6 +128,7 @@ fn one_sweep(
     ensure!(again["sweep"] == sweep.as_str(), "the same study became another sweep: {again}");
     let lost = cluster.lost_bytes();
     cluster.stop()?;
+    bench.succeed(["verify", data])?;
     let orphans = orphans(bench)?;
     ensure!(orphans.is_empty(), "processes were left behind: {orphans:?}");
     println!("{data}: done in {} s, {lost} bytes were lost on the way", begin.elapsed().as_secs());
