@@ -2,8 +2,10 @@
 //! refused, nobody else notices, and it takes no memory worth mentioning. The coordinator runs in this very process, whose
 //! memory is what is measured.
 
-// Helper functions of tests are no `#[test]` themselves, so clippy's exception for tests does not reach them.
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "helper functions of tests are no `#[test]` themselves, so clippy's exception does not reach them"
+)]
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -47,10 +47,13 @@ pub fn explain_trial(state: &State, id: TrialId) -> Option<Explanation> {
         }
         TrialState::Cancelled => "Cancelled: no sweep wants it any more.".to_owned(),
         TrialState::Quarantined => format!(
-            "Quarantined after {} crashes and {} lost agents ({}): last, {}. `plateau requeue` tries it once more.",
+            "Quarantined after {} crashes{} and {} lost agents: last, {}. `plateau requeue` tries it once more.",
             trial.crashes,
+            match trial.crashed_on.iter().cloned().collect::<Vec<_>>().join(", ") {
+                agents if agents.is_empty() => String::new(),
+                agents => format!(" on {agents}"),
+            },
             trial.losses,
-            trial.crashed_on.iter().cloned().collect::<Vec<_>>().join(", "),
             trial.reason
         ),
     };

@@ -1,7 +1,7 @@
 //! Who is to blame when training breaks: the trial, the agent, or nobody.
 //!
-//! Owns the counts of crashes and what follows from them: a trial that crashes again and again, on two agents where there
-//! are two, is quarantined; an agent on which different trials crash in a row, none of which crashed elsewhere, is
+//! Owns the counts of crashes and of lost agents and what follows from them: a trial that crashes again and again, on two
+//! agents where there are two, or that many agents are lost with, is quarantined; an agent on which different trials crash in a row, none of which crashed elsewhere, is
 //! drained and they are acquitted.
 
 use std::collections::BTreeSet;
@@ -66,26 +66,27 @@ pub(super) fn crash(
     suspect(state, agent, ids, reason, effects);
 }
 
-/// Charges a trial: it waits for its next attempt, or is quarantined after [`limits::MAX_CRASHES_PER_TRIAL`] crashes, or
-/// many more losses, without a new checkpoint between them, on at least two agents where more than one could have it.
+/// Charges a trial: it waits for its next attempt, or is quarantined, after [`limits::MAX_CRASHES_PER_TRIAL`] crashes on at
+/// least two agents where more than one could have it, or after many more losses, without a new checkpoint between them.
 fn charge(state: &mut State, id: TrialId, reason: &str, charge: Charge, effects: &mut Vec<Effect>) {
     let available = state.agents.values().filter(|agent| agent.is_available()).count();
     let mut event = String::new();
     let (mut quarantined, mut counts) = (false, (0, 0));
     state.update(id, Some(effects), |trial| {
         let attempt = trial.attempt;
-        if let Some(lease) = trial.lease.take() {
-            trial.crashed_on.insert(lease.agent);
+        let holder = trial.lease.take().map(|lease| lease.agent);
+        if charge == Charge::Loss {
+            trial.losses = trial.losses.saturating_add(1);
+        } else {
+            trial.crashes = trial.crashes.saturating_add(1);
+            trial.crashed_on.extend(holder);
         }
-        let count = if charge == Charge::Loss { &mut trial.losses } else { &mut trial.crashes };
-        *count = count.saturating_add(1);
         trial.alone |= charge == Charge::Crash || trial.crashes + trial.losses > 1;
         trial.step = trial.newest_step();
         trial.reason = reason.to_owned();
         let proven = available <= 1 || trial.crashed_on.len() >= 2;
-        let too_often =
-            trial.crashes >= limits::MAX_CRASHES_PER_TRIAL || trial.losses >= limits::MAX_LOSSES_PER_TRIAL;
-        quarantined = too_often && proven;
+        quarantined = (trial.crashes >= limits::MAX_CRASHES_PER_TRIAL && proven)
+            || trial.losses >= limits::MAX_LOSSES_PER_TRIAL;
         trial.state = if quarantined { TrialState::Quarantined } else { TrialState::Pending };
         counts = (trial.crashes, trial.losses);
         event = format!("attempt {attempt} lost ({} in a row): {reason}", trial.crashes + trial.losses);

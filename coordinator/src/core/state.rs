@@ -141,7 +141,7 @@ pub struct Trial {
     pub crashes: u32,
     /// Agents that were lost while they held it, since its last new checkpoint.
     pub losses: u32,
-    /// Agents it crashed on, or that were lost with it.
+    /// Agents it crashed on.
     pub crashed_on: BTreeSet<String>,
     /// It is suspected of a crash and trained alone, so that the guilty member of a cohort is found.
     pub alone: bool,

@@ -93,6 +93,7 @@ impl Inspection {
         match found {
             VERSION => Ok(()),
             0 => Err(StoreError::Foreign { path }),
+            found if found < VERSION => Err(StoreError::Older { path, found, known: VERSION }),
             found => Err(StoreError::Version { path, found, known: VERSION }),
         }
     }

@@ -247,7 +247,7 @@ fn load_trial(row: &Row<'_>) -> Result<Trial, StoreError> {
         crashed_on,
         alone: row.get("alone")?,
         keep: row.get("keep")?,
-        keep_every: keep_every(row)?,
+        keep_every: row.get::<_, Option<i64>>("keep_every")?.and_then(|every| u64::try_from(every).ok()),
         ending: load_ending(row)?,
         holder: row
             .get::<_, Option<String>>("holder")?
@@ -258,15 +258,6 @@ fn load_trial(row: &Row<'_>) -> Result<Trial, StoreError> {
         wants: Vec::new(),
         ready: None,
     })
-}
-
-/// A file that was made before there was such a column, and is only looked at, keeps nothing for good.
-fn keep_every(row: &Row<'_>) -> Result<Option<u64>, StoreError> {
-    match row.get::<_, Option<i64>>("keep_every") {
-        Ok(every) => Ok(every.and_then(|every| u64::try_from(every).ok())),
-        Err(rusqlite::Error::InvalidColumnName(_)) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
 }
 
 fn load_ending(row: &Row<'_>) -> Result<Option<RecordedEnding>, StoreError> {

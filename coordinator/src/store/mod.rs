@@ -69,6 +69,19 @@ pub enum StoreError {
         /// Ours.
         known: i64,
     },
+    /// The file was written by an older version and is only to be looked at.
+    #[error(
+        "{path} holds format {found}, older than {known}, which this build of plateau reads: the next start of a coordinator \
+         on it brings it up to date; until then use the version of plateau that wrote it"
+    )]
+    Older {
+        /// The file.
+        path: String,
+        /// Its version.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
     /// The file is not ours.
     #[error("{path} is a database, but not one of plateau: choose another data directory")]
     Foreign {

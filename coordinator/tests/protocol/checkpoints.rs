@@ -5,6 +5,11 @@ use plateau_proto::v1;
 
 use crate::support::*;
 
+/// The names of all files under a folder.
+fn names(folder: &std::path::Path) -> Vec<String> {
+    files(folder).into_iter().map(|(name, _)| name).collect()
+}
+
 async fn leased(running: &plateau_coordinator::Running) -> (Agent, v1::Lease) {
     let mut client = client(running).await;
     submit(&mut client, STUDY).await;
@@ -12,23 +17,6 @@ async fn leased(running: &plateau_coordinator::Running) -> (Agent, v1::Lease) {
     let lease = agent.ask().await.remove(0);
     agent.started(&lease).await.unwrap();
     (agent, lease)
-}
-
-fn files(folder: &std::path::Path) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(next) = folders.pop() {
-        for entry in std::fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                found.push(path.strip_prefix(folder).unwrap().display().to_string());
-            }
-        }
-    }
-    found.sort();
-    found
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,7 +47,7 @@ async fn a_checkpoint_comes_back_as_it_was_sent() {
     assert_eq!(collect(fetched.into_inner()).await.unwrap().1, data_bytes);
     let place = format!("trials/{trial}/attempts/1/step-5");
     assert_eq!(
-        files(&data.path().join("checkpoints")),
+        names(&data.path().join("checkpoints")),
         ["manifest.json", "optimizer.safetensors", "weights.safetensors"]
             .map(|name| format!("{place}/{name}"))
     );
@@ -85,7 +73,7 @@ async fn what_does_not_match_its_manifest_is_refused_and_leaves_nothing() {
         let status = agent.upload_parts(&lease, 5, b"weights", bad.clone()).await.unwrap_err();
         assert_eq!(status.code(), tonic::Code::InvalidArgument, "{bad:?}: {status}");
     }
-    assert_eq!(files(&data.path().join("checkpoints")), Vec::<String>::new());
+    assert_eq!(names(&data.path().join("checkpoints")), Vec::<String>::new());
     agent.upload(&lease, 5, b"weights").await.unwrap();
 }
 
@@ -120,7 +108,7 @@ async fn only_the_newest_are_kept() {
     running.stop().await.unwrap();
     // What was forgotten but perhaps not yet deleted is swept at the latest by the next start.
     let _running = coordinator(data.path()).await;
-    assert_eq!(files(&data.path().join("checkpoints")).len(), 6);
+    assert_eq!(names(&data.path().join("checkpoints")).len(), 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,7 +123,7 @@ async fn a_recorded_step_is_not_replaced_by_other_weights() {
     let trial = lease.key.clone().unwrap().trial;
     let fetched = client.fetch_checkpoint(v1::FetchCheckpointRequest { trial, step: 5 }).await.unwrap();
     assert_eq!(collect(fetched.into_inner()).await.unwrap().1, b"weightsmoments");
-    assert_eq!(files(&data.path().join("checkpoints")).len(), 3, "nothing of the refused upload is left");
+    assert_eq!(names(&data.path().join("checkpoints")).len(), 3, "nothing of the refused upload is left");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,7 +144,7 @@ async fn two_data_directories_may_share_a_checkpoint_store() {
         drop(agent);
         running.stop().await.unwrap();
     }
-    assert_eq!(files(shared.path()).len(), 6);
+    assert_eq!(names(shared.path()).len(), 6);
     for (data, step) in [(&first, 5), (&second, 6)] {
         // Every start sweeps away what the directory does not name.
         let running = start(options(data)).await.unwrap();
@@ -174,5 +162,5 @@ async fn two_data_directories_may_share_a_checkpoint_store() {
         assert_eq!(found, [format!("weights {step}moments").into_bytes()]);
         running.stop().await.unwrap();
     }
-    assert_eq!(files(shared.path()).len(), 6);
+    assert_eq!(names(shared.path()).len(), 6);
 }

@@ -2,7 +2,7 @@
 //! say so and end; the process tests fill a disk by another means.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use plateau_common::limits::MIN_FREE_DISK_BYTES;
@@ -63,15 +63,6 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         // A file that is still open keeps it busy; lazily, it goes when that is closed.
         let _ = Command::new("umount").arg("-l").arg(self.folder.path()).status();
-    }
-}
-
-fn options(data: &Path) -> plateau_coordinator::Options {
-    plateau_coordinator::Options {
-        data_dir: data.to_owned(),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        checkpoint_store: None,
-        keys: None,
     }
 }
 

@@ -43,14 +43,37 @@ optimizer = { kind = "adamw", lr = 1e-3 }
 "model.dim" = [8, 16]
 "#;
 
-pub async fn coordinator(data: &Path) -> Running {
-    let options = Options {
+/// A coordinator on a free port of loopback.
+pub fn options(data: &Path) -> Options {
+    Options {
         data_dir: data.to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
         checkpoint_store: None,
         keys: None,
-    };
-    start(options).await.unwrap()
+    }
+}
+
+pub async fn coordinator(data: &Path) -> Running {
+    start(options(data)).await.unwrap()
+}
+
+/// Every file under a folder by its path from there, with its bytes, sorted.
+pub fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let name = path.strip_prefix(folder).unwrap().display().to_string();
+                found.push((name, std::fs::read(&path).unwrap()));
+            }
+        }
+    }
+    found.sort();
+    found
 }
 
 pub async fn channel(running: &Running) -> Channel {
