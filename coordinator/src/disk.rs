@@ -5,6 +5,7 @@
 
 use std::io::{Seek as _, Write as _};
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use plateau_common::limits::MIN_FREE_DISK_BYTES;
 
@@ -33,12 +34,41 @@ pub fn free_bytes(path: &Path) -> std::io::Result<u64> {
 
 /// Whether `what`, which takes `wanted` bytes at `path`, leaves room for what must be recorded. A disk that does not say
 /// how much is free refuses nothing: a write that fails is noticed anyway.
-pub fn check_room(path: &Path, what: &'static str, wanted: u64) -> Result<(), Low> {
+fn check_room(path: &Path, what: &'static str, wanted: u64) -> Result<(), Low> {
     let Ok(free) = free_bytes(path) else { return Ok(()) };
     if free.saturating_sub(wanted) >= MIN_FREE_DISK_BYTES {
         return Ok(());
     }
     Err(Low { path: path.display().to_string(), what, free, wanted })
+}
+
+/// [`check_room`] that remembers what it refused, for who asks why nothing gets on; one per coordinator.
+#[derive(Clone, Default)]
+pub struct Room(Arc<Mutex<Option<Low>>>);
+
+impl Room {
+    fn last(&self) -> MutexGuard<'_, Option<Low>> {
+        // Whole between any two statements.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// [`check_room`]; the first refusal after there was room is logged, and that there is room again.
+    pub fn check(&self, path: &Path, what: &'static str, wanted: u64) -> Result<(), Low> {
+        let checked = check_room(path, what, wanted);
+        let mut last = self.last();
+        match (&checked, last.as_ref()) {
+            (Err(low), None) => tracing::warn!("{low}"),
+            (Ok(()), Some(before)) => tracing::info!("the disk of {} has room again", before.path),
+            _ => {}
+        }
+        *last = checked.as_ref().err().cloned();
+        checked
+    }
+
+    /// What was refused last, if nothing was let through since.
+    pub fn refused(&self) -> Option<Low> {
+        self.last().clone()
+    }
 }
 
 /// What the operating system says to a small write beside the database at `path`, as far into a file as its own files

@@ -15,6 +15,7 @@ use tonic::transport::{Identity, Server, ServerTlsConfig};
 use crate::access::{self, Guard, KeysFolder, Live, TokenFile};
 use crate::checkpoints::Checkpoints;
 use crate::core::Input;
+use crate::disk::Room;
 use crate::engine::{self, EngineEnd, Handle};
 use crate::rpc;
 use crate::store::{Store, StoreError};
@@ -91,7 +92,8 @@ pub async fn start(options: Options) -> Result<Running> {
     write_address(&address_file, local_addr, keys.is_some())?;
 
     let (stop, stopping) = watch::channel(false);
-    let context = rpc::Context { engine: engine.clone(), checkpoints, database, stopping };
+    let context =
+        rpc::Context { engine: engine.clone(), checkpoints, room: Room::default(), database, stopping };
     let (server_stop, server_stopped) = oneshot::channel::<()>();
     let live = keys.as_ref().map(|keys| Arc::clone(&keys.live));
     let builder = match &keys {

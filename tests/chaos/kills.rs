@@ -9,6 +9,7 @@ use anyhow::{Context as _, ensure};
 use plateau_common::random::Stream;
 use plateau_tests::outcome::trials;
 use plateau_tests::{Bench, small_study, wait_for};
+use serde_json::Value;
 
 use crate::setting;
 
@@ -36,6 +37,25 @@ fn submit_until(bench: &Bench, url: &str, stop: &AtomicBool) -> anyhow::Result<B
         number += 1;
     }
     Ok(acknowledged)
+}
+
+/// Waits until every sweep has ended, patiently as long as more of them do; gives what `list` says of them.
+fn every_sweep_ended(bench: &Bench, target: [&str; 2]) -> anyhow::Result<Vec<Value>> {
+    let mut running = usize::MAX;
+    loop {
+        let (still, sweeps) = wait_for("another sweep to end", || {
+            let listed = bench.json(["list", target[0], target[1]])?;
+            let sweeps = listed["sweeps"].as_array().cloned().context("`list` prints a list")?;
+            let still = sweeps.iter().filter(|sweep| sweep["state"] != "finished").count();
+            Ok((still == 0 || still < running).then_some((still, sweeps)))
+        })?;
+        if still == 0 {
+            return Ok(sweeps);
+        }
+        running = still;
+        // There are thousands after a long run: listing them all the time would keep the coordinator from its work.
+        std::thread::sleep(Duration::from_secs(1));
+    }
 }
 
 #[test]
@@ -66,11 +86,7 @@ fn case_01_and_03_what_a_killed_coordinator_acknowledged_is_there_once() -> anyh
 
     let target = ["--coordinator", url.as_str()];
     let mut ended = 0;
-    let listed = wait_for("every sweep to end", || {
-        let listed = bench.json(["list", target[0], target[1]])?;
-        let sweeps = listed["sweeps"].as_array().cloned().context("`list` prints a list")?;
-        Ok(sweeps.iter().all(|sweep| sweep["state"] == "finished").then_some(sweeps))
-    })?;
+    let listed = every_sweep_ended(bench, target)?;
     for (name, sweep) in &acknowledged {
         let there = listed.iter().filter(|listed| listed["name"] == name.as_str());
         let ids: Vec<_> = there.map(|listed| listed["sweep"].clone()).collect();

@@ -251,12 +251,16 @@ impl PlateauService for Clients {
         let (key, explanation) = found.await?.map_err(|problem| {
             Status::not_found(format!("neither a sweep, a trial nor an agent has this name ({problem})"))
         })?;
+        let mut summary = explanation.summary;
+        if let Some(low) = self.context.room.refused() {
+            summary.push_str(&format!(" Note: {low}."));
+        }
         let history = self.context.read(move |reader| reader.history(&key)).await?;
         let history =
             history.into_iter().map(|row| v1::HistoryEvent { unix_milliseconds: row.at, event: row.event });
         Ok(Response::new(v1::ExplainResponse {
             kind: explanation.kind.to_owned(),
-            summary: explanation.summary,
+            summary,
             history: history.collect(),
         }))
     }

@@ -22,7 +22,7 @@ use tonic::transport::Server;
 
 use crate::checkpoints::{CheckpointError, Checkpoints};
 use crate::core::{Answer, Refusal};
-use crate::disk::Low;
+use crate::disk::{Low, Room};
 use crate::engine::Handle;
 use crate::store::{Reader, StoreError};
 
@@ -39,6 +39,8 @@ pub struct Context {
     pub engine: Handle,
     /// The checkpoint store.
     pub checkpoints: Checkpoints,
+    /// Room on the disks.
+    pub room: Room,
     /// Where the database is, for readers.
     pub database: PathBuf,
     /// True once the coordinator stops: streams end.

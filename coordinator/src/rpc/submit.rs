@@ -12,7 +12,6 @@ use tonic::Status;
 
 use super::{Context, Failure, blocking, refused};
 use crate::core::{Answer, Input, Shape, Specification, SweepNumber};
-use crate::disk::check_room;
 use crate::engine::Handle;
 use crate::wire;
 
@@ -35,7 +34,7 @@ pub async fn submit(context: &Context, source: StudySource) -> Result<v1::Submit
     let trials = if known.await? {
         Vec::new()
     } else {
-        check_room(&context.database, "a new study", 0)?;
+        context.room.check(&context.database, "a new study", 0)?;
         expand(&context.engine, study).await?
     };
     match context.engine.request(Input::Submit { id, name, source: encoded, trials }).await? {
@@ -114,7 +113,7 @@ pub async fn extend(
         let problem = format!("at most {} seeds and {} steps", limits::MAX_AXIS_VALUES, limits::MAX_STEPS);
         return Err(Status::resource_exhausted(problem));
     }
-    check_room(&context.database, "an extension of a study", 0)?;
+    context.room.check(&context.database, "an extension of a study", 0)?;
     let stored = context.read(move |reader| reader.source(sweep)).await?;
     let stored = stored.ok_or_else(|| Status::not_found("the study of the sweep is not stored"))?;
     let what = describe(&seeds, steps);

@@ -11,7 +11,6 @@ use tonic::Status;
 use super::{Context, done};
 use crate::checkpoints::Piece;
 use crate::core::{Input, LeaseKey};
-use crate::disk::check_room;
 
 /// Stores an upload and records it; the answer means that it is on disk.
 pub async fn store(
@@ -25,7 +24,7 @@ pub async fn store(
     let wanted = Manifest::parse(&manifest)
         .map_or(0, |manifest| manifest.files.iter().fold(0u64, |sum, file| sum.saturating_add(file.bytes)));
     if let Some(folder) = context.checkpoints.folder() {
-        check_room(folder, "a checkpoint", wanted)?;
+        context.room.check(folder, "a checkpoint", wanted)?;
     }
     let staged = context.checkpoints.stage(lease, step, manifest, pieces).await??;
     let (weights_hash, bytes) = (staged.manifest().weights_hash.clone(), staged.bytes());

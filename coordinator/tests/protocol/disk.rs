@@ -90,6 +90,10 @@ async fn case_34_a_disk_that_runs_low_refuses_what_can_wait_and_records_endings(
     let status = agent.upload(&cohort[0], 10, b"ten").await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status}");
     assert!(status.message().contains("a checkpoint is refused"), "{status}");
+    // Who asks why no checkpoint comes learns it.
+    let explain = v1::ExplainRequest { subject: cohort[1].trial.clone() };
+    let why = client.explain(explain.clone()).await.unwrap().into_inner().summary;
+    assert!(why.contains("a checkpoint is refused until space is freed"), "{why}");
     // What is known already needs no room, and what trains is recorded.
     assert!(submit(&mut client, STUDY).await.existing);
     agent.metrics(&cohort[0], 0, &(0..=10).collect::<Vec<u64>>()).await.unwrap();
@@ -99,6 +103,8 @@ async fn case_34_a_disk_that_runs_low_refuses_what_can_wait_and_records_endings(
     std::fs::remove_file(filler).unwrap();
     client.submit(request).await.unwrap();
     agent.upload(&cohort[1], 10, b"ten").await.unwrap();
+    let why = client.explain(explain).await.unwrap().into_inner().summary;
+    assert!(!why.contains("refused"), "{why}");
     running.stop().await.unwrap();
 }
 

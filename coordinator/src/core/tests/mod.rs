@@ -1,9 +1,11 @@
 //! The core against itself: scenarios, the scheduler's choices, every interleaving of a little and random interleavings of
 //! more, with restarts in between.
 
+mod breaches;
 mod cases;
 mod damage;
 mod exhaustive;
+mod explained;
 mod exploration;
 mod planning;
 mod possibilities;
