@@ -215,7 +215,8 @@ fn out_of_memory(
         return;
     }
     if let Some(agent) = state.agents.get_mut(name) {
-        let fits = if cohort_size > 1 { cohort_size / 2 } else { 0 };
+        // Not even one trial fits where one alone did not.
+        let fits = cohort_size / 2;
         let known = agent.fitting.entry(cohort).or_insert(fits);
         *known = fits.min(*known);
     }

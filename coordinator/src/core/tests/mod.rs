@@ -4,6 +4,7 @@
 mod breaches;
 mod cases;
 mod damage;
+mod details;
 mod exhaustive;
 mod explained;
 mod exploration;

@@ -1,0 +1,189 @@
+//! Details that no scenario hangs on, each of which a small change of the code would break.
+
+use plateau_common::limits;
+use plateau_common::throughput::ThroughputCurve;
+use plateau_common::trial::{Ending, TrialState};
+
+use super::world::{World, specification, trial};
+use crate::core::state::view;
+use crate::core::*;
+
+fn one_trial() -> World {
+    let mut world = World::new();
+    world.submit("s", vec![specification(1, 10, 0)]);
+    world
+}
+
+/// What was said to somebody since `seen` messages.
+fn said(world: &World, seen: usize) -> Vec<&ToAgent> {
+    world.sent[seen..].iter().map(|(_, message)| message).collect()
+}
+
+fn refusals(world: &World, seen: usize) -> Vec<(LeaseKey, &str)> {
+    let told = said(world, seen).into_iter().filter_map(|message| match message {
+        ToAgent::Refused { lease, reason, .. } => Some((*lease, reason.as_str())),
+        _ => None,
+    });
+    told.collect()
+}
+
+fn new_trials(answer: Option<Answer>) -> u64 {
+    match answer {
+        Some(Answer::Submitted { new_trials, .. }) => new_trials,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn trials_are_found_by_the_beginning_of_their_ids() {
+    let mut world = World::new();
+    world.submit("s", vec![specification(0x11, 10, 0), specification(0x12, 10, 0)]);
+    let whole = trial(0x11).to_string();
+    assert_eq!(find_trial(&world.state, &whole), Ok(trial(0x11)));
+    assert_eq!(find_trial(&world.state, "12"), Ok(trial(0x12)));
+    let problem = |text: &str| find_trial(&world.state, text).unwrap_err();
+    assert_eq!(problem("1"), "`1` begins more than one trial's id: give more digits");
+    assert_eq!(problem("2"), "no trial's id begins with `2`");
+    for text in ["", "1g", "1A", &format!("{whole}0")] {
+        assert!(problem(text).contains("is not the beginning of a trial's id (hexadecimal digits)"), "{text}");
+    }
+}
+
+#[test]
+fn what_an_agent_holds_when_it_comes_back_is_refused_unless_it_is_current_and_its_own() {
+    let mut world = World::new();
+    world.submit("s", vec![specification(1, 10, 0), specification(2, 10, 1)]);
+    world.connect("a", "1", vec![]);
+    let own = world.idle("a").remove(0).1;
+    world.connect("b", "1", vec![]);
+    let other = world.idle("b").remove(0).1;
+    let stale = LeaseKey { attempt: own.attempt + 1, ..own };
+    let seen = world.sent.len();
+    world.connect("a", "1", vec![own, other, stale]);
+    let reason = "the lease is no longer current";
+    assert_eq!(refusals(&world, seen), [(other, reason), (stale, reason)]);
+    assert_eq!(world.state.agents["a"].leases.iter().collect::<Vec<_>>(), [&own.trial]);
+}
+
+#[test]
+fn after_a_pause_leases_have_a_full_term() {
+    let mut world = one_trial();
+    world.connect("a", "1", vec![]);
+    world.idle("a");
+    world.now.monotonic += std::time::Duration::from_secs(1000);
+    world.apply(Input::Tick);
+    world.pass(limits::LEASE_SECONDS);
+    assert_eq!(world.state_of(1), TrialState::Leased);
+    world.pass(10);
+    assert_eq!(world.state_of(1), TrialState::Pending);
+}
+
+#[test]
+fn what_evaluation_takes_is_learnt_and_not_forgotten() {
+    let mut world = one_trial();
+    world.connect("a", "1", vec![]);
+    let seen = |world: &World| world.state.throughput.values().next().unwrap().evaluation_seconds;
+    for (told, known) in [(0.25, 0.25), (0.0, 0.25), (0.5, 0.5)] {
+        let mut curve = ThroughputCurve::default();
+        curve.record(1, 10.0).unwrap();
+        let report = Report::Throughput { cohort: 0, curve, calibrated: false, evaluation_seconds: told };
+        world.say("a", report);
+        assert_eq!(seen(&world), known);
+    }
+}
+
+#[test]
+fn metrics_repeated_are_acknowledged_and_changed_ones_refused() {
+    let mut world = one_trial();
+    world.connect("a", "1", vec![]);
+    let lease = world.idle("a").remove(0).1;
+    let mut say = |digest| {
+        let seen = world.sent.len();
+        let (recorded, data) = (None, vec![1]);
+        world.say("a", Report::Metrics { lease, chunk: 0, digest, recorded, last_step: 5, data });
+        let refused: Vec<_> = refusals(&world, seen).into_iter().map(|(_, why)| why.to_owned()).collect();
+        (said(&world, seen).contains(&&ToAgent::Acknowledged(7)), refused)
+    };
+    assert_eq!(say([1; 32]), (true, vec![]));
+    assert_eq!(say([1; 32]), (true, vec![]));
+    assert_eq!(
+        say([2; 32]),
+        (false, vec!["chunk 0 of this attempt is recorded with other content".to_owned()])
+    );
+}
+
+#[test]
+fn the_history_says_how_a_trial_ended() {
+    let endings = [
+        (Ending::Completed, "completed at step 10"),
+        (Ending::Diverged { step: 4 }, "diverged at step 4"),
+        (Ending::Failed { reason: "no such file".to_owned() }, "failed: no such file"),
+    ];
+    for (ending, expected) in endings {
+        let mut world = one_trial();
+        world.connect("a", "1", vec![]);
+        let lease = world.idle("a").remove(0).1;
+        let weights_hash = String::new();
+        world.say("a", Report::Ended { lease, ending, step: 10, train_seconds: 1.0, weights_hash });
+        let history = world.history(&Subject::Trial(trial(1)));
+        assert!(history.iter().any(|event| event.contains(expected)), "{history:?}");
+    }
+}
+
+#[test]
+fn an_agent_that_holds_a_cohort_has_room_for_more() {
+    let mut world = World::new();
+    let trials = (1..=16).map(|number| specification(number, 10, 0)).collect();
+    world.submit("s", trials);
+    world.connect_with("a", "1", vec![], |agent| agent.max_cohort = 8);
+    let held: Vec<LeaseKey> = world.idle("a").into_iter().map(|granted| granted.1).collect();
+    assert!(held.len() >= 5, "{}", held.len());
+    assert!(held.len() * limits::MAX_COHORT + limits::MAX_COHORT > limits::MAX_HELD_LEASES);
+    let leases = held.iter().map(|lease| (*lease, 0)).collect();
+    let wish = Wish { grants: 1, places: Some((0, 2)), ..Wish::default() };
+    let granted = world.granted.len();
+    world.say("a", Report::Heartbeat { leases, speed: 1.0, idle: false, waiting: vec![], wish });
+    assert_eq!(world.granted.len() - granted, 2);
+}
+
+#[test]
+fn divergence_at_the_last_step_asked_for_is_a_divergence() {
+    for (step, shown) in [(10, TrialState::Diverged), (11, TrialState::Completed)] {
+        let mut world = World::new();
+        world.submit("s", vec![specification(1, 20, 0)]);
+        world.connect("a", "1", vec![]);
+        let lease = world.idle("a").remove(0).1;
+        let weights_hash = String::new();
+        let ending = Ending::Diverged { step };
+        world.say("a", Report::Ended { lease, ending, step, train_seconds: 1.0, weights_hash });
+        assert_eq!(view(&world.state.trials[&trial(1)], 10, SweepMode::Active), shown);
+    }
+}
+
+#[test]
+fn a_cancelled_study_that_is_submitted_again_runs_what_had_not_ended() {
+    let mut world = World::new();
+    let trials = vec![specification(1, 10, 0), specification(2, 10, 1)];
+    world.submit("s", trials.clone());
+    world.connect("a", "1", vec![]);
+    let lease = world.idle("a").remove(0).1;
+    world.complete("a", lease, 10);
+    let (done, waits) = if lease.trial == trial(1) { (1, 2) } else { (2, 1) };
+    world.apply(Input::Cancel { sweep: 1, reason: String::new() });
+    assert_eq!(world.state_of(waits), TrialState::Cancelled);
+    let answer = world.submit("s", trials);
+    assert!(matches!(answer, Answer::Submitted { existing: true, new_trials: 1, .. }), "{answer:?}");
+    assert_eq!(
+        [done, waits].map(|number| world.state_of(number)),
+        [TrialState::Completed, TrialState::Pending]
+    );
+}
+
+#[test]
+fn a_trial_that_another_sweep_cancelled_is_new_to_the_next() {
+    let mut world = one_trial();
+    world.apply(Input::Cancel { sweep: 1, reason: String::new() });
+    let answer = world.submit("t", vec![specification(1, 10, 0)]);
+    assert_eq!(new_trials(Some(answer)), 1);
+    assert_eq!(world.history(&Subject::Sweep(2)), ["submitted: 1 trials, 1 of them new"]);
+}
