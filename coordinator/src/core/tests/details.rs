@@ -5,6 +5,7 @@ use plateau_common::throughput::ThroughputCurve;
 use plateau_common::trial::{Ending, TrialState};
 
 use super::world::{World, specification, trial};
+use crate::core::planning;
 use crate::core::state::view;
 use crate::core::*;
 
@@ -45,7 +46,10 @@ fn trials_are_found_by_the_beginning_of_their_ids() {
     assert_eq!(problem("1"), "`1` begins more than one trial's id: give more digits");
     assert_eq!(problem("2"), "no trial's id begins with `2`");
     for text in ["", "1g", "1A", &format!("{whole}0")] {
-        assert!(problem(text).contains("is not the beginning of a trial's id (hexadecimal digits)"), "{text}");
+        assert!(
+            problem(text).contains("is not the beginning of a trial's id (hexadecimal digits)"),
+            "{text}"
+        );
     }
 }
 
@@ -186,4 +190,146 @@ fn a_trial_that_another_sweep_cancelled_is_new_to_the_next() {
     let answer = world.submit("t", vec![specification(1, 10, 0)]);
     assert_eq!(new_trials(Some(answer)), 1);
     assert_eq!(world.history(&Subject::Sweep(2)), ["submitted: 1 trials, 1 of them new"]);
+}
+
+#[test]
+fn sweeps_are_found_by_id_name_and_last() {
+    let mut world = World::new();
+    assert_eq!(find_sweep(&world.state, "last"), Err("no sweep was submitted yet".to_owned()));
+    let submit = |world: &mut World, id: &str, name: &str, number| {
+        let (id, name) = (id.to_owned(), name.to_owned());
+        let trials = vec![specification(number, 10, 0)];
+        world.apply(Input::Submit { id, name, source: vec![1], trials });
+    };
+    submit(&mut world, "ab1", "grid", 1);
+    submit(&mut world, "ab2", "grid", 2);
+    submit(&mut world, "cd3", "ab1", 3);
+    for (text, number) in [("last", 3), ("ab1", 1), ("grid", 2), ("cd", 3)] {
+        assert_eq!(find_sweep(&world.state, text), Ok(number), "{text}");
+    }
+    let problem = |text: &str| find_sweep(&world.state, text).unwrap_err();
+    assert!(problem("").contains("is not named"));
+    assert_eq!(problem("x"), "there is no sweep `x`");
+    assert_eq!(problem("ab"), "`ab` begins more than one sweep's id: give more characters");
+}
+
+#[test]
+fn a_refused_report_says_what_is_wrong_with_its_lease() {
+    let mut world = World::new();
+    world.submit("s", vec![specification(1, 10, 0), specification(2, 10, 1)]);
+    world.connect("a", "1", vec![]);
+    let first = world.idle("a").remove(0).1;
+    world.connect("b", "1", vec![]);
+    let other = world.idle("b").remove(0).1;
+    let lost = Report::Released { lease: first, reason: "by hand".to_owned(), train_seconds: 0.0 };
+    world.say("a", lost);
+    let ended = first;
+    let mut why = |lease: LeaseKey| {
+        let seen = world.sent.len();
+        world.say("a", Report::Started { lease, from_step: 0 });
+        refusals(&world, seen).remove(0).1.to_owned()
+    };
+    assert_eq!(why(LeaseKey { trial: trial(9), attempt: 1 }), "no such trial");
+    assert_eq!(why(LeaseKey { attempt: 9, ..first }), "attempt 9 was never granted");
+    assert_eq!(why(other), "agent b holds this lease");
+    assert_eq!(why(ended), "the lease of attempt 1 has ended: the trial is pending");
+    let again = world.idle("a").remove(0).1;
+    assert_eq!((again.trial, again.attempt), (first.trial, 2));
+    let seen = world.sent.len();
+    world.say("a", Report::Started { lease: first, from_step: 0 });
+    assert_eq!(refusals(&world, seen)[0].1, "attempt 1 is superseded by attempt 2");
+}
+
+#[test]
+fn a_lease_that_neither_trains_nor_waits_for_its_turn_stalls() {
+    for waits in [false, true] {
+        let mut world = one_trial();
+        world.connect("a", "1", vec![]);
+        let lease = world.idle("a").remove(0).1;
+        for _ in 0..=limits::STALL_SECONDS / 10 {
+            let waiting = if waits { vec![lease] } else { vec![] };
+            let (leases, wish) = (vec![(lease, 0)], Wish::default());
+            world.say("a", Report::Heartbeat { leases, speed: 1.0, idle: false, waiting, wish });
+            world.pass(10);
+        }
+        assert_eq!(world.state_of(1) == TrialState::Leased, waits);
+    }
+}
+
+#[test]
+fn a_trial_that_was_lost_twice_is_trained_alone() {
+    let mut world = one_trial();
+    for (incarnation, alone) in [("2", false), ("3", true)] {
+        world.connect("a", incarnation, vec![]);
+        world.idle("a");
+        let session = world.state.agents["a"].session.unwrap();
+        world.apply(Input::Disconnected { session, agent: "a".to_owned() });
+        world.connect("a", &format!("{incarnation} again"), vec![]);
+        assert_eq!(world.state.trials[&trial(1)].alone, alone, "{incarnation}");
+    }
+}
+
+#[test]
+fn places_are_filled_from_several_sweeps_and_no_more_than_asked_for() {
+    let mut world = World::new();
+    world.submit("s", vec![specification(1, 10, 0)]);
+    world.connect("a", "1", vec![]);
+    let lease = world.idle("a").remove(0).1;
+    world.submit("t", vec![specification(2, 10, 0)]);
+    world.submit("u", (3..=6).map(|number| specification(number, 10, 0)).collect());
+    let granted = world.granted.len();
+    let (leases, wish) = (vec![(lease, 0)], Wish { grants: 1, places: Some((0, 2)), ..Wish::default() });
+    world.say("a", Report::Heartbeat { leases, speed: 1.0, idle: false, waiting: vec![], wish });
+    let joined: Vec<_> = world.granted[granted..].iter().map(|granted| granted.1.trial).collect();
+    assert_eq!(joined, [trial(2), trial(3)]);
+}
+
+#[test]
+fn a_lease_knows_its_shape_after_a_restart() {
+    let mut world = World::new();
+    world.submit("s", vec![specification(1, 10, 5)]);
+    world.connect("a", "1", vec![]);
+    world.idle("a");
+    world.restart();
+    assert_eq!(world.state.trials[&trial(1)].lease.as_ref().unwrap().cohort, 5);
+}
+
+#[test]
+fn watchers_are_told_which_sweeps_changed() {
+    let mut state = State::default();
+    let trials = vec![specification(1, 10, 0)];
+    let submit = Input::Submit { id: "s".to_owned(), name: "s".to_owned(), source: vec![1], trials };
+    let effects = apply(&mut state, submit, Now::default());
+    assert!(effects.contains(&Effect::Changed(vec![1])), "{effects:?}");
+    let effects = apply(&mut state, Input::Tick, Now::default());
+    assert!(effects.iter().all(|effect| !matches!(effect, Effect::Changed(_))), "{effects:?}");
+}
+
+#[test]
+fn a_checkpoint_found_damaged_after_training_began_from_it_costs_no_lease() {
+    let mut world = one_trial();
+    world.connect("a", "1", vec![]);
+    let lease = world.idle("a").remove(0).1;
+    world.say("a", Report::Started { lease, from_step: 0 });
+    world.apply(Input::CheckpointStored { lease, step: 4, weights_hash: "w".to_owned(), bytes: 1 });
+    let problem = "torn".to_owned();
+    world.apply(Input::CheckpointDamaged { trial: trial(1), attempt: 1, step: 4, problem });
+    assert_eq!(world.state_of(1), TrialState::Running);
+    assert!(world.state.trials[&trial(1)].checkpoints.is_empty());
+}
+
+#[test]
+fn measuring_pays_from_a_hundred_times_its_cost() {
+    let mut world = World::new();
+    // 2e10 operations per second are assumed, 1e6 make an update: 2e4 updates per second.
+    world.submit("s", vec![specification(1, 10, 0)]);
+    world.connect("a", "1", vec![]);
+    let agent = &world.state.agents["a"];
+    let pays = |steps| {
+        let work = planning::Work { cohort: 0, steps, waiting: 100, share: 1 };
+        planning::should_calibrate(&world.state, agent, work)
+    };
+    let enough = (plateau_common::throughput::CALIBRATION_SECONDS * 100.0 * 2e4 / 100.0).ceil() as u64;
+    assert!(pays(enough));
+    assert!(!pays(enough - enough / 10));
 }
