@@ -290,7 +290,7 @@ impl Engine {
         let mut departures = Vec::new();
         let mut stop = false;
         let mut wrote = false;
-        let transaction = self.store.begin(now.unix_milliseconds)?;
+        let mut transaction = self.store.begin(now.unix_milliseconds)?;
         for command in commands {
             match command {
                 Command::Stop => stop = true,
@@ -309,14 +309,14 @@ impl Engine {
                     for effect in apply(&mut self.state, input, now) {
                         match effect {
                             Effect::Write(write) => {
-                                transaction.write(&write, &self.state)?;
                                 trace(&write, &self.state);
+                                transaction.write(write, &self.state)?;
                                 wrote = true;
                             }
                             Effect::Send { session, message } => {
                                 let body = match message {
                                     ToAgent::Grant { leases, join, calibrate } => {
-                                        let leases = self::leases(&transaction, leases)?;
+                                        let leases = self::leases(&mut transaction, leases)?;
                                         let grant =
                                             v1::coordinator_message::Grant { leases, join, calibrate };
                                         v1::coordinator_message::Body::Grant(grant)
@@ -383,7 +383,7 @@ impl Engine {
 }
 
 /// The wire form of what is granted: each lease with its configuration for the granted budget, and its span.
-fn leases(batch: &crate::store::Batch<'_>, granted: Vec<Granted>) -> Result<Vec<v1::Lease>, StoreError> {
+fn leases(batch: &mut crate::store::Batch<'_>, granted: Vec<Granted>) -> Result<Vec<v1::Lease>, StoreError> {
     let mut leases = Vec::with_capacity(granted.len());
     for member in granted {
         let trial = member.lease.trial;

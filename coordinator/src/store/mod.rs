@@ -12,9 +12,11 @@ mod schema;
 mod tests;
 mod write;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use plateau_common::identity::TrialId;
 use rusqlite::{Connection, OpenFlags};
 
 pub use inspect::{CheckpointRow, DatabaseCopy, InspectedChunk, Inspection, TrialRow};
@@ -157,6 +159,8 @@ impl StoreError {
 pub struct Store {
     connection: Connection,
     path: PathBuf,
+    /// Numbers of trials in the tables, as far as they were needed: most of what is written is about a trial.
+    numbers: HashMap<TrialId, i64>,
     /// Released when the store is gone, not earlier: no second writer while this one may still commit.
     _lock: DirectoryLock,
 }
@@ -167,7 +171,7 @@ impl Store {
         let lock = DirectoryLock::take(directory)?;
         let path = directory.join(DATABASE_FILE);
         let connection = open_writer(&path).map_err(|error| error.at(&path))?;
-        Ok(Store { connection, path, _lock: lock })
+        Ok(Store { connection, path, numbers: HashMap::new(), _lock: lock })
     }
 
     /// A reading end, independent of the writer: it sees what is committed.
