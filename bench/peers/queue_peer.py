@@ -1,9 +1,9 @@
 """Trials per second of other runners, with trials that do nothing: queue_peer.py optuna|ray|hyperqueue --trials N
 [--processes P] --folder FOLDER. Prints one JSON object. Called by bench/load.py.
 
-Each peer runs as its documentation shows it, with its state on disk: Optuna with SQLite storage and random sampling (its
-default sampler takes longer), Ray Tune with a function as trainable, HyperQueue as its wheel has it (a server and a worker in
-one process, without a journal) and the program `true`, since its smallest task is a process.
+Each peer runs as its documentation shows it: Optuna with SQLite storage and random sampling (its default sampler takes
+longer), Ray Tune with a function as trainable, HyperQueue as its wheel has it (a server and a worker in one process,
+without a journal) and the program `true`, since its smallest task is a process.
 """
 
 import argparse

@@ -406,21 +406,31 @@ fn leases(batch: &mut crate::store::Batch<'_>, granted: Vec<Granted>) -> Result<
 /// Logs what happens to trials, each event under the span of its trial's current attempt, so that the coordinator's,
 /// agents' and trainers' lines join up in one tree.
 fn trace(write: &Write, state: &State) {
+    if !tracing::enabled!(tracing::Level::INFO) {
+        return;
+    }
     let span_of = |id: TrialId, attempt: u64| {
         let sweep = state.trials.get(&id).map_or("", |trial| state.first_sweep(trial));
-        let span = TraceContext::of_trial(sweep, &id.to_string()).child(&format!("attempt/{attempt}"));
-        (format!("{:032x}", span.trace), format!("{:016x}", span.span))
+        let trial = id.to_string();
+        let span = TraceContext::of_trial(sweep, &trial).child(&format!("attempt/{attempt}"));
+        (trial, format!("{:032x}", span.trace), format!("{:016x}", span.span))
     };
     match write {
         Write::History(Subject::Trial(id), event) => {
             let attempt = state.trials.get(id).map_or(0, |trial| trial.attempt);
-            let (trace, span) = span_of(*id, attempt);
-            tracing::info!(trial = %id, attempt, trace, span, "{event}");
+            let (trial, trace, span) = span_of(*id, attempt);
+            tracing::info!(trial, attempt, trace, span, "{event}");
         }
-        Write::Metrics { lease, chunk, data, .. } => {
-            let (trace, span) = span_of(lease.trial, lease.attempt);
+        Write::Metrics { lease, chunk, data, .. } if tracing::enabled!(tracing::Level::DEBUG) => {
+            let (trial, trace, span) = span_of(lease.trial, lease.attempt);
             tracing::debug!(
-                trial = %lease.trial, attempt = lease.attempt, chunk, bytes = data.len(), trace, span, "chunk recorded"
+                trial,
+                attempt = lease.attempt,
+                chunk,
+                bytes = data.len(),
+                trace,
+                span,
+                "chunk recorded"
             );
         }
         _ => {}

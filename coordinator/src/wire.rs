@@ -187,8 +187,21 @@ pub fn stored_chunk_with_digest(data: &[u8]) -> Result<(v1::MetricsChunk, [u8; 3
     Ok((chunk, digest))
 }
 
+/// The key of the budget, as it is written.
+const STEPS_KEY: &str = "\"steps\":";
+
 /// A stored configuration with its budget set to `steps`.
 pub fn configuration_for(json: &str, steps: u64) -> Result<String, String> {
+    // Most often it is the budget that was submitted. The key stands once, in `train`: within a string of JSON its quotation
+    // marks are escaped.
+    let mut keys = json.match_indices(STEPS_KEY);
+    if let (Some((place, key)), None) = (keys.next(), keys.next())
+        && let Some(rest) =
+            json.get(place + key.len()..).and_then(|rest| rest.strip_prefix(&*steps.to_string()))
+        && rest.starts_with([',', '}'])
+    {
+        return Ok(json.to_owned());
+    }
     let mut config: serde_json::Value = serde_json::from_str(json).map_err(|error| error.to_string())?;
     let train = config.get_mut("train").and_then(serde_json::Value::as_object_mut);
     let Some(train) = train else { return Err("the configuration has no `train` table".to_owned()) };
@@ -366,6 +379,18 @@ mod tests {
                     && lines[0].2.len() >= limits::MAX_LOG_LINE_BYTES - 1
             );
         }
+    }
+
+    #[test]
+    fn a_configuration_gets_the_budget_that_was_granted() {
+        let json = r#"{"name":"\"steps\":7,","train":{"batch":3,"steps":20}}"#;
+        assert_eq!(configuration_for(json, 20).as_deref(), Ok(json));
+        for steps in [2, 7, 200] {
+            let changed = json.replace(":20", &format!(":{steps}"));
+            assert_eq!(configuration_for(json, steps), Ok(changed));
+        }
+        assert!(configuration_for(r#"{"name":"steps"}"#, 20).is_err());
+        assert!(configuration_for("{", 20).is_err());
     }
 
     #[test]

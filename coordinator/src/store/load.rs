@@ -1,6 +1,6 @@
 //! Rows back into the core's state, at start.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use plateau_common::identity::TrialId;
@@ -240,16 +240,14 @@ FROM trials LEFT JOIN attempts ON attempts.trial = trials.trial AND attempts.att
 ";
 
 fn load_trial(row: &Row<'_>) -> Result<Trial, StoreError> {
-    let state: String = row.get(1)?;
-    let state = TrialState::from_name(&state)
+    let state = row.get_ref(1)?.as_str().unwrap_or_default();
+    let state = TrialState::from_name(state)
         .ok_or_else(|| damaged("trials", format!("state `{}`", state.escape_debug())))?;
-    let crashed_on: String = row.get(10)?;
-    let crashed_on: serde_json::Value =
-        serde_json::from_str(&crashed_on).map_err(|error| damaged("trials", error.to_string()))?;
-    let crashed_on = crashed_on
-        .as_array()
-        .map(|names| names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect())
-        .unwrap_or_default();
+    let crashed_on: BTreeSet<String> = match row.get_ref(10)?.as_str().unwrap_or_default() {
+        // As of nearly all.
+        "[]" => BTreeSet::new(),
+        names => serde_json::from_str(names).map_err(|error| damaged("trials", error.to_string()))?,
+    };
     let lease = match row.get::<_, Option<String>>(14)? {
         Some(agent) => Some(Lease {
             agent,

@@ -358,12 +358,14 @@ impl Batch<'_> {
     /// Appends to the history of a trial, which keeps its last [`limits::MAX_HISTORY_EVENTS`].
     fn trial_history(&mut self, id: TrialId, event: &str) -> Result<(), StoreError> {
         let trial = self.number_of(id)?;
-        let mut insert = self.transaction.prepare_cached(
-            "INSERT INTO trial_history SELECT ?1, coalesce(max(number), 0) + 1, ?2, ?3 FROM trial_history WHERE trial = ?1
-             RETURNING number",
-        )?;
-        let last: i64 = insert.query_row(params![trial, self.now, event], |row| row.get(0))?;
-        let surplus = last - number(limits::MAX_HISTORY_EVENTS);
+        let mut last = self
+            .transaction
+            .prepare_cached("SELECT coalesce(max(number), 0) FROM trial_history WHERE trial = ?1")?;
+        let next: i64 = last.query_row([trial], |row| row.get::<_, i64>(0))? + 1;
+        self.transaction
+            .prepare_cached("INSERT INTO trial_history VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![trial, next, self.now, event])?;
+        let surplus = next - number(limits::MAX_HISTORY_EVENTS);
         if surplus > 0 {
             self.transaction
                 .prepare_cached("DELETE FROM trial_history WHERE trial = ?1 AND number <= ?2")?
@@ -374,12 +376,14 @@ impl Batch<'_> {
 
     /// Appends to the history of a sweep or an agent, which keeps as many.
     fn history(&self, subject: &str, event: &str) -> Result<(), StoreError> {
-        let mut insert = self.transaction.prepare_cached(
-            "INSERT INTO history SELECT ?1, coalesce(max(number), 0) + 1, ?2, ?3 FROM history WHERE subject = ?1
-             RETURNING number",
-        )?;
-        let last: i64 = insert.query_row(params![subject, self.now, event], |row| row.get(0))?;
-        let surplus = last - number(limits::MAX_HISTORY_EVENTS);
+        let mut last = self
+            .transaction
+            .prepare_cached("SELECT coalesce(max(number), 0) FROM history WHERE subject = ?1")?;
+        let next: i64 = last.query_row([subject], |row| row.get::<_, i64>(0))? + 1;
+        self.transaction
+            .prepare_cached("INSERT INTO history VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![subject, next, self.now, event])?;
+        let surplus = next - number(limits::MAX_HISTORY_EVENTS);
         if surplus > 0 {
             self.transaction
                 .prepare_cached("DELETE FROM history WHERE subject = ?1 AND number <= ?2")?
