@@ -145,7 +145,7 @@ def measure_peers(options, folder, out):
             out(f"  {peer}: {problem}")
             continue
         entries.append({"what": "peer", **medians(lines), "load_before": os.getloadavg()[0]})
-        out(f"  {peer}, {processes}: {entries[-1]['completions_per_s']:.1f} trials/s")
+        out(f"  {peer}, {processes}: {entries[-1]['completions_per_s']:.3g} trials/s")
     return entries
 
 
@@ -159,7 +159,7 @@ def summary(entries):
             name = f"{entry['peer']} {entry['version']}" if "peer" in entry else "Plateau (its coordinator)"
             place = f"{entry['processes']} processes or cores" if "peer" in entry else f"{entry['agents']} agents"
             rate, used = entry["completions_per_s"], entry["processor_us_per_trial"]
-            rows.append([name, place, f"{rate:.1f}", f"{used:.0f} us"])
+            rows.append([name, place, f"{rate:.3g}" if rate < 10 else f"{rate:.0f}", f"{used:.0f} us"])
         tables.append(compare.table(["runner", "with", "trials/s", "processor time per trial"], rows))
     if of["load"]:
         header = ["completions/s", "processor time", "at first", "at last", "growth", "written", "generator", "memory"]

@@ -53,7 +53,9 @@ pub fn pack(chunk: &v1::MetricsChunk) -> Vec<u8> {
 
 /// A stored chunk, whichever form it has.
 pub fn unpack(data: &[u8]) -> Result<v1::MetricsChunk, String> {
-    if data.first() != Some(&PACKED) {
+    // Nothing is a frame of nothing to zstd.
+    let first = data.first().ok_or_else(|| "it is empty".to_owned())?;
+    if *first != PACKED {
         let bytes =
             zstd::bulk::decompress(data, 2 * limits::MAX_MESSAGE_BYTES).map_err(|error| error.to_string())?;
         return v1::MetricsChunk::decode(bytes.as_slice()).map_err(|error| error.to_string());
