@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
+use plateau_bench::service;
 use plateau_bench::workload::Workload;
 use plateau_bench::{machine, peak_memory_bytes, training};
 use plateau_common::identity::{TrialId, cohort_key};
@@ -16,7 +17,7 @@ use serde_json::json;
 const ENDLESS: u64 = 100_000_000_000;
 
 #[derive(Parser)]
-#[command(about = "Measures training speed; prints one JSON object a line")]
+#[command(about = "Measures training speed and the coordinator; prints one JSON object a line")]
 struct Arguments {
     #[command(subcommand)]
     what: What,
@@ -30,6 +31,58 @@ enum What {
     Study(OfStudy),
     /// Rates of matrix products and of streaming through memory, on one thread
     Machine(Machine),
+    /// Completions per second of agents whose trials take no time
+    Load(Load),
+    /// Metrics per second
+    Ingest(Ingest),
+    /// Time from a coordinator's start to its first lease, on a directory that a load left
+    Recovery(Service),
+}
+
+#[derive(Args)]
+struct Service {
+    /// The binary to measure, with words in front of it if another program is to start it
+    #[arg(long, default_value = "target/release/plateau", num_args = 1.., value_terminator = ";", allow_hyphen_values = true)]
+    plateau: Vec<String>,
+    /// Data directory of the coordinator
+    #[arg(long)]
+    data: PathBuf,
+}
+
+#[derive(Args)]
+struct Load {
+    #[command(flatten)]
+    service: Service,
+    /// Simulated agents
+    #[arg(long, default_value_t = 200)]
+    agents: u32,
+    /// Trials of the sweep
+    #[arg(long, default_value_t = 101_000)]
+    trials: u64,
+    /// Completions after which the coordinator is killed
+    #[arg(long)]
+    kill_after: Option<u64>,
+    /// Largest cohort an agent takes; a processor whose speed is not known is granted 8
+    #[arg(long, default_value_t = 64)]
+    max_cohort: u32,
+    /// Completions in each window that growth is read from
+    #[arg(long, default_value_t = 5000)]
+    window: u64,
+}
+
+#[derive(Args)]
+struct Ingest {
+    #[command(flatten)]
+    service: Service,
+    /// Simulated agents
+    #[arg(long, default_value_t = 16)]
+    agents: u32,
+    /// Evaluations in one chunk
+    #[arg(long, default_value_t = 256)]
+    evaluations: u64,
+    /// Seconds of streaming
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
 }
 
 #[derive(Args)]
@@ -138,7 +191,41 @@ fn main() -> anyhow::Result<()> {
         What::Train(arguments) => train(&arguments),
         What::Study(arguments) => study(&arguments),
         What::Machine(arguments) => measure_machine(&arguments),
+        What::Load(arguments) => measure_service(
+            service::Load {
+                program: arguments.service.plateau,
+                data: arguments.service.data,
+                agents: arguments.agents,
+                trials: arguments.trials,
+                kill_after: arguments.kill_after,
+                max_cohort: arguments.max_cohort,
+                window: arguments.window,
+            }
+            .measure(),
+        ),
+        What::Ingest(arguments) => measure_service(
+            service::Ingest {
+                program: arguments.service.plateau,
+                data: arguments.service.data,
+                agents: arguments.agents,
+                evaluations: arguments.evaluations,
+                duration: Duration::from_secs_f64(arguments.seconds),
+            }
+            .measure(),
+        ),
+        What::Recovery(Service { plateau, data }) => {
+            measure_service(service::Recovery { program: plateau, data }.measure())
+        }
     }
+}
+
+/// Runs a measurement of the coordinator and prints it.
+fn measure_service(
+    measurement: impl Future<Output = anyhow::Result<serde_json::Value>>,
+) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    println!("{}", runtime.context("starting the runtime")?.block_on(measurement)?);
+    Ok(())
 }
 
 fn train(arguments: &Train) -> anyhow::Result<()> {

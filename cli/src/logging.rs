@@ -38,7 +38,11 @@ struct OneLine<W> {
 
 impl<W: io::Write> io::Write for OneLine<W> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        // An event comes in one piece.
+        // An event comes in one piece. Nearly all are plain text.
+        if event.strip_suffix(b"\n").unwrap_or(event).iter().all(|byte| matches!(byte, b' '..=b'~')) {
+            self.out.write_all(event)?;
+            return Ok(event.len());
+        }
         let text = String::from_utf8_lossy(event);
         let (line, end) = text.strip_suffix('\n').map_or((&*text, ""), |line| (line, "\n"));
         let clean = disarmed(line, self.colors);

@@ -290,7 +290,7 @@ impl Engine {
         let mut departures = Vec::new();
         let mut stop = false;
         let mut wrote = false;
-        let transaction = self.store.begin(now.unix_milliseconds)?;
+        let mut transaction = self.store.begin(now.unix_milliseconds)?;
         for command in commands {
             match command {
                 Command::Stop => stop = true,
@@ -309,14 +309,14 @@ impl Engine {
                     for effect in apply(&mut self.state, input, now) {
                         match effect {
                             Effect::Write(write) => {
-                                transaction.write(&write, &self.state)?;
                                 trace(&write, &self.state);
+                                transaction.write(write, &self.state)?;
                                 wrote = true;
                             }
                             Effect::Send { session, message } => {
                                 let body = match message {
                                     ToAgent::Grant { leases, join, calibrate } => {
-                                        let leases = self::leases(&transaction, leases)?;
+                                        let leases = self::leases(&mut transaction, leases)?;
                                         let grant =
                                             v1::coordinator_message::Grant { leases, join, calibrate };
                                         v1::coordinator_message::Body::Grant(grant)
@@ -383,7 +383,7 @@ impl Engine {
 }
 
 /// The wire form of what is granted: each lease with its configuration for the granted budget, and its span.
-fn leases(batch: &crate::store::Batch<'_>, granted: Vec<Granted>) -> Result<Vec<v1::Lease>, StoreError> {
+fn leases(batch: &mut crate::store::Batch<'_>, granted: Vec<Granted>) -> Result<Vec<v1::Lease>, StoreError> {
     let mut leases = Vec::with_capacity(granted.len());
     for member in granted {
         let trial = member.lease.trial;
@@ -406,21 +406,31 @@ fn leases(batch: &crate::store::Batch<'_>, granted: Vec<Granted>) -> Result<Vec<
 /// Logs what happens to trials, each event under the span of its trial's current attempt, so that the coordinator's,
 /// agents' and trainers' lines join up in one tree.
 fn trace(write: &Write, state: &State) {
+    if !tracing::enabled!(tracing::Level::INFO) {
+        return;
+    }
     let span_of = |id: TrialId, attempt: u64| {
         let sweep = state.trials.get(&id).map_or("", |trial| state.first_sweep(trial));
-        let span = TraceContext::of_trial(sweep, &id.to_string()).child(&format!("attempt/{attempt}"));
-        (format!("{:032x}", span.trace), format!("{:016x}", span.span))
+        let trial = id.to_string();
+        let span = TraceContext::of_trial(sweep, &trial).child(&format!("attempt/{attempt}"));
+        (trial, format!("{:032x}", span.trace), format!("{:016x}", span.span))
     };
     match write {
         Write::History(Subject::Trial(id), event) => {
             let attempt = state.trials.get(id).map_or(0, |trial| trial.attempt);
-            let (trace, span) = span_of(*id, attempt);
-            tracing::info!(trial = %id, attempt, trace, span, "{event}");
+            let (trial, trace, span) = span_of(*id, attempt);
+            tracing::info!(trial, attempt, trace, span, "{event}");
         }
-        Write::Metrics { lease, chunk, data, .. } => {
-            let (trace, span) = span_of(lease.trial, lease.attempt);
+        Write::Metrics { lease, chunk, data, .. } if tracing::enabled!(tracing::Level::DEBUG) => {
+            let (trial, trace, span) = span_of(lease.trial, lease.attempt);
             tracing::debug!(
-                trial = %lease.trial, attempt = lease.attempt, chunk, bytes = data.len(), trace, span, "chunk recorded"
+                trial,
+                attempt = lease.attempt,
+                chunk,
+                bytes = data.len(),
+                trace,
+                span,
+                "chunk recorded"
             );
         }
         _ => {}

@@ -1,7 +1,7 @@
 //! The coordinator of Plateau: accepts studies, leases trials to agents, records what they report.
 //!
 //! `core` decides (pure), `engine` owns the state on one thread and makes every decision durable before it leaves,
-//! `store` is SQLite, `checkpoints` the object store, `rpc` the gRPC services, `verify` looks
+//! `store` is SQLite, `checkpoints` the object store, `chunk` the stored form of metrics, `rpc` the gRPC services, `verify` looks
 //! over a directory at rest, `backup` copies one. [`start`] puts them together.
 //!
 //! `access` decides who may call what. Deliberately absent: training and tensors; statistics.
@@ -9,6 +9,7 @@
 pub mod access;
 pub mod backup;
 pub mod checkpoints;
+mod chunk;
 pub mod core;
 pub mod disk;
 pub mod engine;

@@ -7,6 +7,7 @@ use plateau_proto::convert::{self, WireError};
 use plateau_proto::v1;
 use prost::Message;
 
+use crate::chunk;
 use crate::core::{Checkpoint, Introduction, LeaseKey, Report, ToAgent, Wish};
 
 /// A lease's name.
@@ -160,40 +161,47 @@ fn cut(mut text: String, bytes: usize) -> String {
 
 fn metrics_report(metrics: v1::agent_message::MetricsReport) -> Result<Report, WireError> {
     let lease = lease_key("lease", metrics.lease)?;
-    let chunk = convert::metrics_chunk("metrics", convert::required("metrics", metrics.metrics)?)?;
-    let last_step = chunk.steps.last().copied().unwrap_or(0);
+    let validated = convert::metrics_chunk("metrics", convert::required("metrics", metrics.metrics)?)?;
+    let last_step = validated.steps.last().copied().unwrap_or(0);
     // The canonical form (columns by name) is what is hashed and stored, however the message was ordered.
-    let bytes = convert::metrics_chunk_to_wire(&chunk).encode_to_vec();
-    let data = zstd::bulk::compress(&bytes, COMPRESSION_LEVEL)
-        .map_err(|error| WireError::new("metrics", format!("cannot be compressed: {error}")))?;
+    let canonical = convert::metrics_chunk_to_wire(&validated);
     Ok(Report::Metrics {
         lease,
         chunk: metrics.chunk,
-        digest: *blake3::hash(&bytes).as_bytes(),
+        digest: *blake3::hash(&canonical.encode_to_vec()).as_bytes(),
         recorded: None,
         last_step,
-        data,
+        data: chunk::pack(&canonical),
     })
 }
 
-/// Of zstd: 3 is its default, and curves compress well at it.
-const COMPRESSION_LEVEL: i32 = 3;
-
 /// A stored chunk of metrics.
 pub fn stored_chunk(data: &[u8]) -> Result<v1::MetricsChunk, String> {
-    stored_chunk_with_digest(data).map(|(chunk, _)| chunk)
+    chunk::unpack(data)
 }
 
 /// A stored chunk of metrics with the digest of its canonical bytes.
 pub fn stored_chunk_with_digest(data: &[u8]) -> Result<(v1::MetricsChunk, [u8; 32]), String> {
-    let bytes =
-        zstd::bulk::decompress(data, 2 * limits::MAX_MESSAGE_BYTES).map_err(|error| error.to_string())?;
-    let chunk = v1::MetricsChunk::decode(bytes.as_slice()).map_err(|error| error.to_string())?;
-    Ok((chunk, *blake3::hash(&bytes).as_bytes()))
+    let chunk = stored_chunk(data)?;
+    let digest = *blake3::hash(&chunk.encode_to_vec()).as_bytes();
+    Ok((chunk, digest))
 }
+
+/// The key of the budget, as it is written.
+const STEPS_KEY: &str = "\"steps\":";
 
 /// A stored configuration with its budget set to `steps`.
 pub fn configuration_for(json: &str, steps: u64) -> Result<String, String> {
+    // Most often it is the budget that was submitted. The key stands once, in `train`: within a string of JSON its quotation
+    // marks are escaped.
+    let mut keys = json.match_indices(STEPS_KEY);
+    if let (Some((place, key)), None) = (keys.next(), keys.next())
+        && let Some(rest) =
+            json.get(place + key.len()..).and_then(|rest| rest.strip_prefix(&*steps.to_string()))
+        && rest.starts_with([',', '}'])
+    {
+        return Ok(json.to_owned());
+    }
     let mut config: serde_json::Value = serde_json::from_str(json).map_err(|error| error.to_string())?;
     let train = config.get_mut("train").and_then(serde_json::Value::as_object_mut);
     let Some(train) = train else { return Err("the configuration has no `train` table".to_owned()) };
@@ -371,6 +379,18 @@ mod tests {
                     && lines[0].2.len() >= limits::MAX_LOG_LINE_BYTES - 1
             );
         }
+    }
+
+    #[test]
+    fn a_configuration_gets_the_budget_that_was_granted() {
+        let json = r#"{"name":"\"steps\":7,","train":{"batch":3,"steps":20}}"#;
+        assert_eq!(configuration_for(json, 20).as_deref(), Ok(json));
+        for steps in [2, 7, 200] {
+            let changed = json.replace(":20", &format!(":{steps}"));
+            assert_eq!(configuration_for(json, steps), Ok(changed));
+        }
+        assert!(configuration_for(r#"{"name":"steps"}"#, 20).is_err());
+        assert!(configuration_for("{", 20).is_err());
     }
 
     #[test]

@@ -72,6 +72,8 @@ pub(super) fn connect(
     effects.push(Effect::Write(Write::Agent(name.clone(), Box::new(agent.clone()))));
     let event = format!("connected from {} ({})", agent.host, agent.device);
     effects.push(Effect::Write(Write::History(Subject::Agent(name.clone()), event)));
+    // It asks for nothing yet.
+    state.asking.remove(&name);
     state.agents.insert(name.clone(), agent);
     effects.push(Effect::Send { session, message: ToAgent::Welcome });
 
@@ -117,10 +119,8 @@ pub(super) fn disconnect(state: &mut State, session: u64, name: &str, effects: &
     if !is_current(state, session, name) {
         return;
     }
-    if let Some(agent) = state.agents.get_mut(name) {
-        agent.hang_up();
-        mark_changed(state, name);
-    }
+    state.change_wishes(name, Agent::hang_up);
+    mark_changed(state, name);
     effects.push(Effect::Write(Write::History(Subject::Agent(name.to_owned()), "disconnected".to_owned())));
 }
 

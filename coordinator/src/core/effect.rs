@@ -63,7 +63,7 @@ pub enum Write {
         chunk: u64,
         /// Of its canonical bytes.
         digest: [u8; 32],
-        /// Compressed canonical bytes.
+        /// Its stored form.
         data: Vec<u8>,
     },
     /// Lines of a log.

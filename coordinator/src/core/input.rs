@@ -96,7 +96,7 @@ pub enum Report {
         recorded: Option<[u8; 32]>,
         /// Last step in it.
         last_step: u64,
-        /// Compressed canonical bytes; opaque to the core.
+        /// Its stored form; opaque to the core.
         data: Vec<u8>,
     },
     /// The trial ended.

@@ -70,8 +70,12 @@ pub fn check(state: &State) -> Result<(), String> {
     if ready != state.ready {
         return Err("the ready trials are not those that wait and are wanted".to_owned());
     }
+    let asking = state.agents.iter().filter(|(_, agent)| agent.asks()).map(|(name, _)| name);
+    if !asking.eq(&state.asking) {
+        return Err(format!("{:?} ask for trials, and they are not all", state.asking));
+    }
     for (name, agent) in &state.agents {
-        if agent.session.is_none() && (agent.idle || agent.wants_next || agent.free_places.is_some()) {
+        if agent.session.is_none() && agent.asks() {
             return Err(format!("agent {name} is not connected, yet asks for trials"));
         }
         let row: usize = agent.crashed.iter().map(BTreeSet::len).sum();

@@ -84,11 +84,13 @@ pub fn apply(state: &mut State, input: Input, now: Now) -> Vec<Effect> {
 /// Leases ready trials to idle agents, as the scheduler places them.
 fn grant(state: &mut State, now: Now, effects: &mut Vec<Effect>) {
     for placement in scheduler::place(state) {
-        let Some(agent) = state.agents.get_mut(&placement.agent) else { continue };
+        let Some(agent) = state.agents.get(&placement.agent) else { continue };
         let Some(session) = agent.session else { continue };
-        // Whatever it asked for, it asked for before this grant.
-        (agent.idle, agent.wants_next, agent.free_places) = (false, false, None);
         let incarnation = agent.incarnation.clone();
+        // Whatever it asked for, it asked for before this grant.
+        state.change_wishes(&placement.agent, |agent| {
+            (agent.idle, agent.wants_next, agent.free_places) = (false, false, None);
+        });
         let mut granted = Vec::with_capacity(placement.trials.len());
         for id in placement.trials {
             let Some(want) = state.trials.get(&id).and_then(|trial| state.best_want(trial)) else { continue };

@@ -10,7 +10,7 @@ use plateau_common::trial::{Ending, TrialState};
 use super::effect::{Answer, Effect, Refusal, Subject, ToAgent, Write};
 use super::guilt::{crash, give_back, vindicate};
 use super::input::Report;
-use super::state::{Checkpoint, LeaseKey, Now, RecordedEnding, State, lease_term};
+use super::state::{Agent, Checkpoint, LeaseKey, Now, RecordedEnding, State, lease_term};
 
 /// Why a report about `lease` by `agent` must be refused, if it must.
 fn objection(state: &State, lease: LeaseKey, agent: &str) -> Option<String> {
@@ -48,13 +48,13 @@ pub(super) fn receive(
     let acknowledge = Effect::Send { session, message: ToAgent::Acknowledged(sequence) };
     match report {
         Report::Heartbeat { leases, speed, idle, waiting, wish } => {
-            if let Some(agent) = state.agents.get_mut(agent) {
+            state.change_wishes(agent, |agent| {
                 agent.idle = idle;
                 agent.speed = if speed.is_finite() { speed.max(0.0) } else { 0.0 };
                 let current = wish.grants == agent.grants;
                 agent.wants_next = current && wish.next;
                 agent.free_places = wish.places.filter(|_| current);
-            }
+            });
             heartbeat(state, session, agent, sequence, &leases, &waiting, now, effects);
         }
         Report::Started { lease, from_step } => match objection(state, lease, agent) {
@@ -149,9 +149,7 @@ pub(super) fn receive(
             for id in held {
                 give_back(state, id, &format!("agent {agent} left"), effects);
             }
-            if let Some(agent) = state.agents.get_mut(agent) {
-                agent.hang_up();
-            }
+            state.change_wishes(agent, Agent::hang_up);
             effects.push(Effect::Write(Write::History(Subject::Agent(agent.to_owned()), "left".to_owned())));
             effects.push(acknowledge);
             effects.push(Effect::Close { session, reason: "goodbye".to_owned() });

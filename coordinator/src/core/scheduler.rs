@@ -29,10 +29,13 @@ pub struct Placement {
 
 /// What could be granted now.
 pub fn place(state: &State) -> Vec<Placement> {
-    if state.ready.is_empty() {
+    if state.ready.is_empty() || state.asking.is_empty() {
         return Vec::new();
     }
-    let available = || state.agents.iter().filter(|(_, agent)| agent.is_available());
+    let available = || {
+        let agents = state.asking.iter().filter_map(|name| state.agents.get_key_value(name));
+        agents.filter(|(_, agent)| agent.is_available())
+    };
     let idle: Vec<_> = available().filter(|(_, agent)| agent.idle && agent.leases.is_empty()).collect();
     let mut round = Round { state, taken: BTreeSet::new(), placements: Vec::new() };
     for (place, (name, agent)) in idle.iter().enumerate() {
@@ -51,7 +54,7 @@ pub fn place(state: &State) -> Vec<Placement> {
             continue;
         }
         // The others will want theirs in a moment.
-        round.new_cohort(name, agent, available().count());
+        round.new_cohort(name, agent, state.agents.values().filter(|agent| agent.is_available()).count());
     }
     round.placements
 }
@@ -127,7 +130,12 @@ impl Round<'_> {
     }
 
     fn work(&self, key: &ReadyKey, first: &ReadyEntry, entries: &BTreeSet<ReadyEntry>, share: usize) -> Work {
-        let taken = entries.iter().filter(|entry| self.taken.contains(&entry.trial)).count();
+        let waits_here = |id: &&TrialId| {
+            let place = self.state.trials.get(id).and_then(|trial| trial.ready.as_ref());
+            place.is_some_and(|(place, _)| place == key)
+        };
+        // Those taken are a few cohorts; those that wait may be a million.
+        let taken = self.taken.iter().filter(waits_here).count();
         let trial = self.state.trials.get(&first.trial);
         let budget = trial.and_then(|trial| self.state.best_want(trial)).map_or(0, |want| want.budget);
         Work {

@@ -356,6 +356,11 @@ impl Agent {
         }
     }
 
+    /// Whether it asks for trials in any way.
+    pub fn asks(&self) -> bool {
+        self.idle || self.wants_next || self.free_places.is_some()
+    }
+
     /// Whether it may be given trials, now or when it is idle.
     pub fn is_available(&self) -> bool {
         self.session.is_some() && self.drained.is_none()
@@ -397,6 +402,9 @@ pub struct State {
     pub throughput: BTreeMap<ThroughputKey, Throughput>,
     /// Agents that were asked to measure.
     pub calibrating: BTreeMap<ThroughputKey, String>,
+    /// Agents that ask for trials: idle, about to be, or with free places. Few at any moment, where there may be thousands
+    /// of agents.
+    pub asking: BTreeSet<String>,
     /// Trials that could be granted now, best first.
     pub ready: BTreeMap<ReadyKey, BTreeSet<ReadyEntry>>,
     /// Sweeps whose picture changed since this was last emptied.
@@ -438,6 +446,18 @@ impl State {
     /// The sweep of this id.
     pub fn sweep_by_id(&self, id: &str) -> Option<(SweepNumber, &Sweep)> {
         self.sweeps.iter().find(|(_, sweep)| sweep.id == id).map(|(number, sweep)| (*number, sweep))
+    }
+
+    /// Changes what an agent asks for, and keeps the index of those that ask right.
+    pub fn change_wishes(&mut self, name: &str, change: impl FnOnce(&mut Agent)) {
+        let Some(agent) = self.agents.get_mut(name) else { return };
+        let asked = agent.asks();
+        change(agent);
+        match (asked, agent.asks()) {
+            (false, true) => drop(self.asking.insert(name.to_owned())),
+            (true, false) => drop(self.asking.remove(name)),
+            _ => {}
+        }
     }
 
     fn mode(&self, sweep: SweepNumber) -> SweepMode {
@@ -539,7 +559,8 @@ impl State {
         effects: Option<&mut Vec<Effect>>,
         change: impl FnOnce(&mut Trial),
     ) {
-        let Some(mut trial) = self.trials.remove(&id) else { return };
+        let Some(place) = self.trials.get_mut(&id) else { return };
+        let mut trial = std::mem::replace(place, Trial::new(0));
         self.unindex(id, &trial);
         change(&mut trial);
         self.settle(&mut trial);
@@ -547,7 +568,9 @@ impl State {
         if let Some(effects) = effects {
             effects.push(Effect::Write(Write::Trial(id, Box::new(trial.clone()))));
         }
-        self.trials.insert(id, trial);
+        if let Some(place) = self.trials.get_mut(&id) {
+            *place = trial;
+        }
     }
 
     /// Changes the sweeps and several trials at once: the trials leave the indices, `sweeps` changes the sweeps, then

@@ -237,7 +237,7 @@ impl PlateauService for Clients {
         let text = request.into_inner().subject;
         let found = self.context.engine.query(move |state, now| {
             let explained =
-                |subject: Subject, explanation: Option<Explanation>| Some((subject.key(), explanation?));
+                |subject: Subject, explanation: Option<Explanation>| Some((subject, explanation?));
             if state.agents.contains_key(&text) {
                 return explained(Subject::Agent(text.clone()), explain_agent(state, &text, now))
                     .ok_or(String::new());
@@ -248,14 +248,14 @@ impl PlateauService for Clients {
             let id = find_trial(state, &text)?;
             explained(Subject::Trial(id), explain_trial(state, id)).ok_or(String::new())
         });
-        let (key, explanation) = found.await?.map_err(|problem| {
+        let (subject, explanation) = found.await?.map_err(|problem| {
             Status::not_found(format!("neither a sweep, a trial nor an agent has this name ({problem})"))
         })?;
         let mut summary = explanation.summary;
         if let Some(low) = self.context.room.refused() {
             summary.push_str(&format!(" Note: {low}."));
         }
-        let history = self.context.read(move |reader| reader.history(&key)).await?;
+        let history = self.context.read(move |reader| reader.history(&subject)).await?;
         let history =
             history.into_iter().map(|row| v1::HistoryEvent { unix_milliseconds: row.at, event: row.event });
         Ok(Response::new(v1::ExplainResponse {

@@ -42,6 +42,8 @@ pub struct TrialRow {
 /// A checkpoint as stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CheckpointRow {
+    /// The number of its trial in the tables.
+    pub number: i64,
     /// Its trial, as text.
     pub trial: String,
     /// Attempt that made it.
@@ -63,7 +65,7 @@ pub struct InspectedChunk {
     pub chunk: i64,
     /// Digest of its canonical bytes.
     pub digest: Vec<u8>,
-    /// Compressed canonical bytes.
+    /// Its stored form.
     pub data: Vec<u8>,
 }
 
@@ -111,8 +113,9 @@ impl Inspection {
 
     /// All trials.
     pub fn trials(&self) -> Result<Vec<TrialRow>, StoreError> {
-        let columns = "SELECT id, state, attempt, completed_step, diverged_at, ending_attempt, ending_kind, \
-                       ending_step, lease_agent FROM trials ORDER BY id";
+        let columns = "SELECT coalesce(id, 'number ' || trial), state, attempt, completed_step, diverged_at, \
+                       ending_attempt, ending_kind, ending_step, lease_agent \
+                       FROM trials LEFT JOIN trial_numbers ON number = trial ORDER BY id";
         self.all(columns, |row| {
             Ok(TrialRow {
                 id: row.get(0)?,
@@ -138,7 +141,7 @@ impl Inspection {
         let mut statement = self.reader.connection.prepare_cached(
             "SELECT attempt, chunk, digest, data FROM metrics WHERE trial = ?1 ORDER BY attempt, chunk",
         )?;
-        let rows = statement.query_map([trial.to_string()], |row| {
+        let rows = statement.query_map([self.reader.number(trial)?], |row| {
             Ok(InspectedChunk {
                 attempt: row.get::<_, i64>(0)?.max(0) as u64,
                 chunk: row.get(1)?,
@@ -153,10 +156,12 @@ impl Inspection {
     pub fn strays(&self) -> Result<Vec<(String, String)>, StoreError> {
         let of = |table: &str| {
             format!(
-                "SELECT DISTINCT '{table}', trial FROM {table} WHERE trial NOT IN (SELECT id FROM trials)"
+                "SELECT DISTINCT '{table}', coalesce(id, 'number ' || trial) FROM {table} \
+                 LEFT JOIN trial_numbers ON trial_numbers.number = trial \
+                 WHERE trial NOT IN (SELECT trial FROM trials)"
             )
         };
-        let tables = ["members", "attempts", "checkpoints", "metrics", "logs"].map(of);
+        let tables = ["members", "attempts", "checkpoints", "metrics", "logs", "trial_history"].map(of);
         self.all(&tables.join(" UNION ALL "), |row| Ok((row.get(0)?, row.get(1)?)))
     }
 
@@ -173,15 +178,17 @@ impl Inspection {
 
 fn checkpoints(connection: &Connection) -> Result<Vec<CheckpointRow>, StoreError> {
     let mut statement = connection.prepare(
-        "SELECT trial, attempt, step, weights_hash, bytes FROM checkpoints ORDER BY trial, step, attempt",
+        "SELECT trial, coalesce(id, 'number ' || trial), attempt, step, weights_hash, bytes
+         FROM checkpoints LEFT JOIN trial_numbers ON number = trial ORDER BY id, step, attempt",
     )?;
     let rows = statement.query_map([], |row| {
         Ok(CheckpointRow {
-            trial: row.get(0)?,
-            attempt: row.get(1)?,
-            step: row.get(2)?,
-            weights_hash: row.get(3)?,
-            bytes: row.get(4)?,
+            number: row.get(0)?,
+            trial: row.get(1)?,
+            attempt: row.get(2)?,
+            step: row.get(3)?,
+            weights_hash: row.get(4)?,
+            bytes: row.get(5)?,
         })
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
@@ -209,7 +216,7 @@ impl DatabaseCopy {
             .connection
             .prepare("DELETE FROM checkpoints WHERE trial = ?1 AND attempt = ?2 AND step = ?3")?;
         for row in rows {
-            statement.execute(rusqlite::params![row.trial, row.attempt, row.step])?;
+            statement.execute(rusqlite::params![row.number, row.attempt, row.step])?;
         }
         Ok(())
     }

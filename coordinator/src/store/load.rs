@@ -1,11 +1,12 @@
 //! Rows back into the core's state, at start.
 
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use plateau_common::identity::TrialId;
 use plateau_common::throughput::ThroughputCurve;
 use plateau_common::trial::{Ending, TrialState};
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, Row, RowIndex};
 
 use super::{Store, StoreError};
 use crate::core::{
@@ -17,7 +18,7 @@ fn damaged(table: &'static str, problem: impl Into<String>) -> StoreError {
     StoreError::Damaged { table, problem: problem.into() }
 }
 
-fn count(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
+fn count(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<u64> {
     Ok(row.get::<_, i64>(column)?.max(0) as u64)
 }
 
@@ -34,11 +35,15 @@ impl Store {
 
 /// [`Store::load`] from any connection.
 pub(super) fn load(connection: &Connection, now: Now) -> Result<State, StoreError> {
-    Tables { connection }.load(now)
+    let mut tables = Tables { connection, ids: HashMap::new() };
+    tables.load_numbers()?;
+    tables.load(now)
 }
 
 struct Tables<'a> {
     connection: &'a Connection,
+    /// Trials by their numbers in the tables.
+    ids: HashMap<i64, TrialId>,
 }
 
 impl Tables<'_> {
@@ -53,6 +58,22 @@ impl Tables<'_> {
         let state = state.restore(now);
         crate::core::invariants::check(&state).map_err(|problem| damaged("the whole", problem))?;
         Ok(state)
+    }
+
+    fn load_numbers(&mut self) -> Result<(), StoreError> {
+        let mut statement = self.connection.prepare("SELECT number, id FROM trial_numbers")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let id = trial_id("trial_numbers", row.get_ref(1)?.as_str().unwrap_or_default())?;
+            self.ids.insert(row.get(0)?, id);
+        }
+        Ok(())
+    }
+
+    /// The trial that the first column of a row names by its number.
+    fn trial(&self, table: &'static str, number: i64) -> Result<TrialId, StoreError> {
+        let found = self.ids.get(&number).copied();
+        found.ok_or_else(|| damaged(table, format!("trial number {number} is nobody's")))
     }
 
     fn load_agents(&self, state: &mut State) -> Result<(), StoreError> {
@@ -143,32 +164,32 @@ impl Tables<'_> {
     }
 
     fn load_trials(&self, state: &mut State) -> Result<(), StoreError> {
-        let mut statement = self.connection.prepare(
-            "SELECT trials.*, attempts.agent AS holder FROM trials
-             LEFT JOIN attempts ON attempts.trial = trials.id AND attempts.attempt = trials.attempt",
-        )?;
+        let mut statement = self.connection.prepare(TRIALS)?;
         let mut rows = statement.query([])?;
+        // Made of all at once, which for a hundred thousand is much faster than one by one.
+        let mut trials = Vec::new();
         while let Some(row) = rows.next()? {
-            let id: String = row.get("id")?;
-            state.trials.insert(trial_id("trials", &id)?, load_trial(row)?);
+            trials.push((self.trial("trials", row.get(0)?)?, load_trial(row)?));
         }
+        state.trials = trials.into_iter().collect();
         Ok(())
     }
 
     fn load_members(&self, state: &mut State) -> Result<(), StoreError> {
-        let mut statement = self.connection.prepare("SELECT * FROM members ORDER BY sweep, position")?;
+        let mut statement = self.connection.prepare(
+            "SELECT trial, sweep, position, budget, cohort, cost FROM members ORDER BY sweep, position",
+        )?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let trial: String = row.get("trial")?;
-            let trial = trial_id("members", &trial)?;
-            let cohort: String = row.get("cohort")?;
+            let trial = self.trial("members", row.get(0)?)?;
+            let cohort = row.get_ref(4)?.as_str().unwrap_or_default();
             let want = Want {
-                sweep: count(row, "sweep")?,
-                position: count(row, "position")?,
-                budget: count(row, "budget")?,
-                cohort: u128::from_str_radix(&cohort, 16)
+                sweep: count(row, 1)?,
+                position: count(row, 2)?,
+                budget: count(row, 3)?,
+                cohort: u128::from_str_radix(cohort, 16)
                     .map_err(|error| damaged("members", error.to_string()))?,
-                cost: count(row, "cost")?,
+                cost: count(row, 5)?,
             };
             let Some(sweep) = state.sweeps.get_mut(&want.sweep) else {
                 return Err(damaged("members", format!("sweep {} does not exist", want.sweep)));
@@ -189,46 +210,53 @@ impl Tables<'_> {
     }
 
     fn load_checkpoints(&self, state: &mut State) -> Result<(), StoreError> {
-        let mut statement =
-            self.connection.prepare("SELECT * FROM checkpoints ORDER BY trial, step, attempt")?;
+        let mut statement = self.connection.prepare(
+            "SELECT trial, attempt, step, weights_hash, bytes FROM checkpoints ORDER BY trial, step, attempt",
+        )?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let trial: String = row.get("trial")?;
-            let trial = trial_id("checkpoints", &trial)?;
+            let trial = self.trial("checkpoints", row.get(0)?)?;
             let Some(record) = state.trials.get_mut(&trial) else {
                 return Err(damaged("checkpoints", format!("trial {trial} does not exist")));
             };
             record.checkpoints.push(Checkpoint {
-                attempt: count(row, "attempt")?,
-                step: count(row, "step")?,
-                weights_hash: row.get("weights_hash")?,
-                bytes: count(row, "bytes")?,
+                attempt: count(row, 1)?,
+                step: count(row, 2)?,
+                weights_hash: row.get(3)?,
+                bytes: count(row, 4)?,
             });
         }
         Ok(())
     }
 }
 
+/// The columns of a trial in the order of [`load_trial`], which reads them by place: looking up names takes longer than
+/// all the rest.
+const TRIALS: &str = "
+SELECT trials.trial, state, trials.attempt, step, completed_step, diverged_at, reason, train_seconds, crashes, losses,
+    crashed_on, alone, keep, keep_every, lease_agent, lease_incarnation, lease_budget, lease_from, lease_revoked,
+    ending_kind, ending_detail, ending_attempt, ending_step, ending_hash, attempts.agent
+FROM trials LEFT JOIN attempts ON attempts.trial = trials.trial AND attempts.attempt = trials.attempt
+";
+
 fn load_trial(row: &Row<'_>) -> Result<Trial, StoreError> {
-    let state: String = row.get("state")?;
-    let state = TrialState::from_name(&state)
+    let state = row.get_ref(1)?.as_str().unwrap_or_default();
+    let state = TrialState::from_name(state)
         .ok_or_else(|| damaged("trials", format!("state `{}`", state.escape_debug())))?;
-    let crashed_on: String = row.get("crashed_on")?;
-    let crashed_on: serde_json::Value =
-        serde_json::from_str(&crashed_on).map_err(|error| damaged("trials", error.to_string()))?;
-    let crashed_on = crashed_on
-        .as_array()
-        .map(|names| names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect())
-        .unwrap_or_default();
-    let lease = match row.get::<_, Option<String>>("lease_agent")? {
+    let crashed_on: BTreeSet<String> = match row.get_ref(10)?.as_str().unwrap_or_default() {
+        // As of nearly all.
+        "[]" => BTreeSet::new(),
+        names => serde_json::from_str(names).map_err(|error| damaged("trials", error.to_string()))?,
+    };
+    let lease = match row.get::<_, Option<String>>(14)? {
         Some(agent) => Some(Lease {
             agent,
-            incarnation: row.get("lease_incarnation")?,
-            budget: count(row, "lease_budget")?,
+            incarnation: row.get(15)?,
+            budget: count(row, 16)?,
             // Follows from what is wanted of the trial.
             cohort: 0,
-            from_step: count(row, "lease_from")?,
-            revoked: row.get("lease_revoked")?,
+            from_step: count(row, 17)?,
+            revoked: row.get(18)?,
             deadline: Duration::ZERO,
             progress_at: Duration::ZERO,
         }),
@@ -236,21 +264,21 @@ fn load_trial(row: &Row<'_>) -> Result<Trial, StoreError> {
     };
     Ok(Trial {
         state,
-        attempt: count(row, "attempt")?,
-        step: count(row, "step")?,
-        completed_step: count(row, "completed_step")?,
-        diverged_at: row.get::<_, Option<i64>>("diverged_at")?.map(|step| step.max(0) as u64),
-        reason: row.get("reason")?,
-        train_seconds: row.get("train_seconds")?,
-        crashes: row.get("crashes")?,
-        losses: row.get("losses")?,
+        attempt: count(row, 2)?,
+        step: count(row, 3)?,
+        completed_step: count(row, 4)?,
+        diverged_at: row.get::<_, Option<i64>>(5)?.map(|step| step.max(0) as u64),
+        reason: row.get(6)?,
+        train_seconds: row.get(7)?,
+        crashes: row.get(8)?,
+        losses: row.get(9)?,
         crashed_on,
-        alone: row.get("alone")?,
-        keep: row.get("keep")?,
-        keep_every: row.get::<_, Option<i64>>("keep_every")?.and_then(|every| u64::try_from(every).ok()),
+        alone: row.get(11)?,
+        keep: row.get(12)?,
+        keep_every: row.get::<_, Option<i64>>(13)?.and_then(|every| u64::try_from(every).ok()),
         ending: load_ending(row)?,
         holder: row
-            .get::<_, Option<String>>("holder")?
+            .get::<_, Option<String>>(24)?
             .or_else(|| lease.as_ref().map(|lease| lease.agent.clone()))
             .unwrap_or_default(),
         lease,
@@ -261,8 +289,8 @@ fn load_trial(row: &Row<'_>) -> Result<Trial, StoreError> {
 }
 
 fn load_ending(row: &Row<'_>) -> Result<Option<RecordedEnding>, StoreError> {
-    let Some(kind) = row.get::<_, Option<String>>("ending_kind")? else { return Ok(None) };
-    let detail: Option<String> = row.get("ending_detail")?;
+    let Some(kind) = row.get::<_, Option<String>>(19)? else { return Ok(None) };
+    let detail: Option<String> = row.get(20)?;
     let detail = detail.unwrap_or_default();
     let ending = match kind.as_str() {
         "completed" => Ending::Completed,
@@ -274,9 +302,9 @@ fn load_ending(row: &Row<'_>) -> Result<Option<RecordedEnding>, StoreError> {
         other => return Err(damaged("trials", format!("ending `{}`", other.escape_debug()))),
     };
     Ok(Some(RecordedEnding {
-        attempt: count(row, "ending_attempt")?,
+        attempt: count(row, 21)?,
         ending,
-        step: count(row, "ending_step")?,
-        weights_hash: row.get::<_, Option<String>>("ending_hash")?.unwrap_or_default(),
+        step: count(row, 22)?,
+        weights_hash: row.get::<_, Option<String>>(23)?.unwrap_or_default(),
     }))
 }

@@ -12,9 +12,12 @@ mod schema;
 mod tests;
 mod write;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use plateau_common::identity::TrialId;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 pub use inspect::{CheckpointRow, DatabaseCopy, InspectedChunk, Inspection, TrialRow};
@@ -157,6 +160,8 @@ impl StoreError {
 pub struct Store {
     connection: Connection,
     path: PathBuf,
+    /// Numbers of trials in the tables, as far as they were needed: most of what is written is about a trial.
+    numbers: HashMap<TrialId, i64>,
     /// Released when the store is gone, not earlier: no second writer while this one may still commit.
     _lock: DirectoryLock,
 }
@@ -167,7 +172,7 @@ impl Store {
         let lock = DirectoryLock::take(directory)?;
         let path = directory.join(DATABASE_FILE);
         let connection = open_writer(&path).map_err(|error| error.at(&path))?;
-        Ok(Store { connection, path, _lock: lock })
+        Ok(Store { connection, path, numbers: HashMap::new(), _lock: lock })
     }
 
     /// A reading end, independent of the writer: it sees what is committed.
@@ -195,14 +200,26 @@ impl Store {
     }
 }
 
+/// Pages the writer keeps in memory: the ends of all tables, and those of the trials that run.
+const CACHE_KIBIBYTES: i64 = 32 << 10;
+
 fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIBIBYTES)?;
+    keep_plans(&connection)?;
     connection.set_prepared_statement_cache_capacity(64);
     schema::prepare(&mut connection, &path.display().to_string())?;
     Ok(connection)
+}
+
+/// Statements are planned once, not for each value they are bound to. Without this SQLite may prepare a cached statement
+/// anew every time it is run.
+fn keep_plans(connection: &Connection) -> Result<(), StoreError> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
 }
 
 fn open_reader(path: &Path) -> Result<Connection, StoreError> {
@@ -211,5 +228,6 @@ fn open_reader(path: &Path) -> Result<Connection, StoreError> {
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
     connection.busy_timeout(Duration::from_secs(5))?;
+    keep_plans(&connection)?;
     Ok(connection)
 }

@@ -6,6 +6,7 @@ use plateau_common::identity::TrialId;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{StoreError, open_reader};
+use crate::core::Subject;
 
 /// A read-only connection; sees what is committed.
 pub struct Reader {
@@ -17,7 +18,7 @@ pub struct Reader {
 pub struct ChunkRow {
     /// Attempt that reported it.
     pub attempt: u64,
-    /// Compressed canonical bytes.
+    /// Its stored form.
     pub data: Vec<u8>,
 }
 
@@ -99,11 +100,18 @@ impl Reader {
         Ok(statement.query_row([sweep as i64], |row| row.get(0)).optional()?.flatten())
     }
 
+    /// The number of a trial in the tables; none for a trial that nothing is known of.
+    pub(super) fn number(&self, trial: TrialId) -> Result<Option<i64>, StoreError> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT number FROM trial_numbers WHERE id = ?1")?;
+        Ok(statement.query_row([trial.to_string()], |row| row.get(0)).optional()?)
+    }
+
     /// The resolved configuration of a trial as canonical JSON.
     pub fn configuration(&self, trial: TrialId) -> Result<Option<String>, StoreError> {
         let mut statement =
             self.connection.prepare_cached("SELECT json FROM configurations WHERE trial = ?1")?;
-        Ok(statement.query_row([trial.to_string()], |row| row.get(0)).optional()?)
+        Ok(statement.query_row([self.number(trial)?], |row| row.get(0)).optional()?)
     }
 
     /// The attempts of a trial in order.
@@ -111,7 +119,7 @@ impl Reader {
         let mut statement = self.connection.prepare_cached(
             "SELECT attempt, agent, from_step, started IS NOT NULL FROM attempts WHERE trial = ?1 ORDER BY attempt",
         )?;
-        let rows = statement.query_map([trial.to_string()], |row| {
+        let rows = statement.query_map([self.number(trial)?], |row| {
             Ok(AttemptRecord {
                 attempt: row.get::<_, i64>(0)?.max(0) as u64,
                 agent: row.get(1)?,
@@ -127,7 +135,7 @@ impl Reader {
         let mut statement = self
             .connection
             .prepare_cached("SELECT attempt, data FROM metrics WHERE trial = ?1 ORDER BY attempt, chunk")?;
-        let rows = statement.query_map([trial.to_string()], |row| {
+        let rows = statement.query_map([self.number(trial)?], |row| {
             Ok(ChunkRow { attempt: row.get::<_, i64>(0)?.max(0) as u64, data: row.get(1)? })
         })?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
@@ -139,8 +147,9 @@ impl Reader {
             "SELECT at, level, message FROM logs WHERE trial = ?1 AND attempt = ?2 ORDER BY number",
         )?;
         let mut logs = Vec::new();
+        let number = self.number(trial)?;
         for attempt in self.attempts(trial)? {
-            let rows = statement.query_map(params![trial.to_string(), attempt.attempt as i64], |row| {
+            let rows = statement.query_map(params![number, attempt.attempt as i64], |row| {
                 Ok(LogRow { at: row.get(0)?, level: row.get(1)?, message: row.get(2)? })
             })?;
             let lines = rows.collect::<rusqlite::Result<_>>()?;
@@ -149,13 +158,20 @@ impl Reader {
         Ok(logs)
     }
 
-    /// The history of a subject (see [`crate::core::Subject::key`]), oldest first.
-    pub fn history(&self, subject: &str) -> Result<Vec<HistoryRow>, StoreError> {
+    /// The history of a trial, sweep or agent, oldest first.
+    pub fn history(&self, subject: &Subject) -> Result<Vec<HistoryRow>, StoreError> {
+        let read = |row: &rusqlite::Row<'_>| Ok(HistoryRow { at: row.get(0)?, event: row.get(1)? });
+        if let Subject::Trial(trial) = subject {
+            let mut statement = self
+                .connection
+                .prepare_cached("SELECT at, event FROM trial_history WHERE trial = ?1 ORDER BY number")?;
+            let rows = statement.query_map([self.number(*trial)?], read)?;
+            return Ok(rows.collect::<rusqlite::Result<_>>()?);
+        }
         let mut statement = self
             .connection
             .prepare_cached("SELECT at, event FROM history WHERE subject = ?1 ORDER BY number")?;
-        let rows =
-            statement.query_map([subject], |row| Ok(HistoryRow { at: row.get(0)?, event: row.get(1)? }))?;
+        let rows = statement.query_map([subject.key()], read)?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 }

@@ -8,7 +8,7 @@ use super::StoreError;
 pub const VERSION: i64 = MIGRATIONS.len() as i64 + 1;
 
 /// The tables of version 1. A new file gets these and then every migration, as an old file does.
-const TABLES: &str = "
+pub(super) const TABLES: &str = "
 CREATE TABLE sweeps (
     number INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
@@ -110,14 +110,151 @@ CREATE TABLE history (
 ";
 
 /// The first leads from version 1 to version 2, and so on. One that was released is never changed.
-const MIGRATIONS: [&str; 3] = [
+pub(super) const MIGRATIONS: [&str; 4] = [
     // Why an agent is given nothing more; none: it is not drained.
     "ALTER TABLE agents ADD COLUMN drained TEXT",
     // Which checkpoints are kept for good; none: only the newest.
     "ALTER TABLE trials ADD COLUMN keep_every INTEGER",
     // Agents lost with a trial.
     "ALTER TABLE trials ADD COLUMN losses INTEGER NOT NULL DEFAULT 0",
+    NUMBERED_TRIALS,
 ];
+
+/// Trials get numbers in the order of their submission, which is about the order they run in, and every table about trials is
+/// keyed by them: what one commit writes then lies side by side. Keyed by ids, which are hashes, each row of a commit lies
+/// on a page of its own, and the cost of a trial grows with the number of trials. The history of trials gets a table of its
+/// own.
+const NUMBERED_TRIALS: &str = "
+CREATE TABLE trial_numbers (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE
+);
+INSERT INTO trial_numbers (id) SELECT trial FROM members GROUP BY trial ORDER BY min(sweep), min(position);
+INSERT OR IGNORE INTO trial_numbers (id)
+    SELECT id FROM trials UNION SELECT trial FROM configurations UNION SELECT trial FROM attempts
+    UNION SELECT trial FROM checkpoints UNION SELECT trial FROM metrics UNION SELECT trial FROM logs;
+
+ALTER TABLE members RENAME TO old_members;
+CREATE TABLE members (
+    sweep INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    trial INTEGER NOT NULL,
+    budget INTEGER NOT NULL,
+    cohort TEXT NOT NULL,
+    cost INTEGER NOT NULL,
+    PRIMARY KEY (sweep, position)
+) WITHOUT ROWID;
+INSERT INTO members SELECT sweep, position, number, budget, cohort, cost
+    FROM old_members JOIN trial_numbers ON id = trial ORDER BY sweep, position;
+DROP TABLE old_members;
+
+ALTER TABLE configurations RENAME TO old_configurations;
+CREATE TABLE configurations (
+    trial INTEGER PRIMARY KEY,
+    json TEXT NOT NULL
+);
+INSERT INTO configurations SELECT number, json
+    FROM trial_numbers JOIN old_configurations ON trial = id ORDER BY number;
+DROP TABLE old_configurations;
+
+ALTER TABLE trials RENAME TO old_trials;
+CREATE TABLE trials (
+    trial INTEGER PRIMARY KEY,
+    state TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    step INTEGER NOT NULL,
+    completed_step INTEGER NOT NULL,
+    diverged_at INTEGER,
+    reason TEXT NOT NULL,
+    train_seconds REAL NOT NULL,
+    crashes INTEGER NOT NULL,
+    crashed_on TEXT NOT NULL,
+    alone INTEGER NOT NULL,
+    keep INTEGER NOT NULL,
+    ending_attempt INTEGER,
+    ending_kind TEXT,
+    ending_step INTEGER,
+    ending_detail TEXT,
+    ending_hash TEXT,
+    lease_agent TEXT,
+    lease_incarnation TEXT,
+    lease_budget INTEGER,
+    lease_from INTEGER,
+    lease_revoked INTEGER,
+    keep_every INTEGER,
+    losses INTEGER NOT NULL
+);
+INSERT INTO trials SELECT number, state, attempt, step, completed_step, diverged_at, reason, train_seconds, crashes,
+        crashed_on, alone, keep, ending_attempt, ending_kind, ending_step, ending_detail, ending_hash, lease_agent,
+        lease_incarnation, lease_budget, lease_from, lease_revoked, keep_every, losses
+    FROM trial_numbers JOIN old_trials USING (id) ORDER BY number;
+DROP TABLE old_trials;
+
+ALTER TABLE attempts RENAME TO old_attempts;
+CREATE TABLE attempts (
+    trial INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    agent TEXT NOT NULL,
+    granted INTEGER NOT NULL,
+    from_step INTEGER NOT NULL,
+    started INTEGER,
+    PRIMARY KEY (trial, attempt)
+) WITHOUT ROWID;
+INSERT INTO attempts SELECT number, attempt, agent, granted, from_step, started
+    FROM trial_numbers JOIN old_attempts ON trial = id ORDER BY number, attempt;
+DROP TABLE old_attempts;
+
+ALTER TABLE checkpoints RENAME TO old_checkpoints;
+CREATE TABLE checkpoints (
+    trial INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    step INTEGER NOT NULL,
+    weights_hash TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    PRIMARY KEY (trial, attempt, step)
+) WITHOUT ROWID;
+INSERT INTO checkpoints SELECT number, attempt, step, weights_hash, bytes
+    FROM trial_numbers JOIN old_checkpoints ON trial = id ORDER BY number, attempt, step;
+DROP TABLE old_checkpoints;
+
+ALTER TABLE metrics RENAME TO old_metrics;
+CREATE TABLE metrics (
+    trial INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    chunk INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    data BLOB NOT NULL,
+    UNIQUE (trial, attempt, chunk)
+);
+INSERT INTO metrics SELECT number, attempt, chunk, digest, data
+    FROM trial_numbers JOIN old_metrics ON trial = id ORDER BY number, attempt, chunk;
+DROP TABLE old_metrics;
+
+ALTER TABLE logs RENAME TO old_logs;
+CREATE TABLE logs (
+    trial INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    level TEXT NOT NULL,
+    message TEXT NOT NULL,
+    PRIMARY KEY (trial, number)
+) WITHOUT ROWID;
+INSERT INTO logs SELECT trial_numbers.number, old_logs.number, attempt, at, level, message
+    FROM trial_numbers JOIN old_logs ON trial = id ORDER BY trial_numbers.number, old_logs.number;
+DROP TABLE old_logs;
+
+CREATE TABLE trial_history (
+    trial INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    event TEXT NOT NULL,
+    PRIMARY KEY (trial, number)
+) WITHOUT ROWID;
+INSERT INTO trial_history SELECT trial_numbers.number, history.number, at, event
+    FROM trial_numbers JOIN history ON subject = 'trial/' || id ORDER BY trial_numbers.number, history.number;
+DELETE FROM history WHERE subject LIKE 'trial/%';
+";
 
 /// The id of the data directory, one row. Not among [`TABLES`]: files of this version made before it get it at their
 /// next opening.

@@ -1,5 +1,7 @@
 //! Effects into rows: one transaction per batch.
 
+use std::collections::{BTreeMap, HashMap};
+
 use plateau_common::identity::TrialId;
 use plateau_common::limits;
 use plateau_common::trial::Ending;
@@ -9,7 +11,7 @@ use super::{Store, StoreError};
 use crate::core::{Agent, LeaseKey, State, Subject, SweepMode, Trial, Write};
 
 impl Subject {
-    /// The subject as a key of the history.
+    /// The subject as a key of its history.
     pub fn key(&self) -> String {
         match self {
             Subject::Trial(id) => format!("trial/{id}"),
@@ -31,13 +33,18 @@ pub(super) fn mode_word(mode: SweepMode) -> &'static str {
 /// A batch being written; nothing of it exists until [`Batch::commit`] returns.
 pub struct Batch<'a> {
     transaction: Transaction<'a>,
+    numbers: &'a mut HashMap<TrialId, i64>,
+    /// Trials as the batch leaves them: what happens to a trial within one batch becomes one row.
+    trials: BTreeMap<i64, Box<Trial>>,
     now: i64,
 }
 
 impl Store {
-    /// Begins a batch at the wall time `now` (milliseconds since 1970 UTC, for display).
+    /// Begins a batch at the wall time `now` (milliseconds since 1970 UTC, for display). A batch that was given up may have
+    /// numbered trials that do not exist, so nothing may be written after it: a failed write is fatal.
     pub fn begin(&mut self, now: i64) -> Result<Batch<'_>, StoreError> {
-        Ok(Batch { transaction: self.connection.transaction()?, now })
+        let transaction = self.connection.transaction()?;
+        Ok(Batch { transaction, numbers: &mut self.numbers, trials: BTreeMap::new(), now })
     }
 }
 
@@ -48,73 +55,107 @@ fn number(value: u64) -> i64 {
 
 impl Batch<'_> {
     /// Makes the batch durable.
-    pub fn commit(self) -> Result<(), StoreError> {
+    pub fn commit(mut self) -> Result<(), StoreError> {
+        for (number, trial) in std::mem::take(&mut self.trials) {
+            self.trial(number, &trial)?;
+        }
         Ok(self.transaction.commit()?)
+    }
+
+    /// The number of a trial in the tables, if it has one.
+    fn known_number(&mut self, id: TrialId) -> Result<Option<i64>, StoreError> {
+        if let Some(known) = self.numbers.get(&id) {
+            return Ok(Some(*known));
+        }
+        let mut statement =
+            self.transaction.prepare_cached("SELECT number FROM trial_numbers WHERE id = ?1")?;
+        let found = statement.query_row([id.to_string()], |row| row.get(0)).optional()?;
+        if let Some(found) = found {
+            self.numbers.insert(id, found);
+        }
+        Ok(found)
+    }
+
+    /// The number of a trial in the tables; the next one for a trial that is new.
+    fn number_of(&mut self, id: TrialId) -> Result<i64, StoreError> {
+        if let Some(known) = self.known_number(id)? {
+            return Ok(known);
+        }
+        let mut statement = self.transaction.prepare_cached("INSERT INTO trial_numbers (id) VALUES (?1)")?;
+        let new = statement.insert([id.to_string()])?;
+        self.numbers.insert(id, new);
+        Ok(new)
     }
 
     /// Stores resolved configurations; those of trials already known are replaced (they differ in what is no part of a
     /// trial's identity only).
-    pub fn put_configurations(&self, configurations: &[(TrialId, String)]) -> Result<(), StoreError> {
-        let mut statement = self
-            .transaction
-            .prepare_cached("INSERT OR REPLACE INTO configurations (trial, json) VALUES (?1, ?2)")?;
+    pub fn put_configurations(&mut self, configurations: &[(TrialId, String)]) -> Result<(), StoreError> {
         for (trial, json) in configurations {
-            statement.execute(params![trial.to_string(), json])?;
+            let trial = self.number_of(*trial)?;
+            self.transaction
+                .prepare_cached("INSERT OR REPLACE INTO configurations (trial, json) VALUES (?1, ?2)")?
+                .execute(params![trial, json])?;
         }
         Ok(())
     }
 
     /// The resolved configuration of a trial as canonical JSON.
-    pub fn configuration(&self, trial: TrialId) -> Result<Option<String>, StoreError> {
+    pub fn configuration(&mut self, trial: TrialId) -> Result<Option<String>, StoreError> {
+        let Some(trial) = self.known_number(trial)? else { return Ok(None) };
         let mut statement =
             self.transaction.prepare_cached("SELECT json FROM configurations WHERE trial = ?1")?;
-        Ok(statement.query_row([trial.to_string()], |row| row.get(0)).optional()?)
+        Ok(statement.query_row([trial], |row| row.get(0)).optional()?)
     }
 
     /// The digest recorded for a chunk of metrics, if it is.
-    pub fn chunk_digest(&self, lease: LeaseKey, chunk: u64) -> Result<Option<[u8; 32]>, StoreError> {
+    pub fn chunk_digest(&mut self, lease: LeaseKey, chunk: u64) -> Result<Option<[u8; 32]>, StoreError> {
+        let Some(trial) = self.known_number(lease.trial)? else { return Ok(None) };
         let mut statement = self
             .transaction
             .prepare_cached("SELECT digest FROM metrics WHERE trial = ?1 AND attempt = ?2 AND chunk = ?3")?;
-        let row = params![lease.trial.to_string(), number(lease.attempt), number(chunk)];
+        let row = params![trial, number(lease.attempt), number(chunk)];
         Ok(statement.query_row(row, |row| row.get(0)).optional()?)
     }
 
     /// Writes one effect; `state` is the state after the input that caused it.
-    pub fn write(&self, write: &Write, state: &State) -> Result<(), StoreError> {
+    pub fn write(&mut self, write: Write, state: &State) -> Result<(), StoreError> {
         match write {
-            Write::Trial(id, trial) => self.trial(*id, trial),
-            Write::Sweep(sweep) => self.sweep(*sweep, state),
-            Write::SweepStudy { sweep, source, shapes } => self.study(*sweep, source, shapes, state),
-            Write::Agent(name, agent) => self.agent(name, agent),
+            Write::Trial(id, trial) => {
+                let number = self.number_of(id)?;
+                self.trials.insert(number, trial);
+                Ok(())
+            }
+            Write::Sweep(sweep) => self.sweep(sweep, state),
+            Write::SweepStudy { sweep, source, shapes } => self.study(sweep, &source, &shapes, state),
+            Write::Agent(name, agent) => self.agent(&name, &agent),
             Write::AgentForgotten(name) => {
-                self.transaction.prepare_cached("DELETE FROM agents WHERE name = ?1")?.execute([name])?;
-                let subject = Subject::Agent(name.clone()).key();
+                self.transaction.prepare_cached("DELETE FROM agents WHERE name = ?1")?.execute([&name])?;
+                let subject = Subject::Agent(name).key();
                 self.transaction
                     .prepare_cached("DELETE FROM history WHERE subject = ?1")?
                     .execute([subject])?;
                 Ok(())
             }
             Write::Attempt { lease, agent, from_step } => {
+                let trial = self.number_of(lease.trial)?;
                 let mut statement = self.transaction.prepare_cached(
                     "INSERT INTO attempts (trial, attempt, agent, granted, from_step) VALUES (?1, ?2, ?3, ?4, ?5)",
                 )?;
-                let trial = lease.trial.to_string();
                 statement.execute(params![
                     trial,
                     number(lease.attempt),
                     agent,
                     self.now,
-                    number(*from_step)
+                    number(from_step)
                 ])?;
                 Ok(())
             }
             Write::AttemptStarted { lease, from_step } => {
+                let trial = self.number_of(lease.trial)?;
                 let mut statement = self.transaction.prepare_cached(
                     "UPDATE attempts SET started = ?3, from_step = ?4 WHERE trial = ?1 AND attempt = ?2",
                 )?;
-                let trial = lease.trial.to_string();
-                statement.execute(params![trial, number(lease.attempt), self.now, number(*from_step)])?;
+                statement.execute(params![trial, number(lease.attempt), self.now, number(from_step)])?;
                 Ok(())
             }
             Write::Shape(cohort, shape) => {
@@ -130,7 +171,7 @@ impl Batch<'_> {
                 Ok(())
             }
             Write::Throughput(key) => {
-                let Some(known) = state.throughput.get(key) else { return Ok(()) };
+                let Some(known) = state.throughput.get(&key) else { return Ok(()) };
                 let points: Vec<(u32, f64)> = known.curve.points().collect();
                 let mut statement = self
                     .transaction
@@ -148,21 +189,22 @@ impl Batch<'_> {
                 Ok(())
             }
             Write::Metrics { lease, chunk, digest, data } => {
+                let trial = self.number_of(lease.trial)?;
                 let mut statement = self.transaction.prepare_cached(
                     "INSERT INTO metrics (trial, attempt, chunk, digest, data) VALUES (?1, ?2, ?3, ?4, ?5)",
                 )?;
-                let trial = lease.trial.to_string();
-                statement.execute(params![trial, number(lease.attempt), number(*chunk), digest, data])?;
+                statement.execute(params![trial, number(lease.attempt), number(chunk), digest, data])?;
                 Ok(())
             }
-            Write::Log { lease, lines } => self.log(*lease, lines),
+            Write::Log { lease, lines } => self.log(lease, &lines),
             Write::Checkpoint(trial, checkpoint) => {
+                let trial = self.number_of(trial)?;
                 let mut statement = self.transaction.prepare_cached(
                     "INSERT OR REPLACE INTO checkpoints (trial, attempt, step, weights_hash, bytes)
                      VALUES (?1, ?2, ?3, ?4, ?5)",
                 )?;
                 statement.execute(params![
-                    trial.to_string(),
+                    trial,
                     number(checkpoint.attempt),
                     number(checkpoint.step),
                     checkpoint.weights_hash,
@@ -171,18 +213,19 @@ impl Batch<'_> {
                 Ok(())
             }
             Write::CheckpointForgotten(trial, checkpoint) => {
+                let trial = self.number_of(trial)?;
                 let mut statement = self.transaction.prepare_cached(
                     "DELETE FROM checkpoints WHERE trial = ?1 AND attempt = ?2 AND step = ?3",
                 )?;
-                let trial = trial.to_string();
                 statement.execute(params![trial, number(checkpoint.attempt), number(checkpoint.step)])?;
                 Ok(())
             }
-            Write::History(subject, event) => self.history(&subject.key(), event),
+            Write::History(Subject::Trial(id), event) => self.trial_history(id, &event),
+            Write::History(subject, event) => self.history(&subject.key(), &event),
         }
     }
 
-    fn trial(&self, id: TrialId, trial: &Trial) -> Result<(), StoreError> {
+    fn trial(&self, trial_number: i64, trial: &Trial) -> Result<(), StoreError> {
         let mut statement = self.transaction.prepare_cached(
             "INSERT OR REPLACE INTO trials VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
              ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)",
@@ -197,7 +240,7 @@ impl Batch<'_> {
         let lease = trial.lease.as_ref();
         let crashed_on: Vec<&str> = trial.crashed_on.iter().map(String::as_str).collect();
         statement.execute(params![
-            id.to_string(),
+            trial_number,
             trial.state.name(),
             number(trial.attempt),
             number(trial.step),
@@ -249,7 +292,7 @@ impl Batch<'_> {
     }
 
     fn study(
-        &self,
+        &mut self,
         sweep: u64,
         source: &[u8],
         shapes: &[(u128, u64)],
@@ -260,14 +303,15 @@ impl Batch<'_> {
         self.transaction
             .execute("UPDATE sweeps SET source = ?2 WHERE number = ?1", params![number(sweep), source])?;
         self.transaction.execute("DELETE FROM members WHERE sweep = ?1", [number(sweep)])?;
-        let mut members = self.transaction.prepare_cached(
-            "INSERT INTO members (sweep, position, trial, budget, cohort, cost) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )?;
         for (position, (member, (cohort, cost))) in record.members.iter().zip(shapes).enumerate() {
+            let trial = self.number_of(member.trial)?;
+            let mut members = self.transaction.prepare_cached(
+                "INSERT INTO members (sweep, position, trial, budget, cohort, cost) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?;
             members.execute(params![
                 number(sweep),
                 number(position as u64),
-                member.trial.to_string(),
+                trial,
                 number(member.budget),
                 format!("{cohort:032x}"),
                 number(*cost),
@@ -293,11 +337,11 @@ impl Batch<'_> {
     }
 
     /// Appends lines to a trial's log, which keeps its last [`limits::MAX_LOG_LINES_PER_TRIAL`].
-    fn log(&self, lease: LeaseKey, lines: &[(i64, String, String)]) -> Result<(), StoreError> {
-        let trial = lease.trial.to_string();
+    fn log(&mut self, lease: LeaseKey, lines: &[(i64, String, String)]) -> Result<(), StoreError> {
+        let trial = self.number_of(lease.trial)?;
         let mut last =
             self.transaction.prepare_cached("SELECT coalesce(max(number), 0) FROM logs WHERE trial = ?1")?;
-        let mut line_number: i64 = last.query_row([&trial], |row| row.get(0))?;
+        let mut line_number: i64 = last.query_row([trial], |row| row.get(0))?;
         let mut insert =
             self.transaction.prepare_cached("INSERT INTO logs VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
         for (at, level, message) in lines {
@@ -311,6 +355,26 @@ impl Batch<'_> {
         Ok(())
     }
 
+    /// Appends to the history of a trial, which keeps its last [`limits::MAX_HISTORY_EVENTS`].
+    fn trial_history(&mut self, id: TrialId, event: &str) -> Result<(), StoreError> {
+        let trial = self.number_of(id)?;
+        let mut last = self
+            .transaction
+            .prepare_cached("SELECT coalesce(max(number), 0) FROM trial_history WHERE trial = ?1")?;
+        let next: i64 = last.query_row([trial], |row| row.get::<_, i64>(0))? + 1;
+        self.transaction
+            .prepare_cached("INSERT INTO trial_history VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![trial, next, self.now, event])?;
+        let surplus = next - number(limits::MAX_HISTORY_EVENTS);
+        if surplus > 0 {
+            self.transaction
+                .prepare_cached("DELETE FROM trial_history WHERE trial = ?1 AND number <= ?2")?
+                .execute(params![trial, surplus])?;
+        }
+        Ok(())
+    }
+
+    /// Appends to the history of a sweep or an agent, which keeps as many.
     fn history(&self, subject: &str, event: &str) -> Result<(), StoreError> {
         let mut last = self
             .transaction
@@ -319,9 +383,12 @@ impl Batch<'_> {
         self.transaction
             .prepare_cached("INSERT INTO history VALUES (?1, ?2, ?3, ?4)")?
             .execute(params![subject, next, self.now, event])?;
-        self.transaction
-            .prepare_cached("DELETE FROM history WHERE subject = ?1 AND number <= ?2")?
-            .execute(params![subject, next - number(limits::MAX_HISTORY_EVENTS)])?;
+        let surplus = next - number(limits::MAX_HISTORY_EVENTS);
+        if surplus > 0 {
+            self.transaction
+                .prepare_cached("DELETE FROM history WHERE subject = ?1 AND number <= ?2")?
+                .execute(params![subject, surplus])?;
+        }
         Ok(())
     }
 }

@@ -296,7 +296,8 @@ async fn results_that_cannot_be_read_end_in_an_error() {
     let sweep = submit(&mut client, STUDY).await.sweep;
     let last = results(&mut client, &sweep).await.pop().unwrap().trial.unwrap().trial;
     let database = rusqlite::Connection::open(data.path().join("coordinator.sqlite")).unwrap();
-    assert_eq!(database.execute("DELETE FROM configurations WHERE trial = ?1", [&last]).unwrap(), 1);
+    let delete = "DELETE FROM configurations WHERE trial = (SELECT number FROM trial_numbers WHERE id = ?1)";
+    assert_eq!(database.execute(delete, [&last]).unwrap(), 1);
     let request = v1::GetResultsRequest { sweep };
     let mut stream = client.get_results(request).await.unwrap().into_inner();
     for _ in 0..7 {

@@ -42,14 +42,21 @@ fn change(data: &Path, statement: &str) {
 
 /// The id of the first trial, which the changes are about.
 fn first(data: &Path) -> String {
-    database(data).query_row("SELECT min(id) FROM trials", [], |row| row.get(0)).unwrap()
+    database(data).query_row("SELECT min(id) FROM trial_numbers", [], |row| row.get(0)).unwrap()
 }
 
-/// The one finding after a change of the tables; `{}` stands for the first trial's id.
+/// Changes rows of a trial; `{}` stands for its number in the tables.
+fn change_of(data: &Path, trial: &str, statement: &str) {
+    let number = "SELECT number FROM trial_numbers WHERE id = ?1";
+    let number: i64 = database(data).query_row(number, [trial], |row| row.get(0)).unwrap();
+    change(data, &statement.replace("{}", &number.to_string()));
+}
+
+/// The one finding after a change of the first trial's rows.
 async fn found_after(statement: &str) -> (Kind, String) {
     let data = finished().await;
     let trial = first(data.path());
-    change(data.path(), &statement.replace("{}", &trial));
+    change_of(data.path(), &trial, statement);
     let report = verified(data.path()).await;
     let [finding] = report.findings.as_slice() else { panic!("{statement}: {:?}", report.findings) };
     assert!(finding.place.contains(&trial), "{finding:?}");
@@ -108,43 +115,44 @@ async fn a_directory_whose_coordinator_was_killed_is_read_with_its_log() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_contradict_each_other_are_found() {
-    let (kind, problem) = found_after("UPDATE trials SET ending_kind = NULL WHERE id = '{}'").await;
+    let (kind, problem) = found_after("UPDATE trials SET ending_kind = NULL WHERE trial = {}").await;
     assert_eq!(kind, Kind::Trial);
     assert!(problem.contains("in part"), "{problem}");
     let unended =
-        "UPDATE trials SET ending_kind = NULL, ending_attempt = NULL, ending_step = NULL WHERE id = '{}'";
+        "UPDATE trials SET ending_kind = NULL, ending_attempt = NULL, ending_step = NULL WHERE trial = {}";
     let (kind, problem) = found_after(unended).await;
     assert_eq!((kind, problem.as_str()), (Kind::Trial, "it is completed, and its recorded ending is none"));
     let gap =
-        "INSERT INTO attempts SELECT trial, 3, agent, granted, 0, started FROM attempts WHERE trial = '{}'";
+        "INSERT INTO attempts SELECT trial, 3, agent, granted, 0, started FROM attempts WHERE trial = {}";
     let (kind, problem) = found_after(gap).await;
     assert_eq!((kind, problem.as_str()), (Kind::Attempt, "attempt 2 is missing: the next is 3"));
-    let (kind, problem) = found_after("UPDATE trials SET attempt = 3 WHERE id = '{}'").await;
+    let (kind, problem) = found_after("UPDATE trials SET attempt = 3 WHERE trial = {}").await;
     assert_eq!((kind, problem.as_str()), (Kind::Attempt, "there are 1, the trial counts 3"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_configuration_that_is_not_the_trials_is_found() {
-    let other = "UPDATE configurations SET json = replace(json, '\"modulus\":7', '\"modulus\":11') WHERE trial = '{}'";
+    let other =
+        "UPDATE configurations SET json = replace(json, '\"modulus\":7', '\"modulus\":11') WHERE trial = {}";
     let (kind, problem) = found_after(other).await;
     assert_eq!(kind, Kind::Configuration);
     assert!(problem.starts_with("it is that of trial "), "{problem}");
-    let (kind, problem) = found_after("DELETE FROM configurations WHERE trial = '{}'").await;
+    let (kind, problem) = found_after("DELETE FROM configurations WHERE trial = {}").await;
     assert_eq!((kind, problem.as_str()), (Kind::Configuration, "it is missing"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_with_gaps_doubles_or_other_bytes_are_found() {
-    let (kind, problem) = found_after("DELETE FROM metrics WHERE trial = '{}' AND chunk = 0").await;
+    let (kind, problem) = found_after("DELETE FROM metrics WHERE trial = {} AND chunk = 0").await;
     assert_eq!((kind, problem.as_str()), (Kind::Metrics, "attempt 1 lacks chunk 0: the next is 1"));
-    let digest = "UPDATE metrics SET digest = zeroblob(32) WHERE trial = '{}' AND chunk = 1";
+    let digest = "UPDATE metrics SET digest = zeroblob(32) WHERE trial = {} AND chunk = 1";
     let (kind, problem) = found_after(digest).await;
     assert_eq!(kind, Kind::Metrics);
     assert!(problem.starts_with("attempt 1, chunk 1: its bytes do not have"), "{problem}");
-    let double = "INSERT INTO metrics SELECT trial, attempt, 2, digest, data FROM metrics WHERE trial = '{}' AND chunk = 1";
+    let double = "INSERT INTO metrics SELECT trial, attempt, 2, digest, data FROM metrics WHERE trial = {} AND chunk = 1";
     let data = finished().await;
     let trial = first(data.path());
-    change(data.path(), &double.replace("{}", &trial));
+    change_of(data.path(), &trial, double);
     let report = verified(data.path()).await;
     assert!(report.findings.iter().all(|found| found.kind == Kind::Metrics), "{:?}", report.findings);
     assert_eq!(report.findings[0].problem, "attempt 1, chunk 2: step 5 follows step 10");
@@ -155,7 +163,7 @@ async fn metrics_that_a_checkpoint_builds_on_and_are_not_there_are_found() {
     // The last chunk: nothing about the numbers shows that there was one.
     let data = finished().await;
     let trial = first(data.path());
-    change(data.path(), &format!("DELETE FROM metrics WHERE trial = '{trial}' AND chunk = 1"));
+    change_of(data.path(), &trial, "DELETE FROM metrics WHERE trial = {} AND chunk = 1");
     let report = verified(data.path()).await;
     let problems: Vec<&str> = report.findings.iter().map(|found| found.problem.as_str()).collect();
     // Of what is completed, and of what the checkpoint at its end would continue.
@@ -181,7 +189,7 @@ async fn the_state_that_diverged_is_saved_and_needs_no_measurement() {
     running.stop().await.unwrap();
     assert_eq!(verified(data.path()).await.findings, []);
     // A checkpoint of any other kind is never ahead of its metrics.
-    change(data.path(), &format!("UPDATE trials SET diverged_at = 8 WHERE id = '{trial}'"));
+    change_of(data.path(), &trial, "UPDATE trials SET diverged_at = 8 WHERE trial = {}");
     let report = verified(data.path()).await;
     let [finding] = report.findings.as_slice() else { panic!("{:?}", report.findings) };
     assert_eq!(finding.problem, "step 7 was due and is missing, although step 7 is recorded");
@@ -207,7 +215,7 @@ async fn a_checkpoint_that_is_damaged_or_not_as_recorded_is_found() {
     }
     let data = finished().await;
     let trial = first(data.path());
-    change(data.path(), &format!("UPDATE checkpoints SET weights_hash = 'other' WHERE trial = '{trial}'"));
+    change_of(data.path(), &trial, "UPDATE checkpoints SET weights_hash = 'other' WHERE trial = {}");
     let report = verified(data.path()).await;
     assert_eq!(report.findings[0].problem, "its weights are not those that were recorded");
 }

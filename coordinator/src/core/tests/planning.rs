@@ -86,6 +86,17 @@ fn cohorts_of_short_trials_last_a_moment_and_none_is_larger_than_its_share() {
 }
 
 #[test]
+fn what_was_placed_in_this_round_no_longer_waits() {
+    let mut world = World::new();
+    for name in ["a", "b", "c"] {
+        world.connect_with(name, "1", vec![], |agent| agent.max_cohort = 64);
+        assert!(world.idle(name).is_empty());
+    }
+    world.submit("s", trials(1..=9, 10, 0));
+    assert_eq!(sizes(&world), [3, 3, 3]);
+}
+
+#[test]
 fn what_was_observed_in_training_never_replaces_a_measurement_and_both_survive_a_restart() {
     let mut world = card();
     let observed = |size, rate| Report::Throughput {

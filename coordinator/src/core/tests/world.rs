@@ -73,17 +73,17 @@ impl World {
         let effects = apply(&mut self.state, input, self.now);
         invariants::check(&self.state).unwrap();
         let mut answer = None;
-        let batch = self.store.as_mut().unwrap().begin(0).unwrap();
+        let mut batch = self.store.as_mut().unwrap().begin(0).unwrap();
         for effect in effects {
             match effect {
                 Effect::Write(write) => {
-                    batch.write(&write, &self.state).unwrap();
-                    if let Write::Metrics { lease, chunk, digest, .. } = write {
+                    if let Write::Metrics { lease, chunk, digest, .. } = &write {
                         assert!(
-                            self.chunks.insert((lease, chunk), digest).is_none(),
+                            self.chunks.insert((*lease, *chunk), *digest).is_none(),
                             "a chunk was recorded twice"
                         );
                     }
+                    batch.write(write, &self.state).unwrap();
                 }
                 Effect::Send { session, message } => {
                     if let ToAgent::Grant { leases: granted, .. } = &message {
@@ -204,7 +204,7 @@ impl World {
     /// What is stored of somebody's history, oldest first.
     pub fn history(&self, subject: &Subject) -> Vec<String> {
         let reader = self.store.as_ref().unwrap().reader().unwrap();
-        reader.history(&subject.key()).unwrap().into_iter().map(|row| row.event).collect()
+        reader.history(subject).unwrap().into_iter().map(|row| row.event).collect()
     }
 
     pub fn state_of(&self, number: u8) -> TrialState {
