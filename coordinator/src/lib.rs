@@ -2,7 +2,7 @@
 //!
 //! `core` decides (pure), `engine` owns the state on one thread and makes every decision durable before it leaves,
 //! `store` is SQLite, `checkpoints` the object store, `rpc` the gRPC services, `verify` looks
-//! over a directory at rest, `backup` copies one. [`start`] puts them together.
+//! over a directory at rest, `backup` copies one, `retention` deletes what nothing names. [`start`] puts them together.
 //!
 //! `access` decides who may call what. Deliberately absent: training and tensors; statistics.
 
@@ -12,6 +12,7 @@ pub mod checkpoints;
 pub mod core;
 pub mod disk;
 pub mod engine;
+mod retention;
 pub mod rpc;
 mod service;
 pub mod store;

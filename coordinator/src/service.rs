@@ -16,6 +16,7 @@ use crate::access::{self, Guard, KeysFolder, Live, TokenFile};
 use crate::checkpoints::Checkpoints;
 use crate::core::Input;
 use crate::engine::{self, EngineEnd, Handle};
+use crate::retention::{self, Orphans};
 use crate::rpc;
 use crate::store::{Store, StoreError};
 
@@ -53,6 +54,8 @@ pub struct Running {
     server_stop: Option<oneshot::Sender<()>>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     ticker: JoinHandle<()>,
+    /// Deletes files that nothing names.
+    sweeper: JoinHandle<()>,
     /// Follows the list of tokens, where there is one.
     tokens: Option<JoinHandle<()>>,
     end: EngineEnd,
@@ -91,7 +94,9 @@ pub async fn start(options: Options) -> Result<Running> {
     write_address(&address_file, local_addr, keys.is_some())?;
 
     let (stop, stopping) = watch::channel(false);
-    let context = rpc::Context { engine: engine.clone(), checkpoints, database, stopping };
+    let orphans = Orphans::default();
+    let sweeper = tokio::spawn(retention::watch(orphans.clone(), engine.clone(), checkpoints.clone()));
+    let context = rpc::Context { engine: engine.clone(), checkpoints, database, stopping, orphans };
     let (server_stop, server_stopped) = oneshot::channel::<()>();
     let live = keys.as_ref().map(|keys| Arc::clone(&keys.live));
     let builder = match &keys {
@@ -109,6 +114,7 @@ pub async fn start(options: Options) -> Result<Running> {
         server_stop: Some(server_stop),
         server,
         ticker,
+        sweeper,
         tokens,
         end,
         address_file,
@@ -230,6 +236,7 @@ impl Running {
             let _ = server_stop.send(());
         }
         self.ticker.abort();
+        self.sweeper.abort();
         if let Some(tokens) = &self.tokens {
             tokens.abort();
         }
@@ -273,6 +280,7 @@ impl Drop for Running {
         self.engine.abandon();
         self.server.abort();
         self.ticker.abort();
+        self.sweeper.abort();
         if let Some(tokens) = &self.tokens {
             tokens.abort();
         }

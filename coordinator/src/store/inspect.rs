@@ -156,8 +156,15 @@ impl Inspection {
                 "SELECT DISTINCT '{table}', trial FROM {table} WHERE trial NOT IN (SELECT id FROM trials)"
             )
         };
-        let tables = ["members", "attempts", "checkpoints", "metrics", "logs"].map(of);
+        let tables = ["members", "attempts", "checkpoints", "metrics", "logs", "retention"].map(of);
         self.all(&tables.join(" UNION ALL "), |row| Ok((row.get(0)?, row.get(1)?)))
+    }
+
+    /// The largest attempt of a deleted trial.
+    pub fn fence(&self) -> Result<u64, StoreError> {
+        let fence: i64 =
+            self.reader.connection.query_row("SELECT attempt FROM fence", [], |row| row.get(0))?;
+        Ok(fence.max(0) as u64)
     }
 
     fn all<T>(

@@ -110,13 +110,18 @@ CREATE TABLE history (
 ";
 
 /// The first leads from version 1 to version 2, and so on. One that was released is never changed.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     // Why an agent is given nothing more; none: it is not drained.
     "ALTER TABLE agents ADD COLUMN drained TEXT",
     // Which checkpoints are kept for good; none: only the newest.
     "ALTER TABLE trials ADD COLUMN keep_every INTEGER",
     // Agents lost with a trial.
     "ALTER TABLE trials ADD COLUMN losses INTEGER NOT NULL DEFAULT 0",
+    // Which checkpoints around a trial's transition are kept (JSON), and where it was; and the largest numbers of what was
+    // deleted, which never come again (one row).
+    "CREATE TABLE retention (trial TEXT PRIMARY KEY, keep_around TEXT NOT NULL, transition INTEGER) WITHOUT ROWID;
+     CREATE TABLE fence (attempt INTEGER NOT NULL, sweep INTEGER NOT NULL);
+     INSERT INTO fence VALUES (0, 0);",
 ];
 
 /// The id of the data directory, one row. Not among [`TABLES`]: files of this version made before it get it at their

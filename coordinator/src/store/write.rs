@@ -5,7 +5,7 @@ use plateau_common::limits;
 use plateau_common::trial::Ending;
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, deleted};
 use crate::core::{Agent, LeaseKey, State, Subject, SweepMode, Trial, Write};
 
 impl Subject {
@@ -42,7 +42,7 @@ impl Store {
 }
 
 /// SQLite's integers are signed; every count of ours fits, and what does not is cut to the largest.
-fn number(value: u64) -> i64 {
+pub(super) fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
@@ -178,6 +178,10 @@ impl Batch<'_> {
                 statement.execute(params![trial, number(checkpoint.attempt), number(checkpoint.step)])?;
                 Ok(())
             }
+            Write::Retention(id) => deleted::retention(&self.transaction, *id, state),
+            Write::TrialDeleted(id) => deleted::trial(&self.transaction, *id),
+            Write::SweepDeleted(sweep) => deleted::sweep(&self.transaction, *sweep),
+            Write::Fence(fence) => deleted::fence(&self.transaction, *fence),
             Write::History(subject, event) => self.history(&subject.key(), event),
         }
     }
