@@ -189,4 +189,37 @@ mod tests {
         assert_eq!(first_reached(&other, &packed(&curve)), Ok(None));
         assert!(first_reached(&other, b"rubbish").is_err());
     }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn files_that_nothing_names_go_after_the_grace_and_their_folders_with_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = crate::store::Store::open(folder.path()).unwrap();
+        let checkpoints = Checkpoints::in_folder(folder.path().join("checkpoints")).unwrap();
+        let (engine, end) = crate::engine::start(store, checkpoints.clone()).unwrap();
+        let orphan = |name: &str| {
+            let path = folder.path().join("checkpoints").join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, b"12345").unwrap();
+            path
+        };
+        let first = orphan("trials/a/attempts/1/step-3/weights.safetensors");
+        let damaged = orphan("damaged/x/weights.safetensors");
+        let orphans = Orphans::default();
+        let start = Instant::now();
+        let grace = Duration::from_secs(limits::ORPHAN_GRACE_SECONDS);
+        let look =
+            async |at, dry_run| orphans.look_at(&engine, &checkpoints, dry_run, start + at).await.unwrap();
+        let waiting = Found { waiting: 1, waiting_bytes: 5, ..Found::default() };
+        assert_eq!(look(Duration::ZERO, false).await, waiting);
+        let second = orphan("uploads/b/weights.safetensors#1");
+        assert_eq!(look(grace - Duration::from_secs(1), false).await.waiting, 2);
+        assert_eq!(look(grace, true).await.waiting, 2, "a dry run deletes nothing");
+        assert_eq!(look(grace, false).await, Found { deleted: 1, deleted_bytes: 5, ..waiting });
+        assert!(!first.exists() && second.exists());
+        assert!(!folder.path().join("checkpoints/trials").exists(), "nothing of it is left");
+        assert_eq!(look(2 * grace, false).await.deleted, 1);
+        assert!(damaged.exists(), "what is kept for inspection stays");
+        engine.stop().await;
+        end.await.unwrap().unwrap();
+    }
 }

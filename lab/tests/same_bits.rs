@@ -283,6 +283,23 @@ fn case_42_a_torn_checkpoint_is_refused_wherever_it_is_torn() {
 }
 
 #[test]
+fn when_states_are_saved_and_kept_changes_no_bit() {
+    let scratch = tempfile::tempdir().unwrap();
+    let run = |policy: Value| {
+        let mut json = modular(1, 1e-3);
+        json["checkpoint"] = policy;
+        let trained = train(&[member(json)], 1, scratch.path());
+        let steps: Vec<u64> = trained.checkpoints[&0].iter().map(|(step, _)| *step).collect();
+        (trained.final_hash(0), trained.curve(0, "test_loss"), steps)
+    };
+    let (hash, curve, plain) = run(json!({"seconds": 0.0}));
+    let (dense_hash, dense_curve, dense) =
+        run(json!({"every": 1, "seconds": 0.0, "keep-every": 2, "keep-around": {"level": 0.5, "within": 2}}));
+    assert_eq!((hash, curve), (dense_hash, dense_curve));
+    assert!(plain.len() == 1 && dense.len() > 3, "{plain:?} {dense:?}");
+}
+
+#[test]
 fn case_47_another_setting_is_refused_with_every_field_that_differs() {
     let scratch = tempfile::tempdir().unwrap();
     let trained = train(&[member(modular(1, 1e-3))], 1, scratch.path());

@@ -119,9 +119,9 @@ const MIGRATIONS: [&str; 4] = [
     "ALTER TABLE trials ADD COLUMN losses INTEGER NOT NULL DEFAULT 0",
     // Which checkpoints around a trial's transition are kept (JSON), and where it was; and the largest numbers of what was
     // deleted, which never come again (one row).
-    "CREATE TABLE retention (trial TEXT PRIMARY KEY, keep_around TEXT NOT NULL, transition INTEGER) WITHOUT ROWID;
-     CREATE TABLE fence (attempt INTEGER NOT NULL, sweep INTEGER NOT NULL);
-     INSERT INTO fence VALUES (0, 0);",
+    "CREATE TABLE IF NOT EXISTS retention (trial TEXT PRIMARY KEY, keep_around TEXT NOT NULL, transition INTEGER) WITHOUT ROWID;
+     CREATE TABLE IF NOT EXISTS fence (attempt INTEGER NOT NULL, sweep INTEGER NOT NULL);
+     INSERT INTO fence SELECT 0, 0 WHERE NOT EXISTS (SELECT 1 FROM fence);",
 ];
 
 /// The id of the data directory, one row. Not among [`TABLES`]: files of this version made before it get it at their

@@ -440,6 +440,7 @@ fn a_requeue_forgets_crashes_and_is_refused_where_there_is_nothing_to_requeue() 
     for _ in 0..limits::MAX_CRASHES_PER_TRIAL {
         let lease = world.idle("a").remove(0).1;
         world.crash("a", vec![lease]);
+        world.pass(10);
     }
     assert_eq!(world.state_of(1), TrialState::Quarantined);
     assert_eq!(world.apply(requeue.clone()), Some(Answer::Requeued { trials: 1 }));

@@ -165,5 +165,6 @@ fn neither_a_requeue_nor_a_restart_leaves_a_trial_waiting() {
     assert_eq!(world.state_of(1), TrialState::Quarantined);
     world.apply(Input::RequeueTrial { trial: trial(1) });
     let waits = world.state.trials[&trial(1)].retry_at;
-    assert_eq!((world.state_of(1), waits), (TrialState::Leased, Duration::ZERO));
+    assert_eq!((world.state_of(1), waits), (TrialState::Pending, Duration::ZERO));
+    assert_eq!(world.idle("a").len(), 1);
 }

@@ -125,7 +125,7 @@ fn two_sweeps() -> World {
     world.connect("a", "1", vec![]);
     for _ in 0..3 {
         let lease = world.idle("a").remove(0).1;
-        [10, 20, 30].map(|step| store(&mut world, lease, step));
+        [10, 20, 30].into_iter().for_each(|step| store(&mut world, lease, step));
         world.complete("a", lease, 30);
     }
     assert_eq!(
