@@ -151,7 +151,7 @@ fn states_around_a_transition_survive_training_and_gc_and_delete_leaves_nothing(
     let explained = bench.succeed(["explain", &trial, target[0], target[1]])?;
     let (_, rest) = explained.split_once("train_accuracy ≥ 0.5 at step ").context("a transition")?;
     let at: u64 = rest.split(':').next().context("its step")?.parse()?;
-    let near: Vec<u64> = (1..=20).map(|place| 50 * place).filter(|step| step.abs_diff(at) <= 100).collect();
+    let near: Vec<u64> = (1u64..=20).map(|place| 50 * place).filter(|step| step.abs_diff(at) <= 100).collect();
     ensure!(
         !near.is_empty() && near.iter().all(|step| steps().is_ok_and(|kept| kept.contains(step))),
         "{near:?}"

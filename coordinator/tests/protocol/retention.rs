@@ -132,9 +132,18 @@ async fn case_84_kept_around_the_transition_then_collected_then_deleted() {
     running.stop().await.unwrap();
     let report = verify::check(data.path(), None).await.unwrap();
     assert_eq!((report.findings.as_slice(), report.leftovers.as_slice()), ([].as_slice(), [].as_slice()));
-    // Of the deleted trials not even the configuration is left after the next start.
+    // Of deleted trials not even the configuration is left after the next start.
+    let configurations = || {
+        let tables = rusqlite::Connection::open(data.path().join("coordinator.sqlite")).unwrap();
+        tables.query_row("SELECT count(*) FROM configurations", [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    assert_eq!(configurations(), 2);
     let running = coordinator(data.path()).await;
+    let request = v1::DeleteSweepRequest { sweep: again.sweep, dry_run: false };
+    crate::support::client(&running).await.delete_sweep(request).await.unwrap();
     running.stop().await.unwrap();
+    coordinator(data.path()).await.stop().await.unwrap();
+    assert_eq!(configurations(), 0);
     assert!(verify::check(data.path(), None).await.unwrap().is_clean());
 }
 
