@@ -18,12 +18,13 @@ fn hit_trainer(agent: u32, signal: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until some trial has made more than `steps` steps, and gives its id.
+/// Waits until some trial in training has made more than `steps` steps, and gives its id.
 fn wait_for_steps(bench: &Bench, target: [&str; 2], sweep: &str, steps: u64) -> anyhow::Result<String> {
     wait_for("training to get somewhere", || {
         let all = trials(bench, target, sweep)?;
         ensure!(all.iter().any(|trial| trial["state"] != "completed"), "the sweep ended before the fault");
-        let found = all.iter().find(|trial| trial["step"].as_u64() > Some(steps));
+        let training = all.iter().filter(|trial| trial["state"] == "running");
+        let found = training.into_iter().find(|trial| trial["step"].as_u64() > Some(steps));
         Ok(found.and_then(|trial| trial["trial"].as_str()).map(str::to_owned))
     })
 }
@@ -151,7 +152,8 @@ fn states_around_a_transition_survive_training_and_gc_and_delete_leaves_nothing(
     let explained = bench.succeed(["explain", &trial, target[0], target[1]])?;
     let (_, rest) = explained.split_once("train_accuracy ≥ 0.5 at step ").context("a transition")?;
     let at: u64 = rest.split(':').next().context("its step")?.parse()?;
-    let near: Vec<u64> = (1u64..=20).map(|place| 50 * place).filter(|step| step.abs_diff(at) <= 100).collect();
+    let near: Vec<u64> =
+        (1u64..=20).map(|place| 50 * place).filter(|step| step.abs_diff(at) <= 100).collect();
     ensure!(
         !near.is_empty() && near.iter().all(|step| steps().is_ok_and(|kept| kept.contains(step))),
         "{near:?}"
