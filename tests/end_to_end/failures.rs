@@ -52,15 +52,16 @@ fn case_71_an_abort_in_mid_step_costs_one_child_and_the_next_starts_clean() -> a
 }
 
 #[test]
-fn case_73_a_trainer_that_segfaults_is_told_from_one_that_is_killed() -> anyhow::Result<()> {
+fn case_73_a_trainer_that_breaks_is_told_from_one_that_is_killed() -> anyhow::Result<()> {
     let bench = bench()?;
-    bench.write("study.toml", &small_study("segfault", "[0, 1]", 1_000_000))?;
+    bench.write("study.toml", &small_study("broken", "[0, 1]", 1_000_000))?;
     let coordinator = bench.coordinator("data")?;
     let target = ["--coordinator", coordinator.url.as_str()];
     let agent = bench.agent("parent", &coordinator.url)?;
     let submitted = bench.json(["submit", "study.toml", target[0], target[1]])?;
     let sweep = submitted["sweep"].as_str().context("a sweep id")?.to_owned();
-    for (signal, words) in [("SEGV", "a signal ended the trainer"), ("KILL", "out of memory")] {
+    // (Of a SEGV from outside the runtime would take no notice.)
+    for (signal, words) in [("ILL", "a signal ended the trainer"), ("KILL", "out of memory")] {
         let trial = wait_for_steps(&bench, target, &sweep, 0)?;
         hit_trainer(agent.id(), signal)?;
         wait_for(words, || {

@@ -220,6 +220,7 @@ fn case_84_a_sweep_deleted_in_the_middle_of_training_is_fenced_for_ever() {
     // The same trial again, on the same agent, after a restart: the old attempt's words are not taken for the new one's.
     world.restart();
     world.submit("s", vec![specification(1, 30, 1)]);
+    assert_eq!(world.state.sweeps.keys().copied().collect::<Vec<_>>(), [2], "no number comes twice");
     world.complete("a", old, 30);
     assert_eq!(world.state_of(1), TrialState::Pending);
     world.connect("a", "1", vec![old]);
