@@ -82,8 +82,8 @@ async fn case_84_kept_around_the_transition_then_collected_then_deleted() {
     let data = tempfile::tempdir().unwrap();
     let running = coordinator(data.path()).await;
     let mut client = client(&running).await;
-    let sweep =
-        submit(&mut client, &format!("{STUDY}\n{AROUND}").replace("seeds = 4", "seeds = 1")).await.sweep;
+    let study = format!("{STUDY}\n{AROUND}").replace("seeds = 4", "seeds = 1");
+    let sweep = submit(&mut client, &study).await.sweep;
     let mut agent = Agent::connect(&running, "a").await;
     let lease = agent.ask().await.remove(0);
     let trial = lease.key.clone().unwrap().trial;
@@ -123,7 +123,7 @@ async fn case_84_kept_around_the_transition_then_collected_then_deleted() {
     assert!(files(&data.path().join("checkpoints")).is_empty());
 
     // The study again: nothing is left to continue from, and the attempts go on above the old ones.
-    let again = submit(&mut client, &STUDY.replace("seeds = 4", "seeds = 1")).await;
+    let again = submit(&mut client, &study).await;
     assert_eq!((again.existing, again.new_trials), (false, 2));
     let cohort = agent.ask().await;
     assert!(cohort.iter().all(|lease| lease.resume.is_none() && lease.key.as_ref().unwrap().attempt == 2));
