@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use plateau_common::failure::FailureClass;
 use plateau_proto::v1::agent_message::{
     Body, FreePlaces, Goodbye, Heartbeat, Hello, LeaseProgress, LogReport, Released,
 };
@@ -15,7 +16,9 @@ use tokio::task::JoinSet;
 
 use crate::AgentOptions;
 use crate::child::TrainerChild;
+use crate::classify;
 use crate::cohort::{Batch, Cohort, Held};
+use crate::driver_log::{self, DriverEvent};
 use crate::link::{Link, LinkEvent};
 use crate::prepare::{Prepared, Unprepared, prepare, resume_folder_of};
 use crate::reporter::{self, Outcome, Report, Reports};
@@ -61,6 +64,16 @@ pub async fn run(options: AgentOptions, stop: impl Future<Output = ()>) -> anyho
         threads: u32::try_from(options.threads).unwrap_or(u32::MAX),
         memory_bytes: options.memory_bytes.unwrap_or(0),
     };
+    let driver_events = options.driver_log.as_ref().and_then(|log| {
+        let events = driver_log::follow(&log.file, &log.card).map_err(|error| {
+            let error = format!("{error:#}");
+            tracing::warn!(
+                error,
+                "errors of the card's driver go unnoticed (--kernel-log names another file)"
+            );
+        });
+        events.ok()
+    });
     let (link, orders) = Link::start(&options.coordinator, &options.credentials, hello)?;
     let (reports, outcomes) = reporter::start(link.clone());
     let agent = Agent {
@@ -82,6 +95,9 @@ pub async fn run(options: AgentOptions, stop: impl Future<Output = ()>) -> anyho
         leaving: false,
         stop_by: None,
         steps_per_second: 0.0,
+        driver_events,
+        driver_said: None,
+        unhealthy: None,
     };
     let worked = agent.work(orders, outcomes, stop).await;
     if let Err(error) = tokio::fs::remove_dir_all(&scratch).await {
@@ -139,6 +155,12 @@ pub(crate) struct Agent {
     /// When a trainer that was told to stop is killed.
     pub stop_by: Option<tokio::time::Instant>,
     pub steps_per_second: f64,
+    /// Events of the card's driver, where they can be read.
+    pub driver_events: Option<mpsc::Receiver<DriverEvent>>,
+    /// What the driver said of the card since the cohort in training began.
+    pub driver_said: Option<(FailureClass, String)>,
+    /// Why the device must not be used any more, if it must not.
+    pub unhealthy: Option<FailureClass>,
 }
 
 impl Agent {
@@ -166,7 +188,8 @@ impl Agent {
                     ),
                     None => break,
                 },
-                () = deadline(self.stop_by) => self.kill_trainer(),
+                () = deadline(self.stop_by) => self.kill_trainer().await,
+                Some(event) = next_driver_event(&mut self.driver_events) => self.driver_spoke(event),
                 Some(outcome) = outcomes.recv() => self.note(outcome).await,
                 Some(prepared) = self.preparing.join_next() => self.prepared(prepared),
                 event = next_event(&mut self.child) => match event {
@@ -207,12 +230,13 @@ impl Agent {
 
     /// Whether there is nothing to train.
     fn is_idle(&self) -> bool {
-        self.cohort.is_none() && self.waiting.is_empty() && !self.leaving
+        self.cohort.is_none() && self.waiting.is_empty() && !self.leaving && self.unhealthy.is_none()
     }
 
     /// What should be asked for now.
     fn wish(&self) -> Wish {
-        if self.leaving || self.stop_by.is_some() || !self.waiting.is_empty() {
+        let refuses = self.leaving || self.stop_by.is_some() || self.unhealthy.is_some();
+        if refuses || !self.waiting.is_empty() {
             return Wish::default();
         }
         match &self.cohort {
@@ -280,10 +304,20 @@ impl Agent {
         }
     }
 
-    /// A trainer that does not stop is not waited for any longer.
-    fn kill_trainer(&mut self) {
-        self.child = None;
-        self.crash(format!("the trainer did not stop within {} s and was killed", STOPPING.as_secs()));
+    /// A trainer that does not stop is not waited for any longer. One that cannot be killed hangs in the driver, which needs a
+    /// person's attention.
+    async fn kill_trainer(&mut self) {
+        let gone = match self.child.take() {
+            Some(child) => child.kill().await,
+            None => true,
+        };
+        let asked = format!("the trainer did not stop within {} s", STOPPING.as_secs());
+        match gone {
+            true => self.crash(FailureClass::Unresponsive, format!("{asked} and was killed")),
+            false => {
+                self.crash(FailureClass::Unkillable, format!("{asked} and lives on although it was killed"))
+            }
+        }
     }
 
     async fn obey(&mut self, order: Order) {
@@ -315,9 +349,13 @@ impl Agent {
         self.numbered += 1;
         let number = self.numbered;
         let batch = Batch::new(number, &grant.leases, grant.join, grant.calibrate);
-        if self.leaving {
+        let refusal = match self.unhealthy {
+            Some(class) => Some(class.words()),
+            None => self.leaving.then_some("the agent leaves"),
+        };
+        if let Some(reason) = refusal {
             for held in &batch.held {
-                self.release(held, 1, "the agent leaves");
+                self.release(held, 1, reason);
             }
             return;
         }
@@ -369,7 +407,7 @@ impl Agent {
             Err(Unprepared::Lasting(error)) => {
                 let batch = self.waiting.remove(place);
                 let held = batch.map(|batch| batch.held).unwrap_or_default();
-                self.report_crash(held, format!("{error:#}"));
+                self.report_crash(held, classify::failed(&error), format!("{error:#}"));
             }
         }
     }
@@ -384,7 +422,7 @@ impl Agent {
     }
 
     /// Gives back leases that wait.
-    fn release_waiting(&mut self, reason: &str, which: impl Fn(&Held) -> bool) {
+    pub fn release_waiting(&mut self, reason: &str, which: impl Fn(&Held) -> bool) {
         let mut released = Vec::new();
         for batch in &mut self.waiting {
             for held in batch.held.iter_mut().filter(|held| !held.over && which(held)) {
@@ -465,6 +503,16 @@ async fn deadline(at: Option<tokio::time::Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
+}
+
+/// The driver's next event; never, where it is not heard. Where the log ends nothing is heard any more.
+async fn next_driver_event(events: &mut Option<mpsc::Receiver<DriverEvent>>) -> Option<DriverEvent> {
+    let Some(receiver) = events else { return std::future::pending().await };
+    let event = receiver.recv().await;
+    if event.is_none() {
+        *events = None;
+    }
+    event
 }
 
 /// The child's next event, or `None` for its death; never, where there is no child.

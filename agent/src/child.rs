@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write as _};
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use plateau_proto::v1::{TrainerCommand, TrainerEvent, trainer_command};
@@ -13,12 +13,14 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 
+use crate::classify::End;
+use crate::oom::OomKills;
 use crate::{environment, pipe};
 
-/// The signal that operating systems out of memory send.
-const SIGKILL: i32 = 9;
 /// Last lines of the child's standard error that a crash report quotes.
 const KEPT_LINES: usize = 20;
+/// How long a child that was killed may take to be gone; one that takes longer hangs in the kernel.
+const KILLING: Duration = Duration::from_secs(10);
 /// Events waiting to be handled; beyond it the child waits.
 const QUEUE: usize = 256;
 
@@ -28,6 +30,7 @@ pub struct TrainerChild {
     commands: ChildStdin,
     events: mpsc::Receiver<TrainerEvent>,
     last_lines: Arc<Mutex<VecDeque<String>>>,
+    kills: OomKills,
 }
 
 impl TrainerChild {
@@ -42,6 +45,7 @@ impl TrainerChild {
         if let Some(path) = log_file {
             command.arg("--log-file").arg(absolute(path)?);
         }
+        let kills = OomKills::watch();
         let mut process = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -83,7 +87,7 @@ impl TrainerChild {
                 kept.push_back(line);
             }
         });
-        Ok(TrainerChild { process, commands, events, last_lines })
+        Ok(TrainerChild { process, commands, events, last_lines, kills })
     }
 
     /// Sends a command.
@@ -97,12 +101,20 @@ impl TrainerChild {
         self.events.recv().await
     }
 
-    /// Waits for the end of a child that closed its output, and says how it ended, for a person, and whether somebody
-    /// killed it (an agent's own kills are not waited for).
-    pub async fn obituary(mut self) -> (String, bool) {
-        let (status, killed) = match self.process.wait().await {
-            Ok(status) => (status.to_string(), status.signal() == Some(SIGKILL)),
-            Err(error) => (format!("unknown status: {error}"), false),
+    /// Kills the child; whether it is gone then. (It was asked to stop before: a signal that can be ignored would say no
+    /// more than that.)
+    pub async fn kill(mut self) -> bool {
+        match tokio::time::timeout(KILLING, self.process.kill()).await {
+            Ok(killed) => killed.is_ok(),
+            Err(_) => false,
+        }
+    }
+
+    /// Waits for the end of a child that closed its output, and says how it ended, for a person and for its class.
+    pub async fn obituary(mut self) -> (String, End) {
+        let (status, end) = match self.process.wait().await {
+            Ok(status) => (status.to_string(), End::of(status, self.kills.happened())),
+            Err(error) => (format!("unknown status: {error}"), End::default()),
         };
         let lines = self.last_lines.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let quoted: Vec<&str> = lines.iter().map(String::as_str).collect();
@@ -110,6 +122,6 @@ impl TrainerChild {
             true => format!("the trainer ended ({status}) and left no message"),
             false => format!("the trainer ended ({status}); its last lines: {}", quoted.join(" | ")),
         };
-        (obituary, killed)
+        (obituary, end)
     }
 }

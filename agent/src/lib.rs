@@ -2,7 +2,7 @@
 //!
 //! It keeps a session with the coordinator (`link`), holds the leases of the cohort in training and, when that is about to
 //! end, of the next one (`cohort`), has them trained by a child process that stays warm across cohorts and is thrown away
-//! after any error (`child`, `trainer`, `training`), and passes metrics, checkpoints and endings on in an order that makes
+//! after any error (`child`, `trainer`, `training`; how it broke: `classify`, `oom`, `driver_log`), and passes metrics, checkpoints and endings on in an order that makes
 //! a resumed trial complete (`reporter`).
 //!
 //! Owns no decision about what runs where, and trusts no lease: every report carries its attempt number and the
@@ -11,10 +11,13 @@
 mod agent;
 mod calibration;
 mod child;
+mod classify;
 mod cohort;
 mod device;
+mod driver_log;
 mod environment;
 mod link;
+mod oom;
 mod pipe;
 mod prepare;
 mod reporter;
@@ -26,6 +29,7 @@ use std::path::PathBuf;
 
 pub use agent::run;
 pub use calibration::{Measured, measure};
+pub use driver_log::KERNEL_LOG;
 pub use trainer::trainer_main;
 
 /// What an agent needs to know.
@@ -53,4 +57,15 @@ pub struct AgentOptions {
     pub trainer_program: PathBuf,
     /// File that the trainer child appends its log to, as JSON lines.
     pub log_file: Option<PathBuf>,
+    /// Where the driver's events are read; `None`: the device has no such driver.
+    pub driver_log: Option<DriverLog>,
+}
+
+/// Where the events of a card's driver are read.
+#[derive(Clone, Debug)]
+pub struct DriverLog {
+    /// [`KERNEL_LOG`], or a file that the system's logger writes.
+    pub file: PathBuf,
+    /// Address of the card on the bus, e.g. `0000:3b:00`; events of others are left alone.
+    pub card: String,
 }

@@ -153,9 +153,10 @@ impl Reporter {
         let mut last_words = Vec::with_capacity(over.len());
         for (leases, body) in over {
             let live = leases.iter().find(|lease| !self.dropped.contains_key(&key(lease))).cloned();
-            let answer = match &live {
-                Some(_) => Some(self.link.deliver(body).await),
-                None => None,
+            // What is about no lease is about the agent.
+            let answer = match live.is_some() || leases.is_empty() {
+                true => Some(self.link.deliver(body).await),
+                false => None,
             };
             last_words.push((leases, live, answer));
         }

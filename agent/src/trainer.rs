@@ -24,7 +24,7 @@ use plateau_proto::v1::trainer_event::{
 };
 use plateau_proto::v1::{LogLine, TrainerCommand, TrainerEvent, trainer_command};
 
-use crate::{device, pipe};
+use crate::{classify, device, pipe};
 
 /// Exit status of a trainer whose agent is gone.
 const ORPHANED: i32 = 3;
@@ -75,13 +75,19 @@ pub fn trainer_main() -> anyhow::Result<()> {
                 let finished = match train_members(train, &mut output, &orders) {
                     Ok(()) => Finished::default(),
                     Err(error) => {
-                        let out_of_memory = match error.downcast_ref() {
+                        let mut finished = Finished { error: format!("{error:#}"), ..Finished::default() };
+                        match error.downcast_ref() {
                             Some(LabError::OutOfMemory { needed, available }) => {
-                                Some(OutOfMemory { needed_bytes: *needed, available_bytes: *available })
+                                let (needed_bytes, available_bytes) = (*needed, *available);
+                                finished.out_of_memory = Some(OutOfMemory { needed_bytes, available_bytes });
                             }
-                            _ => None,
-                        };
-                        Finished { error: format!("{error:#}"), out_of_memory }
+                            Some(LabError::Card { code, .. }) => finished.card_error = *code,
+                            Some(LabError::Io { source, .. }) => {
+                                finished.environment = classify::is_environment(source);
+                            }
+                            _ => {}
+                        }
+                        finished
                     }
                 };
                 send(&mut output, Body::Finished(finished))?;

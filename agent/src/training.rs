@@ -1,9 +1,10 @@
 //! The agent's side of training: what is begun when, what the trainer reports, and how cohorts end.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use plateau_common::failure::FailureClass;
 use plateau_common::throughput::CALIBRATION_SECONDS;
 use plateau_proto::convert;
 use plateau_proto::v1::agent_message::{Body, Crashed, EndedReport, OutOfMemory, Started, Throughput};
@@ -11,17 +12,21 @@ use plateau_proto::v1::{LeaseKey, ThroughputPoint, TrainerEvent, trainer_command
 
 use crate::agent::Agent;
 use crate::child::TrainerChild;
+use crate::classify;
 use crate::cohort::{Batch, Cohort, Held};
+use crate::driver_log::DriverEvent;
 use crate::prepare::resume_folder_of;
 use crate::reporter::Report;
 
 /// A speed that differs by less than this share from the one told before is no news.
 const NEWS: f64 = 0.1;
+/// How long after a trainer's end the driver's word on it is waited for.
+const DRIVER_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Agent {
     /// Begins what can begin: joins to the cohort in training, the next cohort once it is over.
     pub async fn advance(&mut self) {
-        if self.leaving || self.calibrating.is_some() {
+        if self.leaving || self.calibrating.is_some() || self.unhealthy.is_some() {
             return;
         }
         if self.cohort.is_some() {
@@ -48,6 +53,7 @@ impl Agent {
             self.numbered += 1;
             let members = batch.held.iter().filter_map(|held| held.member.clone()).collect();
             let speed = self.speeds.get(&batch.key).copied().unwrap_or(0.0);
+            self.driver_said = None;
             self.cohort = Some(Cohort::new(self.numbered, batch, speed));
             let cohort = self.numbered;
             let train = trainer_command::Train { members, device, threads, scratch, cohort, memory_bytes };
@@ -55,13 +61,13 @@ impl Agent {
         };
         if let Err(error) = self.begin(command).await {
             self.child = None;
-            let reason = format!("{error:#}");
+            let (class, reason) = (classify::failed(&error), format!("{error:#}"));
             if self.calibrating.take().is_some()
                 && let Some(batch) = self.waiting.pop_front()
             {
-                self.report_crash(batch.held, reason);
+                self.report_crash(batch.held, class, reason);
             } else {
-                self.crash(reason);
+                self.crash(class, reason);
             }
         }
     }
@@ -172,7 +178,15 @@ impl Agent {
                 self.child = None;
                 match finished.out_of_memory {
                     Some(memory) => self.out_of_memory(memory, false, finished.error),
-                    None => self.crash(finished.error),
+                    None => {
+                        self.hear_driver().await;
+                        let class = match (finished.card_error, finished.environment) {
+                            (0, true) => FailureClass::Environment,
+                            (0, false) => FailureClass::Reported,
+                            (code, _) => classify::card_error(code),
+                        };
+                        self.crash(class, finished.error);
+                    }
                 }
             }
             None => tracing::warn!("the trainer sent an empty message"),
@@ -298,20 +312,78 @@ impl Agent {
         self.link.tell(Body::Throughput(throughput));
     }
 
-    /// Ends the cohort in training after an accident.
-    pub fn crash(&mut self, reason: String) {
+    /// Ends the cohort in training after an accident. What the driver said of the card meanwhile goes before what the trainer
+    /// saw of it.
+    pub fn crash(&mut self, class: FailureClass, reason: String) {
         self.stop_by = None;
+        let (class, reason) = match self.driver_said.take() {
+            Some((said, text)) if !class.is_device_unhealthy() => (said, format!("{text}; {reason}")),
+            _ => (class, reason),
+        };
+        if class.is_device_unhealthy() {
+            self.condemn(class, reason);
+            return;
+        }
         let members = self.cohort.take().map(|cohort| cohort.members).unwrap_or_default();
-        self.report_crash(members, reason);
+        self.report_crash(members, class, reason);
     }
 
     /// Reports leases whose training broke.
-    pub fn report_crash(&mut self, held: Vec<Held>, reason: String) {
+    pub fn report_crash(&mut self, held: Vec<Held>, class: FailureClass, reason: String) {
         let leases: Vec<LeaseKey> = held.into_iter().filter(|held| !held.over).map(|held| held.key).collect();
-        tracing::error!(reason, leases = leases.len(), "the trainer failed");
+        tracing::error!(class = class.words(), reason, leases = leases.len(), "training broke");
         if !leases.is_empty() {
-            let body = Body::Crashed(Crashed { leases: leases.clone(), reason });
+            let class = convert::failure_class_to_wire(class).into();
+            let body = Body::Crashed(Crashed { leases: leases.clone(), reason, class });
             self.over(leases, body);
+        }
+    }
+
+    /// The device must not be used any more: its trainer is thrown away, everything is given back, and nothing is asked for
+    /// again by this process.
+    pub fn condemn(&mut self, class: FailureClass, reason: String) {
+        let device = match &self.options.driver_log {
+            Some(log) => {
+                format!("{} ({}) at {}", self.options.device, self.options.device_description, log.card)
+            }
+            None => format!("{} ({})", self.options.device, self.options.device_description),
+        };
+        let reason = format!("{device}: {reason}");
+        (self.child, self.stop_by, self.calibrating) = (None, None, None);
+        let members = self.cohort.take().map(|cohort| cohort.members).unwrap_or_default();
+        let leases: Vec<LeaseKey> =
+            members.into_iter().filter(|held| !held.over).map(|held| held.key).collect();
+        tracing::error!(class = class.words(), reason, leases = leases.len(), "the device is unhealthy");
+        self.release_waiting(class.words(), |_| true);
+        if self.unhealthy.replace(class).is_none() || !leases.is_empty() {
+            let class = convert::failure_class_to_wire(class).into();
+            let body = Body::Crashed(Crashed { leases: leases.clone(), reason, class });
+            self.over(leases, body);
+        }
+    }
+
+    /// The driver said something of the card.
+    pub fn driver_spoke(&mut self, event: DriverEvent) {
+        match classify::driver_event(event.xid) {
+            Some(class) if class.is_device_unhealthy() => self.condemn(class, event.text),
+            Some(class) => {
+                tracing::warn!(
+                    event = event.text,
+                    "the card has a memory error that it contained: reset it soon"
+                );
+                self.driver_said = Some((class, event.text));
+            }
+            None => tracing::warn!(event = event.text, "the driver reports an error"),
+        }
+    }
+
+    /// Hears what the driver says of a trainer's end, which may come a moment after it.
+    async fn hear_driver(&mut self) {
+        let patience = tokio::time::Instant::now() + DRIVER_PATIENCE;
+        while let Some(events) = &mut self.driver_events
+            && let Ok(Some(event)) = tokio::time::timeout_at(patience, events.recv()).await
+        {
+            self.driver_spoke(event);
         }
     }
 
@@ -338,17 +410,22 @@ impl Agent {
     /// The child closed its output: it died.
     pub async fn mourn(&mut self) {
         let Some(child) = self.child.take() else { return };
-        let (reason, killed) = child.obituary().await;
+        let (reason, end) = child.obituary().await;
+        self.hear_driver().await;
+        let class = classify::ended(end);
         if self.calibrating.is_some() {
             // Not the trials' fault; they are trained without a measurement.
             self.calibrated(trainer_event::Calibrated { error: reason, ..Default::default() }).await;
         } else if self.cohort.is_none() {
             tracing::warn!(reason, "an idle trainer ended");
-        } else if killed {
+        } else if class == FailureClass::HostMemory {
+            let reason = format!("{reason}; the kernel killed it, because the system was out of memory");
+            self.out_of_memory(trainer_event::OutOfMemory::default(), false, reason);
+        } else if end.signal == Some(classify::SIGKILL) && self.driver_said.is_none() {
             let reason = format!("{reason}; what kills processes so is mostly a system without memory");
             self.out_of_memory(trainer_event::OutOfMemory::default(), true, reason);
         } else {
-            self.crash(reason);
+            self.crash(class, reason);
         }
     }
 }

@@ -106,6 +106,20 @@ pub fn describe(device: Device) -> String {
         .map_or_else(|| device.to_string(), |(_, words)| words)
 }
 
+/// Where a card is on the bus, as the system's log names it; `None` for a processor, and where it is not known.
+#[cfg(feature = "cuda")]
+pub fn address(device: Device) -> Option<String> {
+    let Device::Cuda(ordinal) = device else { return None };
+    let cards = plateau_lab::cuda::cards().ok()?;
+    cards.into_iter().find(|card| card.ordinal == ordinal).and_then(|card| card.address)
+}
+
+/// Where a card is on the bus; a build without CUDA has none.
+#[cfg(not(feature = "cuda"))]
+pub fn address(_device: Device) -> Option<String> {
+    None
+}
+
 /// The cards, or why there can be none.
 #[cfg(feature = "cuda")]
 fn cards() -> Result<Vec<(Device, String)>, String> {

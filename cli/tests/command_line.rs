@@ -32,7 +32,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-const COMMANDS: [&[&str]; 36] = [
+const COMMANDS: [&[&str]; 38] = [
     &["run"],
     &["check"],
     &["submit"],
@@ -41,6 +41,7 @@ const COMMANDS: [&[&str]; 36] = [
     &["trials"],
     &["watch"],
     &["cancel"],
+    &["delete"],
     &["pause"],
     &["resume"],
     &["extend"],
@@ -57,6 +58,7 @@ const COMMANDS: [&[&str]; 36] = [
     &["undrain"],
     &["devices"],
     &["verify"],
+    &["gc"],
     &["backup"],
     &["coordinator"],
     &["agent"],

@@ -9,6 +9,7 @@
 pub mod checkpoint;
 pub mod config;
 pub mod cost;
+pub mod failure;
 pub mod fields;
 pub mod identity;
 pub mod limits;

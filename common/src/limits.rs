@@ -60,6 +60,10 @@ pub const CHECKPOINT_CHUNK_BYTES: usize = 512 << 10;
 /// Bytes that must stay free on a coordinator's disk for new studies and checkpoints to be accepted: room to record what
 /// already trains.
 pub const MIN_FREE_DISK_BYTES: u64 = 16 << 20;
+/// Seconds that files which no record names stay in a checkpoint store; longer than an upload may take.
+pub const ORPHAN_GRACE_SECONDS: u64 = 7200;
+/// Checkpoints of one trial kept around its transition.
+pub const MAX_KEPT_AROUND_TRANSITION: u32 = 1000;
 /// Bytes of a checkpoint's manifest.
 pub const MAX_MANIFEST_BYTES: usize = 1 << 20;
 /// Bytes of one checkpoint file.
@@ -89,6 +93,11 @@ pub const STALL_SECONDS: u64 = 900;
 pub const FORGET_AGENT_SECONDS: u64 = 86_400;
 /// Attempts of one trial that may end in a crash before it is quarantined.
 pub const MAX_CRASHES_PER_TRIAL: u32 = 3;
+/// Seconds a trial that has crashed once waits before it is tried again on an agent it crashed on; doubled by each further
+/// crash.
+pub const FIRST_RETRY_SECONDS: u64 = 2;
+/// Longest such wait, in seconds.
+pub const LAST_RETRY_SECONDS: u64 = 300;
 /// Agents that may be lost with one trial, without a new checkpoint between, before it is quarantined.
 pub const MAX_LOSSES_PER_TRIAL: u32 = 10;
 /// Different trials that may crash on one agent in a row before it is drained.

@@ -4,6 +4,7 @@ mod support;
 
 use plateau_common::config::TrialConfig;
 use plateau_common::identity::{TrialId, cell_key, cohort_key};
+use plateau_common::random::Stream;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use support::{any_config, base};
@@ -45,7 +46,7 @@ proptest! {
         let old_seed = json["seed"].as_u64().expect("a seed");
         prop_assert_eq!(id(&with(json.clone(), "/seed", json!(seed))) == id(&json), seed == old_seed);
         prop_assert_ne!(id(&with(json.clone(), "/train/optimizer/lr", json!(lr * 2.0))), id(&json));
-        let checkpoint = json!({"every": 10, "seconds": 5.0, "keep": 3, "keep-every": 50});
+        let checkpoint = json!({"every": 10, "seconds": 5.0, "keep": 3, "keep-every": 50, "keep-around": {"within": 100}});
         prop_assert_eq!(id(&with(json.clone(), "/checkpoint", checkpoint)), id(&json));
     }
 
@@ -86,4 +87,31 @@ fn ids_never_change_by_accident() {
     let cosine = with(base(), "/train/schedule", json!({"kind": "cosine", "warmup": 5}));
     let ids: Vec<String> = [base(), modular, cosine].iter().map(|json| id(json).to_string()).collect();
     insta::assert_debug_snapshot!(ids);
+}
+
+#[test]
+fn case_77_random_streams_of_different_seeds_purposes_and_indices_neither_collide_nor_correlate() {
+    const SEEDS: u64 = 1 << 16;
+    let mut first = Vec::new();
+    for seed in 0..SEEDS {
+        for purpose in ["initialisation", "batch"] {
+            for index in 0..2 {
+                first.push(Stream::new(seed, purpose, index).bits());
+            }
+        }
+    }
+    // Of 2^18 numbers of 64 bits two are equal by chance once in half a billion tests.
+    let mut sorted = first.clone();
+    sorted.sort_unstable();
+    assert!(sorted.windows(2).all(|pair| pair[0] != pair[1]), "two streams begin alike");
+    // Neighbours (in index, purpose, both, seed): the correlation of n independent pairs is below 5/sqrt(n).
+    let unit = |bits: u64| bits as f64 / u64::MAX as f64 - 0.5;
+    for distance in [1, 2, 3, 4] {
+        let pairs = first.iter().zip(&first[distance..]).map(|(one, other)| unit(*one) * unit(*other));
+        let correlation = 12.0 * pairs.sum::<f64>() / first.len() as f64;
+        assert!(
+            correlation.abs() < 5.0 / (first.len() as f64).sqrt(),
+            "at distance {distance}: {correlation}"
+        );
+    }
 }

@@ -304,6 +304,33 @@ impl Checkpoints {
         self.delete_below(&place).await
     }
 
+    /// Deletes one file that no record names, and the folders that it leaves empty.
+    pub async fn delete_orphan(&self, place: &str) -> Result<(), CheckpointError> {
+        let Some(root) = &self.folder else {
+            return match self.store.delete(&Path::from(place)).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                Err(error) => Err(store_error("deleting")(error)),
+            };
+        };
+        // What is half received is a file and no object yet.
+        let file = root.join(place);
+        match tokio::fs::remove_file(&file).await {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                let path = file.display().to_string();
+                return Err(CheckpointError::Io { doing: "deleting", path, source });
+            }
+            _ => {}
+        }
+        let inside = |folder: &&std::path::Path| folder.starts_with(root) && folder != root;
+        for folder in file.ancestors().skip(1).take_while(inside) {
+            // One that is not empty stays, and so do those above it.
+            if tokio::fs::remove_dir(folder).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     async fn delete_below(&self, folder: &Path) -> Result<(), CheckpointError> {
         let found: Vec<_> =
             self.store.list(Some(folder)).try_collect().await.map_err(store_error("listing"))?;

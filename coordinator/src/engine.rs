@@ -17,8 +17,8 @@ use tonic::Status;
 use crate::checkpoints::Checkpoints;
 use crate::core::{
     Answer, Checkpoint, Effect, Granted, Input, Now, Report, State, Subject, SweepNumber, ToAgent, Write,
-    apply,
 };
+use crate::retention::apply_with_transition;
 use crate::store::{Store, StoreError};
 use crate::wire;
 
@@ -192,6 +192,8 @@ pub type EngineEnd = oneshot::Receiver<Result<(), StoreError>>;
 pub fn start(store: Store, checkpoints: Checkpoints) -> Result<(Handle, EngineEnd), StoreError> {
     let started = Instant::now();
     let state = store.load(now(started))?;
+    // No submission is on its way yet.
+    store.drop_unused_configurations()?;
     let (commands, receiver) = mpsc::channel(QUEUE);
     let (changes, _) = broadcast::channel(CHANGES);
     let (commits, commit_count) = watch::channel(0);
@@ -306,7 +308,7 @@ impl Engine {
                     {
                         *recorded = transaction.chunk_digest(*lease, *chunk)?;
                     }
-                    for effect in apply(&mut self.state, input, now) {
+                    for effect in apply_with_transition(&mut self.state, input, now) {
                         match effect {
                             Effect::Write(write) => {
                                 trace(&write, &self.state);

@@ -2,7 +2,7 @@
 //!
 //! `core` decides (pure), `engine` owns the state on one thread and makes every decision durable before it leaves,
 //! `store` is SQLite, `checkpoints` the object store, `chunk` the stored form of metrics, `rpc` the gRPC services, `verify` looks
-//! over a directory at rest, `backup` copies one. [`start`] puts them together.
+//! over a directory at rest, `backup` copies one, `retention` deletes what nothing names. [`start`] puts them together.
 //!
 //! `access` decides who may call what. Deliberately absent: training and tensors; statistics.
 
@@ -13,6 +13,7 @@ mod chunk;
 pub mod core;
 pub mod disk;
 pub mod engine;
+mod retention;
 pub mod rpc;
 mod service;
 pub mod store;

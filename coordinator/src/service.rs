@@ -17,6 +17,7 @@ use crate::checkpoints::Checkpoints;
 use crate::core::Input;
 use crate::disk::Room;
 use crate::engine::{self, EngineEnd, Handle};
+use crate::retention::{self, Orphans};
 use crate::rpc;
 use crate::store::{Store, StoreError};
 
@@ -54,6 +55,8 @@ pub struct Running {
     server_stop: Option<oneshot::Sender<()>>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     ticker: JoinHandle<()>,
+    /// Deletes files that nothing names.
+    sweeper: JoinHandle<()>,
     /// Follows the list of tokens, where there is one.
     tokens: Option<JoinHandle<()>>,
     end: EngineEnd,
@@ -92,8 +95,10 @@ pub async fn start(options: Options) -> Result<Running> {
     write_address(&address_file, local_addr, keys.is_some())?;
 
     let (stop, stopping) = watch::channel(false);
-    let context =
-        rpc::Context { engine: engine.clone(), checkpoints, room: Room::default(), database, stopping };
+    let orphans = Orphans::default();
+    let sweeper = tokio::spawn(retention::watch(orphans.clone(), engine.clone(), checkpoints.clone()));
+    let room = Room::default();
+    let context = rpc::Context { engine: engine.clone(), checkpoints, room, database, stopping, orphans };
     let (server_stop, server_stopped) = oneshot::channel::<()>();
     let live = keys.as_ref().map(|keys| Arc::clone(&keys.live));
     let builder = match &keys {
@@ -111,6 +116,7 @@ pub async fn start(options: Options) -> Result<Running> {
         server_stop: Some(server_stop),
         server,
         ticker,
+        sweeper,
         tokens,
         end,
         address_file,
@@ -232,6 +238,7 @@ impl Running {
             let _ = server_stop.send(());
         }
         self.ticker.abort();
+        self.sweeper.abort();
         if let Some(tokens) = &self.tokens {
             tokens.abort();
         }
@@ -275,6 +282,7 @@ impl Drop for Running {
         self.engine.abandon();
         self.server.abort();
         self.ticker.abort();
+        self.sweeper.abort();
         if let Some(tokens) = &self.tokens {
             tokens.abort();
         }

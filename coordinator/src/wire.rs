@@ -8,7 +8,7 @@ use plateau_proto::v1;
 use prost::Message;
 
 use crate::chunk;
-use crate::core::{Checkpoint, Introduction, LeaseKey, Report, ToAgent, Wish};
+use crate::core::{Checkpoint, Freed, Introduction, LeaseKey, Report, ToAgent, Wish};
 
 /// A lease's name.
 pub fn lease_key(field: &'static str, key: Option<v1::LeaseKey>) -> Result<LeaseKey, WireError> {
@@ -118,7 +118,8 @@ pub fn report(body: v1::agent_message::Body) -> Result<Report, WireError> {
                 .into_iter()
                 .map(|key| lease_key("leases", Some(key)))
                 .collect::<Result<_, _>>()?;
-            Report::Crashed { leases, reason: crashed.reason }
+            let class = convert::failure_class("class", crashed.class)?;
+            Report::Crashed { leases, class, reason: crashed.reason }
         }
         Body::OutOfMemory(out) => {
             bounded("leases", out.leases.len(), limits::MAX_COHORT)?;
@@ -231,6 +232,11 @@ pub fn to_agent(message: ToAgent) -> v1::coordinator_message::Body {
     }
 }
 
+/// The wire form of what a deletion freed.
+pub fn freed_to_wire(freed: Freed) -> v1::Freed {
+    v1::Freed { trials: freed.trials, checkpoints: freed.checkpoints, bytes: freed.bytes }
+}
+
 /// A study as submitted.
 pub fn study_source(field: &'static str, source: Option<v1::StudySource>) -> Result<StudySource, WireError> {
     let source = convert::required(field, source)?;
@@ -307,7 +313,7 @@ mod tests {
             }),
             Body::Released(Released { lease: lease.clone(), ..Released::default() }),
             Body::Log(LogReport { lease, lines: vec![line] }),
-            Body::Crashed(Crashed { leases: leases.clone(), reason: "signal".to_owned() }),
+            Body::Crashed(Crashed { leases: leases.clone(), reason: "signal".to_owned(), class: 4 }),
             Body::OutOfMemory(OutOfMemory { leases, cohort_size: 2, ..OutOfMemory::default() }),
             Body::Throughput(Throughput {
                 cohort: "0123456789abcdef".repeat(2),

@@ -216,10 +216,18 @@ pub(crate) fn check_configuration(
     }
     let list: Vec<String> = differences
         .iter()
-        .map(|(path, saved, asked)| format!("{path} is {saved} in the checkpoint and {asked} in the trial"))
+        .map(|(path, saved, asked)| format!("{path}: checkpoint says {saved}, trial says {asked}"))
         .collect();
-    let problem = format!("belongs to another configuration ({}); start the trial afresh", list.join("; "));
+    let problem = format!(
+        "is of another configuration, so the trial cannot continue from it:\n  {}",
+        list.join("\n  ")
+    );
     Err(LabError::checkpoint(folder, problem))
+}
+
+/// A value for people.
+fn words(value: &serde_json::Value) -> String {
+    if value.is_null() { "nothing".to_owned() } else { value.to_string() }
 }
 
 fn collect_differences(
@@ -246,6 +254,15 @@ fn collect_differences(
             }
         }
         (saved, asked) if saved == asked => {}
-        (saved, asked) => list.push((path.to_owned(), saved.to_string(), asked.to_string())),
+        // A table against nothing, or against a table of another kind: field by field too.
+        (Object(_), _) | (_, Object(_)) if saved.is_null() || asked.is_null() => {
+            let nothing = serde_json::Value::Object(serde_json::Map::new());
+            let (saved, asked) = match saved.is_null() {
+                true => (&nothing, asked),
+                false => (saved, &nothing),
+            };
+            collect_differences(path, saved, asked, list);
+        }
+        (saved, asked) => list.push((path.to_owned(), words(saved), words(asked))),
     }
 }

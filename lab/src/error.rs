@@ -43,6 +43,14 @@ pub enum LabError {
         /// Bytes it may take; 0: the device refused, whatever was allowed.
         available: u64,
     },
+    /// The card's driver refused or failed, apart from a lack of memory.
+    #[error("training on a card: {message}")]
+    Card {
+        /// What was being done, and what the driver said.
+        message: String,
+        /// The driver's number for it (`CUresult`).
+        code: u32,
+    },
     /// The device or an operation on it failed.
     #[error("{doing}: {message}")]
     Compute {

@@ -283,6 +283,70 @@ fn case_42_a_torn_checkpoint_is_refused_wherever_it_is_torn() {
 }
 
 #[test]
+fn when_states_are_saved_and_kept_changes_no_bit() {
+    let scratch = tempfile::tempdir().unwrap();
+    let run = |policy: Value| {
+        let mut json = modular(1, 1e-3);
+        json["checkpoint"] = policy;
+        let trained = train(&[member(json)], 1, scratch.path());
+        let steps: Vec<u64> = trained.checkpoints[&0].iter().map(|(step, _)| *step).collect();
+        (trained.final_hash(0), trained.curve(0, "test_loss"), steps)
+    };
+    let (hash, curve, plain) = run(json!({"seconds": 0.0}));
+    let (dense_hash, dense_curve, dense) =
+        run(json!({"every": 1, "seconds": 0.0, "keep-every": 2, "keep-around": {"level": 0.5, "within": 2}}));
+    assert_eq!((hash, curve), (dense_hash, dense_curve));
+    assert!(plain.len() == 1 && dense.len() > 3, "{plain:?} {dense:?}");
+}
+
+#[test]
+fn case_47_another_setting_is_refused_with_every_field_that_differs() {
+    let scratch = tempfile::tempdir().unwrap();
+    let trained = train(&[member(modular(1, 1e-3))], 1, scratch.path());
+    let folder = trained.checkpoints[&0].last().unwrap().1.clone();
+    let resume = |change: &dyn Fn(&mut Value)| {
+        let mut json = modular(1, 1e-3);
+        change(&mut json);
+        let mut other = member(json);
+        other.resume = Some(folder.clone());
+        let device = DeviceChoice::Cpu { threads: 1 };
+        let refused = train_cohort(&[other], &device, scratch.path(), &mut Recorder::default());
+        let text = refused.unwrap_err().to_string();
+        let (_, list) = text.split_once(":\n").expect("a list");
+        list.lines().map(|line| line.trim().to_owned()).collect::<Vec<String>>()
+    };
+    let saved = member(modular(1, 1e-3)).config.to_json();
+    let says = |path: &str, asked: &str| {
+        let saved = path.split('.').fold(&saved, |value, key| &value[key]);
+        format!("{path}: checkpoint says {saved}, trial says {asked}")
+    };
+    // Shape, vocabulary, type of numbers, optimiser: all of them, in order, and nothing else.
+    let listed = resume(&|json| {
+        json["model"]["dim"] = json!(16);
+        json["task"]["modulus"] = json!(11);
+        json["train"]["precision"] = json!("f64");
+        json["train"]["optimizer"]["lr"] = json!(2e-3);
+        json["train"]["steps"] = json!(1_000_000);
+        json["checkpoint"] = json!({"every": 7});
+    });
+    for (path, asked) in [
+        ("model.dim", "16"),
+        ("task.modulus", "11"),
+        ("train.precision", "\"f64\""),
+        ("train.optimizer.lr", "0.002"),
+    ] {
+        assert!(listed.contains(&says(path, asked)), "{path}: {listed:#?}");
+    }
+    // What is derived from the width by default differs with it; budget and policy may differ.
+    assert!(listed.iter().all(|line| !line.starts_with("train.steps") && !line.starts_with("checkpoint.")));
+    // Another kind of optimiser has other fields: those that only one of them has are named too.
+    let listed = resume(&|json| json["train"]["optimizer"] = json!({"kind": "sgd", "lr": 1e-3}));
+    assert!(listed.iter().any(|line| line.starts_with("train.optimizer.kind: ")), "{listed:#?}");
+    assert!(listed.iter().any(|line| line.ends_with("trial says nothing")), "{listed:#?}");
+    assert_eq!(resume(&|json| json["seed"] = json!(2)), [says("seed", "2")]);
+}
+
+#[test]
 fn foreign_and_damaged_checkpoints_are_refused_with_the_reason() {
     let scratch = tempfile::tempdir().unwrap();
     let trained = train(&[member(modular(1, 1e-3))], 1, scratch.path());
@@ -296,11 +360,8 @@ fn foreign_and_damaged_checkpoints_are_refused_with_the_reason() {
     let mut json = modular(1, 2e-3);
     json["model"]["dim"] = json!(16);
     let error = resume(json).unwrap_err().to_string();
-    assert!(error.contains("model.dim is 8 in the checkpoint and 16 in the trial"), "{error}");
-    assert!(
-        error.contains("train.optimizer.lr is 0.001 in the checkpoint and 0.002 in the trial"),
-        "{error}"
-    );
+    assert!(error.contains("model.dim: checkpoint says 8, trial says 16"), "{error}");
+    assert!(error.contains("train.optimizer.lr: checkpoint says 0.001, trial says 0.002"), "{error}");
     let weights = folder.join("weights.safetensors");
     let mut bytes = std::fs::read(&weights).unwrap();
     *bytes.last_mut().unwrap() ^= 1;

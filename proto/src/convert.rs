@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use plateau_common::config::TrialConfig;
+use plateau_common::failure::FailureClass;
 use plateau_common::identity::TrialId;
 use plateau_common::limits;
 use plateau_common::metrics::MetricsChunk;
@@ -82,6 +83,38 @@ pub fn trial_state_to_wire(state: TrialState) -> v1::TrialState {
         TrialState::Failed => v1::TrialState::Failed,
         TrialState::Cancelled => v1::TrialState::Cancelled,
         TrialState::Quarantined => v1::TrialState::Quarantined,
+    }
+}
+
+/// How training broke. Classes that only the coordinator finds, and those that have a report of their own, have no number.
+pub fn failure_class(field: &'static str, number: i32) -> Result<FailureClass, WireError> {
+    let known = v1::FailureClass::try_from(number);
+    let found = FailureClass::ALL.into_iter().find(|class| {
+        known.is_ok_and(|known| {
+            known != v1::FailureClass::Unspecified && failure_class_to_wire(*class) == known
+        })
+    });
+    found.ok_or_else(|| WireError::new(field, format!("{number} is not a class of failures")))
+}
+
+/// The wire form of a class of failures.
+pub fn failure_class_to_wire(class: FailureClass) -> v1::FailureClass {
+    match class {
+        FailureClass::Reported => v1::FailureClass::Reported,
+        FailureClass::Exited => v1::FailureClass::Exited,
+        FailureClass::EndedEarly => v1::FailureClass::EndedEarly,
+        FailureClass::Signalled => v1::FailureClass::Signalled,
+        FailureClass::ContextLost => v1::FailureClass::ContextLost,
+        FailureClass::Contained => v1::FailureClass::Contained,
+        FailureClass::DeviceMemoryFault => v1::FailureClass::DeviceMemoryFault,
+        FailureClass::DeviceLost => v1::FailureClass::DeviceLost,
+        FailureClass::Unresponsive => v1::FailureClass::Unresponsive,
+        FailureClass::Unkillable => v1::FailureClass::Unkillable,
+        FailureClass::Environment => v1::FailureClass::Environment,
+        FailureClass::HostMemory
+        | FailureClass::DeviceMemory
+        | FailureClass::Stalled
+        | FailureClass::Lost => v1::FailureClass::Unspecified,
     }
 }
 
@@ -197,6 +230,17 @@ mod tests {
         }
         assert!(trial_state("state", 0).is_err());
         assert!(trial_state("state", 99).is_err());
+    }
+
+    #[test]
+    fn classes_of_failures_survive_the_wire_and_others_are_refused() {
+        for number in 1..=11 {
+            let class = failure_class("class", number).unwrap();
+            assert_eq!(failure_class_to_wire(class) as i32, number);
+        }
+        for number in [-1, 0, 12, i32::MAX] {
+            assert!(failure_class("class", number).is_err(), "{number}");
+        }
     }
 
     #[test]

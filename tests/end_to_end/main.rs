@@ -2,6 +2,7 @@
 
 mod access;
 mod cohorts;
+mod failures;
 mod faults;
 mod python;
 mod run;

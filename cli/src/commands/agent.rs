@@ -48,6 +48,10 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     work_dir: Option<PathBuf>,
 
+    /// Where the kernel's log is read for errors of the card: /dev/kmsg, or a file that the system's logger writes
+    #[arg(long, value_name = "FILE", default_value = plateau_agent::KERNEL_LOG, value_hint = ValueHint::FilePath)]
+    kernel_log: PathBuf,
+
     #[command(flatten)]
     pub(super) parent: Parent,
 }
@@ -105,6 +109,8 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
         trainer_program: std::env::current_exe()
             .context("finding the program's own file, to start the trainer")?,
         log_file: context.log_file.clone(),
+        driver_log: device::address(arguments.device)
+            .map(|card| plateau_agent::DriverLog { file: arguments.kernel_log.clone(), card }),
         name: name.clone(),
     };
     let stop = interrupt::requested(interrupts, arguments.parent.exit_with_parent);

@@ -8,11 +8,13 @@ pub mod check;
 pub mod checkpoint;
 pub mod completion;
 pub mod coordinator;
+pub mod delete;
 pub mod devices;
 pub mod drain;
 pub mod explain;
 pub mod export;
 pub mod extend;
+pub mod gc;
 pub mod keys;
 pub mod list;
 pub mod logs;
@@ -89,6 +91,8 @@ pub enum Command {
     Watch(watch::Arguments),
     /// Cancel a sweep; what is done is kept
     Cancel(cancel::Arguments),
+    /// Delete a sweep: its results, metrics and checkpoints
+    Delete(delete::Arguments),
     /// Stop a sweep for a while; its trials save checkpoints
     Pause(pause::Arguments),
     /// Let a paused sweep go on
@@ -117,6 +121,8 @@ pub enum Command {
     Devices(devices::Arguments),
     /// Check that everything a data directory promises to hold is there and whole
     Verify(verify::Arguments),
+    /// Delete checkpoints that nothing needs any more
+    Gc(gc::Arguments),
     /// Copy a data directory, also while its coordinator works
     Backup(backup::Arguments),
     /// Run a coordinator
@@ -153,6 +159,7 @@ impl Command {
             Command::Trials(arguments) => wait(trials::run(&arguments, context)),
             Command::Watch(arguments) => wait(watch::run(&arguments, context)),
             Command::Cancel(arguments) => wait(cancel::run(&arguments, context)),
+            Command::Delete(arguments) => wait(delete::run(&arguments, context)),
             Command::Pause(arguments) => wait(pause::run(&arguments, context)),
             Command::Resume(arguments) => wait(resume::run(&arguments, context)),
             Command::Extend(arguments) => wait(extend::run(&arguments, context)),
@@ -167,6 +174,7 @@ impl Command {
             Command::Undrain(arguments) => wait(undrain::run(&arguments, context)),
             Command::Devices(arguments) => devices::run(&arguments, context),
             Command::Verify(arguments) => wait(verify::run(&arguments, context)),
+            Command::Gc(arguments) => wait(gc::run(&arguments, context)),
             Command::Backup(arguments) => wait(backup::run(&arguments, context)),
             Command::Coordinator(arguments) => wait(coordinator::run(&arguments, context)),
             Command::Agent(arguments) => wait(agent::run(&arguments, context)),

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::KeepAround;
 use crate::fields::{ConfigResult, Fields};
 
 /// `[checkpoint]`: the last state of a trial is always saved; these add states on the way.
@@ -16,24 +17,29 @@ pub struct CheckpointConfig {
     pub keep: u32,
     /// Besides, states at multiples of so many steps are saved and kept for good; absent: none.
     pub keep_every: Option<u64>,
+    /// Besides, states around the transition are kept for good; absent: none.
+    pub keep_around: Option<KeepAround>,
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        CheckpointConfig { every: None, seconds: 60.0, keep: 1, keep_every: None }
+        CheckpointConfig { every: None, seconds: 60.0, keep: 1, keep_every: None, keep_around: None }
     }
 }
 
 impl CheckpointConfig {
-    /// Reads `[checkpoint]`; an absent table means the defaults.
-    pub fn read(fields: Option<Fields<'_>>) -> ConfigResult<Self> {
+    /// Reads `[checkpoint]` of a trial of `steps` steps; an absent table means the defaults.
+    pub fn read(fields: Option<Fields<'_>>, steps: u64) -> ConfigResult<Self> {
         let default = Self::default();
         let Some(mut fields) = fields else { return Ok(default) };
+        let every = fields.integer("every", 1..=u64::MAX >> 1)?;
+        let around = fields.table("keep-around")?;
         let config = CheckpointConfig {
-            every: fields.integer("every", 1..=u64::MAX >> 1)?,
+            every,
             seconds: fields.number("seconds", 0.0..=1e9)?.unwrap_or(default.seconds),
             keep: fields.integer("keep", 0..=1000)?.unwrap_or(default.keep),
             keep_every: fields.integer("keep-every", 1..=u64::MAX >> 1)?,
+            keep_around: around.map(|fields| KeepAround::read(fields, every, steps)).transpose()?,
         };
         fields.finish()?;
         Ok(config)

@@ -5,6 +5,7 @@
 
 mod checkpoint;
 mod evaluate;
+mod keep_around;
 mod model;
 mod optimizer;
 mod schedule;
@@ -12,6 +13,7 @@ mod train;
 
 pub use checkpoint::CheckpointConfig;
 pub use evaluate::{EvaluateConfig, ProbeKind};
+pub use keep_around::{KeepAround, TransitionMetric, Window};
 pub use model::{Activation, Initialisation, ModelConfig, Norm, Positions, TransformerConfig};
 pub use optimizer::{AdamConfig, OptimizerConfig, SgdConfig};
 pub use schedule::{Schedule, ScheduleKind};
@@ -54,7 +56,7 @@ impl TrialConfig {
         let train = fields.table("train")?;
         let train = TrainConfig::read(fields.require("train", train)?, &task)?;
         let evaluate = EvaluateConfig::read(fields.table("evaluate")?, &task)?;
-        let checkpoint = CheckpointConfig::read(fields.table("checkpoint")?)?;
+        let checkpoint = CheckpointConfig::read(fields.table("checkpoint")?, train.steps)?;
         fields.finish()?;
         Ok(TrialConfig { seed, task, model, train, evaluate, checkpoint })
     }

@@ -90,6 +90,11 @@ impl Checkpoints {
         Self::place(trial, attempt, step).to_string()
     }
 
+    /// Where the checkpoints of an attempt lie in the store.
+    pub fn attempt_of(trial: TrialId, attempt: u64) -> String {
+        format!("trials/{trial}/attempts/{attempt}")
+    }
+
     /// The folder, where the store is one.
     pub fn folder(&self) -> Option<&std::path::Path> {
         self.folder.as_deref()

@@ -66,6 +66,7 @@ pub(super) fn connect(
         leases: leases.iter().copied().collect(),
         drained: known.and_then(|agent| agent.drained.clone()),
         crashed: known.map(|agent| agent.crashed.clone()).unwrap_or_default(),
+        failures: known.map_or(0, |agent| agent.failures),
         superseded: known.map(|agent| agent.superseded.clone()).unwrap_or_default(),
     };
     let host = agent.host.clone();

@@ -37,6 +37,7 @@ pub(super) fn undrain(state: &mut State, name: &str, effects: &mut Vec<Effect>) 
         return;
     };
     agent.crashed.clear();
+    agent.failures = 0;
     agent.superseded.clear();
     if agent.drained.take().is_some() {
         effects.push(Effect::Write(Write::Agent(name.to_owned(), Box::new(agent.clone()))));

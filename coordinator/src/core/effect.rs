@@ -2,7 +2,8 @@
 
 use plateau_common::identity::TrialId;
 
-use super::state::{Agent, Checkpoint, LeaseKey, Shape, SweepNumber, ThroughputKey, Trial};
+use super::retention::Freed;
+use super::state::{Agent, Checkpoint, Fence, LeaseKey, Shape, SweepNumber, ThroughputKey, Trial};
 
 /// Whom an event in the history is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,6 +78,14 @@ pub enum Write {
     Checkpoint(TrialId, Checkpoint),
     /// A checkpoint is about to be deleted.
     CheckpointForgotten(TrialId, Checkpoint),
+    /// A trial's policy of retention around its transition, and the transition.
+    Retention(TrialId),
+    /// Everything about a trial is dropped; its configuration, which a submission on its way may count on, at the next start.
+    TrialDeleted(TrialId),
+    /// A sweep's record, members and history are dropped.
+    SweepDeleted(SweepNumber),
+    /// What must not come again.
+    Fence(Fence),
     /// An event of somebody's history.
     History(Subject, String),
 }
@@ -158,6 +167,8 @@ pub enum Answer {
         /// Ended trials that go on.
         continued_trials: u64,
     },
+    /// What was deleted, or would be.
+    Freed(Freed),
     /// Trials will be tried again.
     Requeued {
         /// How many.

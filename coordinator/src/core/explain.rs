@@ -87,6 +87,12 @@ fn waiting_reason(state: &State, trial: &Trial) -> String {
             parts.push("for an idle agent other than those it crashed on".to_owned());
         }
     }
+    let pause = trial.retry_at.saturating_sub(state.last_tick);
+    if !pause.is_zero() {
+        let agents = trial.crashed_on.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let seconds = pause.as_secs_f64().ceil();
+        parts.push(format!("for {seconds} s more it is not tried again on {agents}, where it crashed"));
+    }
     if trial.crashes + trial.losses > 0 {
         let (crashes, losses) = (limits::MAX_CRASHES_PER_TRIAL, limits::MAX_LOSSES_PER_TRIAL);
         parts.push(format!(

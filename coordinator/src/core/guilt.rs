@@ -1,11 +1,14 @@
 //! Who is to blame when training breaks: the trial, the agent, or nobody.
 //!
-//! Owns the counts of crashes and of lost agents and what follows from them: a trial that crashes again and again, on two
+//! What each class of failure charges is `plateau_common::failure`'s table. Owns the counts of crashes and of lost agents and what follows from them: a trial that crashes again and again, on two
 //! agents where there are two, or that many agents are lost with, is quarantined; an agent on which different trials crash in a row, none of which crashed elsewhere, is
-//! drained and they are acquitted.
+//! drained and they are acquitted; an agent whose device is unhealthy, or whose host lacks what training needs, is drained
+//! whatever it trained. A trial that crashed waits before it is tried again where it crashed, longer each time.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use plateau_common::failure::{Charge, FailureClass};
 use plateau_common::identity::TrialId;
 use plateau_common::limits;
 use plateau_common::trial::TrialState;
@@ -28,23 +31,63 @@ pub(super) fn give_back(state: &mut State, id: TrialId, reason: &str, effects: &
 /// killed, preempted and cut off for other reasons. It is trained alone when it happens again, and quarantined only
 /// after [`limits::MAX_LOSSES_PER_TRIAL`] losses, because it may be what brings their hosts down.
 pub(super) fn lose(state: &mut State, id: TrialId, reason: &str, effects: &mut Vec<Effect>) {
-    charge(state, id, reason, Charge::Loss, effects);
+    charge(state, id, reason, FailureClass::Lost, effects);
 }
 
 /// The trial made no progress on an agent that lives.
 pub(super) fn stall(state: &mut State, id: TrialId, reason: &str, effects: &mut Vec<Effect>) {
-    charge(state, id, reason, Charge::Stall, effects);
+    charge(state, id, reason, FailureClass::Stalled, effects);
 }
 
-/// What a trial is charged with.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Charge {
-    /// Its trainer broke.
-    Crash,
-    /// Its trainer stood still: counted like a crash, but its neighbours in the cohort may be what stood.
-    Stall,
-    /// Its agent is gone.
-    Loss,
+/// Training broke on `agent` while it held these leases together: charged as its class says.
+pub(super) fn broke(
+    state: &mut State,
+    agent: &str,
+    ids: &BTreeSet<TrialId>,
+    class: FailureClass,
+    reason: &str,
+    effects: &mut Vec<Effect>,
+) {
+    match class.charge() {
+        Charge::TrialAndAgent => crash(state, agent, ids, reason, effects),
+        Charge::Trial | Charge::TrialWeakly => {
+            for id in ids {
+                charge(state, *id, reason, class, effects);
+            }
+        }
+        Charge::Agent | Charge::Nobody => {
+            for id in ids {
+                give_back(state, *id, &format!("{reason}; the trial is not charged"), effects);
+            }
+        }
+    }
+    if class.is_device_unhealthy() {
+        // The last agent too: whatever it were given would be lost.
+        super::drain::drain(state, agent, &format!("its device is unhealthy: {reason}"), effects);
+    } else if class.charge() == Charge::Agent && !ids.is_empty() {
+        blame(state, agent, reason, effects);
+    }
+}
+
+/// An agent failed for reasons of its own. Drained after [`limits::MAX_CRASHES_PER_AGENT`] in a row, the last one too: no other
+/// trial would fare better there.
+fn blame(state: &mut State, name: &str, reason: &str, effects: &mut Vec<Effect>) {
+    let Some(agent) = state.agents.get_mut(name) else { return };
+    agent.failures += 1;
+    if agent.failures >= limits::MAX_CRASHES_PER_AGENT {
+        let why = format!(
+            "it failed {} times in a row through no fault of a trial, last: {reason}",
+            agent.failures
+        );
+        super::drain::drain(state, name, &why, effects);
+    }
+}
+
+/// How long a trial that has crashed so often waits before it is tried again on an agent it crashed on.
+pub fn pause_after(crashes: u32) -> Duration {
+    let doublings = crashes.saturating_sub(1).min(u32::BITS - 1);
+    let seconds = limits::FIRST_RETRY_SECONDS.saturating_mul(1 << doublings);
+    Duration::from_secs(seconds.min(limits::LAST_RETRY_SECONDS))
 }
 
 /// The trainer of `agent` broke while it trained these leased trials together: charged to each of them, and noted
@@ -61,27 +104,30 @@ pub(super) fn crash(
         return;
     }
     for id in ids {
-        charge(state, *id, reason, Charge::Crash, effects);
+        charge(state, *id, reason, FailureClass::Exited, effects);
     }
     suspect(state, agent, ids, reason, effects);
 }
 
 /// Charges a trial: it waits for its next attempt, or is quarantined, after [`limits::MAX_CRASHES_PER_TRIAL`] crashes on at
 /// least two agents where more than one could have it, or after many more losses, without a new checkpoint between them.
-fn charge(state: &mut State, id: TrialId, reason: &str, charge: Charge, effects: &mut Vec<Effect>) {
+fn charge(state: &mut State, id: TrialId, reason: &str, class: FailureClass, effects: &mut Vec<Effect>) {
+    let (charge, now) = (class.charge(), state.last_tick);
     let available = state.agents.values().filter(|agent| agent.is_available()).count();
     let mut event = String::new();
     let (mut quarantined, mut counts) = (false, (0, 0));
     state.update(id, Some(effects), |trial| {
         let attempt = trial.attempt;
         let holder = trial.lease.take().map(|lease| lease.agent);
-        if charge == Charge::Loss {
+        if charge == Charge::TrialWeakly {
             trial.losses = trial.losses.saturating_add(1);
         } else {
             trial.crashes = trial.crashes.saturating_add(1);
             trial.crashed_on.extend(holder);
+            trial.retry_at = now + pause_after(trial.crashes);
         }
-        trial.alone |= charge == Charge::Crash || trial.crashes + trial.losses > 1;
+        // Where it stood still its neighbours may be what stood.
+        trial.alone |= charge == Charge::TrialAndAgent || trial.crashes + trial.losses > 1;
         trial.step = trial.newest_step();
         trial.reason = reason.to_owned();
         let proven = available <= 1 || trial.crashed_on.len() >= 2;
@@ -141,8 +187,7 @@ fn acquit(state: &mut State, id: TrialId, agent: &str, effects: &mut Vec<Effect>
         return;
     }
     state.update(id, Some(effects), |trial| {
-        (trial.crashes, trial.losses) = (0, 0);
-        trial.crashed_on.clear();
+        trial.forget_crashes();
         trial.alone = false;
     });
     let event = format!("not charged for its crash: agent {agent} was drained");
@@ -153,5 +198,6 @@ fn acquit(state: &mut State, id: TrialId, agent: &str, effects: &mut Vec<Effect>
 pub(super) fn vindicate(state: &mut State, agent: &str) {
     if let Some(agent) = state.agents.get_mut(agent) {
         agent.crashed.clear();
+        agent.failures = 0;
     }
 }

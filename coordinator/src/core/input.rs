@@ -1,5 +1,7 @@
 //! What can happen to the coordinator.
 
+use plateau_common::config::KeepAround;
+use plateau_common::failure::FailureClass;
 use plateau_common::identity::TrialId;
 use plateau_common::throughput::ThroughputCurve;
 use plateau_common::trial::Ending;
@@ -7,7 +9,7 @@ use plateau_common::trial::Ending;
 use super::state::{LeaseKey, Shape, SweepNumber};
 
 /// One trial of a submitted study.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Specification {
     /// Content-hash id.
     pub trial: TrialId,
@@ -21,6 +23,8 @@ pub struct Specification {
     pub keep: u32,
     /// Those at multiples of so many steps are kept for good.
     pub keep_every: Option<u64>,
+    /// Those around its transition are kept for good.
+    pub keep_around: Option<KeepAround>,
     /// What trials of the cohort cost.
     pub shape: Shape,
 }
@@ -130,8 +134,10 @@ pub enum Report {
     },
     /// The trainer broke while it held these leases.
     Crashed {
-        /// All of the cohort.
+        /// All of the cohort; none where the device is found unhealthy and trains nothing.
         leases: Vec<LeaseKey>,
+        /// How.
+        class: FailureClass,
         /// What is known.
         reason: String,
     },
@@ -275,6 +281,29 @@ pub enum Input {
         step: u64,
         /// What is wrong with it.
         problem: String,
+    },
+    /// The metric that a trial's policy of retention names has reached its level for the first time.
+    TransitionReached {
+        /// By which lease.
+        lease: LeaseKey,
+        /// At which evaluation.
+        step: u64,
+    },
+    /// Checkpoints that nothing needs are to be deleted.
+    Collect {
+        /// Newest checkpoints that each ended trial keeps.
+        keep: u32,
+        /// Only of trials whose sweeps were submitted at least so long ago.
+        older_than_milliseconds: u64,
+        /// Only say what would be.
+        dry_run: bool,
+    },
+    /// A sweep is to be deleted, with everything of its trials that no other sweep holds.
+    Delete {
+        /// Which.
+        sweep: SweepNumber,
+        /// Only say what would be.
+        dry_run: bool,
     },
     /// Time passed.
     Tick,

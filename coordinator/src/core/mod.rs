@@ -16,6 +16,7 @@ pub mod invariants;
 pub mod planning;
 mod reports;
 mod requeue;
+mod retention;
 pub mod scheduler;
 mod state;
 mod sweeps;
@@ -25,15 +26,16 @@ pub(crate) mod tests;
 pub use effect::{Answer, Effect, Granted, Refusal, Subject, ToAgent, Write};
 pub use expiry::Brake;
 pub use explain::{Explanation, explain_agent, explain_sweep, explain_trial};
+pub use guilt::pause_after;
 pub use input::{Input, Introduction, Report, Specification, Wish};
+pub use retention::Freed;
 pub use state::{
-    Agent, Checkpoint, Lease, LeaseKey, Member, Now, ReadyEntry, ReadyKey, RecordedEnding, Shape, State,
-    Sweep, SweepMode, SweepNumber, Throughput, ThroughputKey, Trial, Want, place, view,
+    Agent, Checkpoint, Fence, Lease, LeaseKey, Member, Now, ReadyEntry, ReadyKey, RecordedEnding, Shape,
+    State, Sweep, SweepMode, SweepNumber, Throughput, ThroughputKey, Trial, Want, place, view,
 };
 
 /// Lets one thing happen: changes `state` and says what is to be done about it. Requests (submit, extend, cancel,
-/// pause, resume, requeue,
-/// drain, undrain, checkpoints) get exactly one [`Effect::Answer`].
+/// pause, resume, requeue, drain, undrain, collect, delete, checkpoints) get exactly one [`Effect::Answer`].
 pub fn apply(state: &mut State, input: Input, now: Now) -> Vec<Effect> {
     let mut effects = Vec::new();
     let out = &mut effects;
@@ -72,6 +74,11 @@ pub fn apply(state: &mut State, input: Input, now: Now) -> Vec<Effect> {
         Input::CheckpointDamaged { trial, attempt, step, problem } => {
             damage::checkpoint_damaged(state, trial, attempt, step, &problem, out);
         }
+        Input::TransitionReached { lease, step } => retention::transition(state, lease, step, out),
+        Input::Collect { keep, older_than_milliseconds, dry_run } => {
+            retention::collect(state, keep, older_than_milliseconds, dry_run, now, out);
+        }
+        Input::Delete { sweep, dry_run } => retention::delete(state, sweep, dry_run, out),
         Input::Tick => expiry::tick(state, now, out),
     }
     grant(state, now, out);
@@ -96,8 +103,9 @@ fn grant(state: &mut State, now: Now, effects: &mut Vec<Effect>) {
             let Some(want) = state.trials.get(&id).and_then(|trial| state.best_want(trial)) else { continue };
             let mut attempt = 0;
             let mut resume = None;
+            let fence = state.fence;
             state.update(id, Some(effects), |trial| {
-                trial.attempt += 1;
+                trial.attempt = fence.next_attempt(trial.attempt);
                 attempt = trial.attempt;
                 resume = trial.resume(want.budget).cloned();
                 trial.state = plateau_common::trial::TrialState::Leased;

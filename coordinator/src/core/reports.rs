@@ -8,8 +8,9 @@ use plateau_common::limits;
 use plateau_common::trial::{Ending, TrialState};
 
 use super::effect::{Answer, Effect, Refusal, Subject, ToAgent, Write};
-use super::guilt::{crash, give_back, vindicate};
+use super::guilt::{broke, crash, give_back, vindicate};
 use super::input::Report;
+use super::retention::{forget, take_surplus};
 use super::state::{Agent, Checkpoint, LeaseKey, Now, RecordedEnding, State, lease_term};
 
 /// Why a report about `lease` by `agent` must be refused, if it must.
@@ -113,7 +114,7 @@ pub(super) fn receive(
                 effects.push(acknowledge);
             }
         },
-        Report::Crashed { leases, reason } => {
+        Report::Crashed { leases, class, reason } => {
             let mut together = BTreeSet::new();
             for lease in leases {
                 match objection(state, lease, agent) {
@@ -121,7 +122,8 @@ pub(super) fn receive(
                     None => drop(together.insert(lease.trial)),
                 }
             }
-            crash(state, agent, &together, &cut(&format!("crashed on agent {agent}: {reason}")), effects);
+            let reason = cut(&format!("crashed on agent {agent} ({}): {reason}", class.words()));
+            broke(state, agent, &together, class, &reason, effects);
             effects.push(acknowledge);
         }
         Report::OutOfMemory { leases, cohort_size, suspected, reason } => {
@@ -277,8 +279,7 @@ fn ended(
         trial.lease = None;
         trial.step = step;
         trial.train_seconds += if train_seconds.is_finite() { train_seconds.max(0.0) } else { 0.0 };
-        (trial.crashes, trial.losses) = (0, 0);
-        trial.crashed_on.clear();
+        trial.forget_crashes();
         trial.alone = false;
         match &recorded.ending {
             Ending::Completed => {
@@ -378,32 +379,13 @@ pub(super) fn checkpoint(
         trial.checkpoints.sort_by_key(|known| (known.step, known.attempt));
         trial.step = trial.step.max(checkpoint.step);
         if advances {
-            (trial.crashes, trial.losses) = (0, 0);
-            trial.crashed_on.clear();
+            trial.forget_crashes();
         }
-        // Those beyond the budget are a longer sweep's, which may go on; the newest counts even where it is kept for good.
-        let newest = trial.resume_step(budget);
-        let own = trial.checkpoints.iter().filter(|known| known.step <= budget);
-        let own = own.filter(|known| known.step == newest || !trial.keeps_for_good(known.step)).count();
-        let excess = own.saturating_sub(trial.keep as usize + 1);
-        let mut place = 0;
-        while surplus.len() < excess && place < trial.checkpoints.len() {
-            // What the live lease continues from may be on its way to the agent.
-            let in_use =
-                trial.checkpoints[place].step == resume && trial.checkpoints[place].attempt < trial.attempt;
-            if in_use || trial.keeps_for_good(trial.checkpoints[place].step) {
-                place += 1;
-            } else {
-                surplus.push(trial.checkpoints.remove(place));
-            }
-        }
+        surplus = take_surplus(trial, budget, resume);
     });
     effects.push(Effect::Write(Write::Checkpoint(lease.trial, checkpoint.clone())));
     let event = format!("checkpoint at step {} of attempt {}", checkpoint.step, lease.attempt);
     effects.push(Effect::Write(Write::History(Subject::Trial(lease.trial), event)));
-    for old in surplus {
-        effects.push(Effect::Write(Write::CheckpointForgotten(lease.trial, old.clone())));
-        effects.push(Effect::Delete(lease.trial, old));
-    }
+    forget(lease.trial, surplus, effects);
     effects.push(Effect::Answer(Answer::Done));
 }

@@ -17,8 +17,7 @@ pub(super) fn is_failed(state: TrialState) -> bool {
 pub(super) fn reset(trial: &mut Trial) {
     trial.state = TrialState::Pending;
     trial.reason = "requeued".to_owned();
-    (trial.crashes, trial.losses) = (0, 0);
-    trial.crashed_on.clear();
+    trial.forget_crashes();
     trial.alone = false;
     trial.diverged_at = None;
     // The old ending stays on record as history only; a new attempt will end the trial anew.

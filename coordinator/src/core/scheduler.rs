@@ -3,7 +3,7 @@
 //! Sweeps are served in order of submission; within a sweep the costliest shape first, so that the long trials do not
 //! come last. Idle agents come first, then free places in cohorts that train, then agents whose cohort is about to
 //! end. A cohort holds trials of one shape, as many as `planning` says. A suspect of a crash is trained alone, and not
-//! on an agent it crashed on while another is available; a shape that did not fit into an agent's memory keeps away
+//! on an agent it crashed on while another is available, nor before its pause is over (`guilt::pause_after`); a shape that did not fit into an agent's memory keeps away
 //! from it likewise. A drained agent is given nothing.
 
 use std::collections::BTreeSet;
@@ -151,11 +151,14 @@ fn is_alone(state: &State, id: TrialId) -> bool {
     state.trials.get(&id).is_some_and(|trial| trial.alone)
 }
 
-/// A trial keeps away from agents it crashed on while there is an available one it did not.
+/// A trial keeps away from agents it crashed on while there is an available one it did not, and for a while in any case.
 fn may_run_on(state: &State, id: TrialId, agent: &str) -> bool {
     let Some(trial) = state.trials.get(&id) else { return false };
     if !trial.crashed_on.contains(agent) {
         return true;
+    }
+    if trial.retry_at > state.last_tick {
+        return false;
     }
     !state.agents.iter().any(|(name, other)| other.is_available() && !trial.crashed_on.contains(name))
 }

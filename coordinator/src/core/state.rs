@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use plateau_common::config::KeepAround;
 use plateau_common::cost::{Hardware, MemoryNeed, memory_need};
 use plateau_common::identity::TrialId;
 use plateau_common::limits;
@@ -143,6 +144,8 @@ pub struct Trial {
     pub losses: u32,
     /// Agents it crashed on.
     pub crashed_on: BTreeSet<String>,
+    /// When it may be tried again on one of them. Forgotten by a restart, whose clock is another.
+    pub retry_at: Duration,
     /// It is suspected of a crash and trained alone, so that the guilty member of a cohort is found.
     pub alone: bool,
     /// The last recorded ending.
@@ -157,6 +160,10 @@ pub struct Trial {
     pub keep: u32,
     /// Those at multiples of so many steps are kept for good.
     pub keep_every: Option<u64>,
+    /// Those around its transition are kept for good.
+    pub keep_around: Option<KeepAround>,
+    /// Step at which the metric of `keep_around` reached its level; `None`: not yet.
+    pub transition: Option<u64>,
     /// The sweeps' references.
     pub wants: Vec<Want>,
     /// Where it stands in [`State::ready`].
@@ -177,6 +184,7 @@ impl Trial {
             crashes: 0,
             losses: 0,
             crashed_on: BTreeSet::new(),
+            retry_at: Duration::ZERO,
             alone: false,
             ending: None,
             holder: String::new(),
@@ -184,14 +192,31 @@ impl Trial {
             checkpoints: Vec::new(),
             keep,
             keep_every: None,
+            keep_around: None,
+            transition: None,
             wants: Vec::new(),
             ready: None,
         }
     }
 
+    /// What was held against it is forgotten.
+    pub(super) fn forget_crashes(&mut self) {
+        (self.crashes, self.losses, self.retry_at) = (0, 0, Duration::ZERO);
+        self.crashed_on.clear();
+    }
+
     /// Whether the checkpoint at `step` is kept for good.
     pub fn keeps_for_good(&self, step: u64) -> bool {
+        let near = self.keep_around.as_ref().zip(self.transition);
         self.keep_every.is_some_and(|every| step.is_multiple_of(every))
+            || near.is_some_and(|(policy, transition)| policy.is_near(transition, step))
+    }
+
+    /// Whether the checkpoint at `step` is kept for good, or may turn out to be because the transition is still to come.
+    pub fn keeps(&self, step: u64) -> bool {
+        let awaited = self.keep_around.as_ref().filter(|_| self.transition.is_none());
+        self.keeps_for_good(step)
+            || awaited.is_some_and(|policy| policy.may_be_near(self.newest_step(), step))
     }
 
     /// Step of the newest checkpoint; 0 without one.
@@ -341,6 +366,8 @@ pub struct Agent {
     /// Trials that were trained together on it when its trainer broke, since a trial last made progress on it; no trial is in
     /// two of the sets.
     pub crashed: Vec<BTreeSet<TrialId>>,
+    /// Failures of its own in a row, through no fault of a trial.
+    pub failures: usize,
     /// When other processes took its name while it was connected, of late.
     pub superseded: Vec<Duration>,
 }
@@ -387,6 +414,15 @@ impl Agent {
     }
 }
 
+/// Numbers that were given to what has been deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fence {
+    /// Largest attempt of a deleted trial.
+    pub attempt: u64,
+    /// Largest deleted sweep.
+    pub sweep: SweepNumber,
+}
+
 /// Everything.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State {
@@ -411,6 +447,8 @@ pub struct State {
     pub changed: BTreeSet<SweepNumber>,
     /// The brake on a mass expiry, while it is on.
     pub brake: Option<Brake>,
+    /// What must not come again.
+    pub fence: Fence,
     /// The last tick.
     pub last_tick: Duration,
     /// Wall time of the input being applied; stamped on what is displayed, never compared.
@@ -573,6 +611,13 @@ impl State {
         }
     }
 
+    /// Takes a trial out of everything.
+    pub(super) fn remove_trial(&mut self, id: TrialId) -> Option<Trial> {
+        let trial = self.trials.remove(&id)?;
+        self.unindex(id, &trial);
+        Some(trial)
+    }
+
     /// Changes the sweeps and several trials at once: the trials leave the indices, `sweeps` changes the sweeps, then
     /// each trial is changed, settled and indexed anew. Trials that differ afterwards are recorded.
     pub fn update_many(
@@ -615,6 +660,7 @@ impl State {
         }
         let mut trials = std::mem::take(&mut self.trials);
         for (id, trial) in &mut trials {
+            trial.retry_at = Duration::ZERO;
             if let Some(lease) = &mut trial.lease {
                 lease.deadline = now.monotonic + lease_term();
                 lease.progress_at = now.monotonic;

@@ -36,7 +36,14 @@ pub(super) fn submit(
         }));
         return;
     }
-    let number = state.sweeps.keys().next_back().map_or(1, |last| last + 1);
+    if trials.is_empty() {
+        // It was known when the study arrived, so it was not expanded, and is gone now.
+        let problem = "the sweep was deleted meanwhile: submit it once more".to_owned();
+        effects.push(Effect::Answer(Answer::Refused(Refusal::Precondition, problem)));
+        return;
+    }
+    let last = state.sweeps.keys().next_back().copied().unwrap_or(0);
+    let number = last.max(state.fence.sweep) + 1;
     let sweep = Sweep {
         id: id.clone(),
         name,
@@ -137,6 +144,12 @@ fn set_members(
         });
         trial.keep = specification.keep;
         trial.keep_every = specification.keep_every;
+        if trial.keep_around != specification.keep_around {
+            trial.keep_around.clone_from(&specification.keep_around);
+            // Another metric or level is reached elsewhere.
+            trial.transition = None;
+            effects.push(Effect::Write(Write::Retention(specification.trial)));
+        }
         if state.shapes.insert(specification.cohort, specification.shape).is_none() {
             effects.push(Effect::Write(Write::Shape(specification.cohort, specification.shape)));
         }
@@ -267,7 +280,12 @@ pub(super) fn set_mode(
 
 /// Asks agents to give back those of `ids` that no active sweep wants trained as far as they were granted for. (One that
 /// is still wanted, with fewer steps, comes again with that budget.)
-fn revoke_unwanted(state: &mut State, ids: &BTreeSet<TrialId>, reason: &str, effects: &mut Vec<Effect>) {
+pub(super) fn revoke_unwanted(
+    state: &mut State,
+    ids: &BTreeSet<TrialId>,
+    reason: &str,
+    effects: &mut Vec<Effect>,
+) {
     let unwanted: Vec<TrialId> = ids
         .iter()
         .filter(|id| {

@@ -218,6 +218,57 @@ impl PlateauService for Clients {
         Ok(Response::new(v1::UndrainResponse { agent: self.change_agent(agent, input).await? }))
     }
 
+    async fn delete_sweep(
+        &self,
+        request: Request<v1::DeleteSweepRequest>,
+    ) -> Result<Response<v1::DeleteSweepResponse>, Status> {
+        let v1::DeleteSweepRequest { sweep, dry_run } = request.into_inner();
+        let found =
+            select::with_sweep(&self.context, sweep, |_, _, number, sweep| (number, sweep.id.clone()));
+        let (number, sweep) = found.await?;
+        match self.context.engine.request(Input::Delete { sweep: number, dry_run }).await? {
+            Answer::Freed(freed) => {
+                tracing::info!(sweep, dry_run, trials = freed.trials, bytes = freed.bytes, "sweep deleted");
+                Ok(Response::new(v1::DeleteSweepResponse { sweep, freed: Some(wire::freed_to_wire(freed)) }))
+            }
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn collect_garbage(
+        &self,
+        request: Request<v1::CollectGarbageRequest>,
+    ) -> Result<Response<v1::CollectGarbageResponse>, Status> {
+        let v1::CollectGarbageRequest { dry_run, keep, older_than_seconds } = request.into_inner();
+        let older_than_milliseconds = older_than_seconds.saturating_mul(1000);
+        let freed = match self
+            .context
+            .engine
+            .request(Input::Collect { keep, older_than_milliseconds, dry_run })
+            .await?
+        {
+            Answer::Freed(freed) => freed,
+            other => return Err(unexpected(other)),
+        };
+        let orphans =
+            self.context.orphans.look(&self.context.engine, &self.context.checkpoints, dry_run).await;
+        let orphans = orphans.map_err(|error| Status::unavailable(format!("{error:#}")))?;
+        tracing::info!(
+            dry_run,
+            checkpoints = freed.checkpoints,
+            bytes = freed.bytes,
+            ?orphans,
+            "garbage collected"
+        );
+        Ok(Response::new(v1::CollectGarbageResponse {
+            freed: Some(wire::freed_to_wire(freed)),
+            orphans: orphans.deleted,
+            orphan_bytes: orphans.deleted_bytes,
+            waiting_orphans: orphans.waiting,
+            waiting_orphan_bytes: orphans.waiting_bytes,
+        }))
+    }
+
     async fn extend(
         &self,
         request: Request<v1::ExtendRequest>,

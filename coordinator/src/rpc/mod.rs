@@ -24,6 +24,7 @@ use crate::checkpoints::{CheckpointError, Checkpoints};
 use crate::core::{Answer, Refusal};
 use crate::disk::{Low, Room};
 use crate::engine::Handle;
+use crate::retention::Orphans;
 use crate::store::{Reader, StoreError};
 
 pub use agents::Agents;
@@ -45,6 +46,8 @@ pub struct Context {
     pub database: PathBuf,
     /// True once the coordinator stops: streams end.
     pub stopping: signal::Receiver<bool>,
+    /// Files that nothing names.
+    pub orphans: Orphans,
 }
 
 impl Context {

@@ -30,7 +30,7 @@ pub async fn submit(context: &Context, source: StudySource) -> Result<v1::Submit
         let id = id.clone();
         move |state, _| state.sweep_by_id(&id).is_some()
     });
-    // A sweep never vanishes, so one that is known needs no expansion and no room.
+    // One that is known needs no expansion and no room; if it is deleted meanwhile, the core says so.
     let trials = if known.await? {
         Vec::new()
     } else {
@@ -91,6 +91,7 @@ fn specify(config: &TrialConfig) -> Result<Specification, Failure> {
         cost,
         keep: config.checkpoint.keep,
         keep_every: config.checkpoint.keep_every,
+        keep_around: config.checkpoint.keep_around.clone(),
         shape: Shape {
             state_bytes: cost::state_bytes(config),
             workspace_bytes: cost::workspace_bytes(config),

@@ -161,8 +161,16 @@ impl Inspection {
                  WHERE trial NOT IN (SELECT trial FROM trials)"
             )
         };
-        let tables = ["members", "attempts", "checkpoints", "metrics", "logs", "trial_history"].map(of);
+        let tables =
+            ["members", "attempts", "checkpoints", "metrics", "logs", "trial_history", "retention"].map(of);
         self.all(&tables.join(" UNION ALL "), |row| Ok((row.get(0)?, row.get(1)?)))
+    }
+
+    /// The largest attempt of a deleted trial.
+    pub fn fence(&self) -> Result<u64, StoreError> {
+        let fence: i64 =
+            self.reader.connection.query_row("SELECT attempt FROM fence", [], |row| row.get(0))?;
+        Ok(fence.max(0) as u64)
     }
 
     fn all<T>(

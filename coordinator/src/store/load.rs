@@ -10,8 +10,8 @@ use rusqlite::{Connection, Row, RowIndex};
 
 use super::{Store, StoreError};
 use crate::core::{
-    Agent, Checkpoint, Lease, Member, Now, RecordedEnding, Shape, State, Sweep, SweepMode, Throughput, Trial,
-    Want,
+    Agent, Checkpoint, Fence, Lease, Member, Now, RecordedEnding, Shape, State, Sweep, SweepMode, Throughput,
+    Trial, Want,
 };
 
 fn damaged(table: &'static str, problem: impl Into<String>) -> StoreError {
@@ -55,6 +55,7 @@ impl Tables<'_> {
         self.load_trials(&mut state)?;
         self.load_members(&mut state)?;
         self.load_checkpoints(&mut state)?;
+        self.load_retention(&mut state)?;
         let state = state.restore(now);
         crate::core::invariants::check(&state).map_err(|problem| damaged("the whole", problem))?;
         Ok(state)
@@ -209,6 +210,26 @@ impl Tables<'_> {
         Ok(())
     }
 
+    fn load_retention(&self, state: &mut State) -> Result<(), StoreError> {
+        let mut statement = self.connection.prepare("SELECT trial, keep_around, transition FROM retention")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let trial = self.trial("retention", row.get(0)?)?;
+            let Some(record) = state.trials.get_mut(&trial) else {
+                return Err(damaged("retention", format!("trial {trial} does not exist")));
+            };
+            let policy: String = row.get(1)?;
+            let policy = super::deleted::parse(&policy).map_err(|problem| damaged("retention", problem))?;
+            record.keep_around = Some(policy);
+            let transition: Option<i64> = row.get(2)?;
+            record.transition = transition.map(|step| step.max(0) as u64);
+        }
+        state.fence = self.connection.query_row("SELECT * FROM fence", [], |row| {
+            Ok(Fence { attempt: count(row, "attempt")?, sweep: count(row, "sweep")? })
+        })?;
+        Ok(())
+    }
+
     fn load_checkpoints(&self, state: &mut State) -> Result<(), StoreError> {
         let mut statement = self.connection.prepare(
             "SELECT trial, attempt, step, weights_hash, bytes FROM checkpoints ORDER BY trial, step, attempt",
@@ -274,8 +295,11 @@ fn load_trial(row: &Row<'_>) -> Result<Trial, StoreError> {
         losses: row.get(9)?,
         crashed_on,
         alone: row.get(11)?,
+        retry_at: Duration::ZERO,
         keep: row.get(12)?,
         keep_every: row.get::<_, Option<i64>>(13)?.and_then(|every| u64::try_from(every).ok()),
+        keep_around: None,
+        transition: None,
         ending: load_ending(row)?,
         holder: row
             .get::<_, Option<String>>(24)?

@@ -3,6 +3,7 @@
 //! Owns the tables, their version, the lock that keeps a second coordinator out, the writing of effects in one
 //! transaction per batch, and reading back. Makes no decisions.
 
+mod deleted;
 mod inspect;
 mod load;
 mod lock;

@@ -110,7 +110,7 @@ CREATE TABLE history (
 ";
 
 /// The first leads from version 1 to version 2, and so on. One that was released is never changed.
-pub(super) const MIGRATIONS: [&str; 4] = [
+pub(super) const MIGRATIONS: [&str; 5] = [
     // Why an agent is given nothing more; none: it is not drained.
     "ALTER TABLE agents ADD COLUMN drained TEXT",
     // Which checkpoints are kept for good; none: only the newest.
@@ -118,6 +118,11 @@ pub(super) const MIGRATIONS: [&str; 4] = [
     // Agents lost with a trial.
     "ALTER TABLE trials ADD COLUMN losses INTEGER NOT NULL DEFAULT 0",
     NUMBERED_TRIALS,
+    // Which checkpoints around a trial's transition are kept (JSON), and where it was; and the largest numbers of what was
+    // deleted, which never come again (one row).
+    "CREATE TABLE retention (trial INTEGER PRIMARY KEY, keep_around TEXT NOT NULL, transition INTEGER);
+     CREATE TABLE fence (attempt INTEGER NOT NULL, sweep INTEGER NOT NULL);
+     INSERT INTO fence VALUES (0, 0);",
 ];
 
 /// Trials get numbers in the order of their submission, which is about the order they run in, and every table about trials is

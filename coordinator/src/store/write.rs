@@ -7,7 +7,7 @@ use plateau_common::limits;
 use plateau_common::trial::Ending;
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, deleted};
 use crate::core::{Agent, LeaseKey, State, Subject, SweepMode, Trial, Write};
 
 impl Subject {
@@ -49,7 +49,7 @@ impl Store {
 }
 
 /// SQLite's integers are signed; every count of ours fits, and what does not is cut to the largest.
-fn number(value: u64) -> i64 {
+pub(super) fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
@@ -220,6 +220,17 @@ impl Batch<'_> {
                 statement.execute(params![trial, number(checkpoint.attempt), number(checkpoint.step)])?;
                 Ok(())
             }
+            Write::Retention(id) => {
+                let trial = self.number_of(id)?;
+                deleted::retention(&self.transaction, trial, id, state)
+            }
+            Write::TrialDeleted(id) => {
+                let trial = self.number_of(id)?;
+                self.trials.remove(&trial);
+                deleted::trial(&self.transaction, trial)
+            }
+            Write::SweepDeleted(sweep) => deleted::sweep(&self.transaction, sweep),
+            Write::Fence(fence) => deleted::fence(&self.transaction, fence),
             Write::History(Subject::Trial(id), event) => self.trial_history(id, &event),
             Write::History(subject, event) => self.history(&subject.key(), &event),
         }

@@ -69,21 +69,25 @@ fn contradictions(row: &TrialRow) -> Vec<String> {
     problems
 }
 
-/// Attempts are numbered from 1 to the trial's last, each once.
+/// Attempts are numbered without a gap to the trial's last, each once.
 fn attempts(inspection: &Inspection, row: &TrialRow, id: TrialId, report: &mut Report) {
     let place = format!("table attempts, trial {id}");
     let Some(attempts) = report.read(&place, inspection.reader().attempts(id)) else { return };
     report.attempts += attempts.len() as u64;
     let last = u64::try_from(row.attempt).unwrap_or(0);
-    for (expected, record) in (1..).zip(&attempts) {
+    // Above those of trials that were deleted, so not always from 1.
+    let fence = report.read("table fence", inspection.fence()).unwrap_or(0);
+    let first = attempts.first().map_or(1, |record| record.attempt.clamp(1, fence + 1));
+    for (expected, record) in (first..).zip(&attempts) {
         if record.attempt != expected {
             let problem = format!("attempt {expected} is missing: the next is {}", record.attempt);
             report.add(Kind::Attempt, place, problem, RESTORE);
             return;
         }
     }
-    if attempts.len() as u64 != last {
-        let problem = format!("there are {}, the trial counts {last}", attempts.len());
+    if attempts.last().map_or(0, |record| record.attempt) != last {
+        let found = attempts.last().map_or(0, |record| record.attempt);
+        let problem = format!("the last is {found}, the trial counts {last}");
         report.add(Kind::Attempt, place, problem, RESTORE);
     }
 }

@@ -102,7 +102,8 @@ fn expected(path: &str) -> Option<Role> {
         ("/plateau.v1.AgentService", _) => Some(Role::Agent),
         (
             "/plateau.v1.PlateauService",
-            "Submit" | "Cancel" | "Pause" | "Resume" | "Extend" | "Requeue" | "Drain" | "Undrain",
+            "Submit" | "Cancel" | "Pause" | "Resume" | "Extend" | "Requeue" | "Drain" | "Undrain"
+            | "DeleteSweep" | "CollectGarbage",
         ) => Some(Role::Submit),
         ("/plateau.v1.PlateauService", method)
             if ["List", "Get", "Describe", "Watch", "Explain", "Fetch"]

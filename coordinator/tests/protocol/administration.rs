@@ -49,7 +49,14 @@ async fn a_requeue_names_a_trial_or_a_sweep() {
     let kind = v1::ending::Kind::Failed(v1::ending::Failed { reason: "no".to_owned() });
     agent.settle(ended(&cohort[1], 0, kind)).await.unwrap();
     let keys: Vec<v1::LeaseKey> = cohort.iter().map(|lease| lease.key.clone().unwrap()).collect();
-    agent.settle(Say::Crashed(Crashed { leases: keys[2..].to_vec(), reason: "x".to_owned() })).await.unwrap();
+    agent
+        .settle(Say::Crashed(Crashed {
+            leases: keys[2..].to_vec(),
+            reason: "x".to_owned(),
+            class: v1::FailureClass::Exited.into(),
+        }))
+        .await
+        .unwrap();
 
     let requeue = |subject: &str, diverged| v1::RequeueRequest { subject: subject.to_owned(), diverged };
     let answer = people.requeue(requeue(&sweep, false)).await.unwrap().into_inner();

@@ -41,7 +41,11 @@ async fn falls_back(harm: impl FnOnce(&Path)) {
     assert_eq!(status.code(), tonic::Code::DataLoss, "{status}");
     assert!(!damaged.exists(), "the damaged checkpoint is where readers look for it");
     // The lease is over: what an agent that knows no better says of it charges nobody.
-    let crashed = Crashed { leases: lease.key.clone().into_iter().collect(), reason: "no".to_owned() };
+    let crashed = Crashed {
+        leases: lease.key.clone().into_iter().collect(),
+        reason: "no".to_owned(),
+        class: v1::FailureClass::Exited.into(),
+    };
     agent.settle(Say::Crashed(crashed)).await.unwrap_err();
 
     let again = agent.ask().await.remove(0);

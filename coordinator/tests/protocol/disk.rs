@@ -91,7 +91,7 @@ async fn case_34_a_disk_that_runs_low_refuses_what_can_wait_and_records_endings(
     assert_eq!(status.code(), tonic::Code::ResourceExhausted, "{status}");
     assert!(status.message().contains("a checkpoint is refused"), "{status}");
     // Who asks why no checkpoint comes learns it.
-    let explain = v1::ExplainRequest { subject: cohort[1].trial.clone() };
+    let explain = v1::ExplainRequest { subject: cohort[1].key.clone().unwrap().trial };
     let why = client.explain(explain.clone()).await.unwrap().into_inner().summary;
     assert!(why.contains("a checkpoint is refused until space is freed"), "{why}");
     // What is known already needs no room, and what trains is recorded.

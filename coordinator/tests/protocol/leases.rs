@@ -120,7 +120,11 @@ async fn a_crashed_cohort_is_taken_apart_and_the_guilty_member_quarantined() {
     let guilty = cohort[1].key.clone().unwrap().trial;
     let crash = |leases: &[v1::Lease]| {
         let leases = leases.iter().filter_map(|lease| lease.key.clone()).collect();
-        Say::Crashed(Crashed { leases, reason: "signal 11".to_owned() })
+        Say::Crashed(Crashed {
+            leases,
+            reason: "signal 11".to_owned(),
+            class: v1::FailureClass::Exited.into(),
+        })
     };
     agent.settle(crash(&cohort)).await.unwrap();
     let mut crashes = 1;

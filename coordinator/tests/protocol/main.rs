@@ -12,6 +12,7 @@ mod disk;
 mod leases;
 mod names;
 mod recovery;
+mod retention;
 mod support;
 mod sweeps;
 mod verify;

@@ -127,7 +127,7 @@ async fn rows_that_contradict_each_other_are_found() {
     let (kind, problem) = found_after(gap).await;
     assert_eq!((kind, problem.as_str()), (Kind::Attempt, "attempt 2 is missing: the next is 3"));
     let (kind, problem) = found_after("UPDATE trials SET attempt = 3 WHERE trial = {}").await;
-    assert_eq!((kind, problem.as_str()), (Kind::Attempt, "there are 1, the trial counts 3"));
+    assert_eq!((kind, problem.as_str()), (Kind::Attempt, "the last is 1, the trial counts 3"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

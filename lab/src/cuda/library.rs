@@ -15,6 +15,8 @@ pub struct Card {
     pub ordinal: usize,
     /// Its name.
     pub name: String,
+    /// Its address on the bus, `0000:3b:00`, by which the system's log names it; `None`: the driver does not say.
+    pub address: Option<String>,
     /// Bytes of memory.
     pub memory: u64,
     /// Major and minor compute capability.
@@ -90,11 +92,22 @@ fn card(ordinal: usize, driver: (i32, i32)) -> Result<Card, CudaError> {
     };
     let major = attribute(sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
     let minor = attribute(sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    let place = [
+        sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID,
+        sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_PCI_BUS_ID,
+        sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID,
+    ];
+    let place: Result<Vec<i32>, CudaError> = place.into_iter().map(attribute).collect();
+    let address = match place.as_deref() {
+        Ok([domain, bus, device]) => Some(format!("{domain:04x}:{bus:02x}:{device:02x}")),
+        _ => None,
+    };
     // SAFETY: as above.
     let memory = unsafe { result::device::total_mem(device) }.doing("asking for a card's memory")?;
     Ok(Card {
         ordinal,
         name: result::device::get_name(device).doing("asking for a card's name")?,
+        address,
         memory: memory as u64,
         capability: (major, minor),
         driver,

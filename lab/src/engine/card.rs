@@ -30,6 +30,9 @@ impl From<CudaError> for LabError {
     fn from(error: CudaError) -> Self {
         match error {
             CudaError::OutOfMemory { needed, available } => LabError::OutOfMemory { needed, available },
+            CudaError::Driver { code, .. } => {
+                LabError::Card { message: error.to_string(), code: code as u32 }
+            }
             other => LabError::Compute { doing: "training on a card", message: other.to_string() },
         }
     }

@@ -390,13 +390,28 @@ fn recruit(start: &Start, layout: &Layout) -> Result<Recruit, LabError> {
             moments: vec![vec![0.0; layout.count()]; rule.moment_names().len()],
             last_norm: f64::NAN,
         },
-        Some(checkpoint) => resumed(checkpoint, layout, &rule).doing("restoring a trial")?,
+        Some(checkpoint) => {
+            resumed(checkpoint, layout, &rule, config.train.precision).doing("restoring a trial")?
+        }
     };
     Ok(Recruit { rule, state })
 }
 
 /// The state in a checkpoint.
-fn resumed(checkpoint: &Checkpoint, layout: &Layout, rule: &ReplicaRule) -> candle_core::Result<State> {
+fn resumed(
+    checkpoint: &Checkpoint,
+    layout: &Layout,
+    rule: &ReplicaRule,
+    precision: Precision,
+) -> candle_core::Result<State> {
+    let mut differences = Vec::new();
+    compare(layout, "", &checkpoint.weights, precision, &mut differences);
+    for name in rule.moment_names() {
+        compare(layout, &format!("{name}."), &checkpoint.optimizer, precision, &mut differences);
+    }
+    if !differences.is_empty() {
+        candle_core::bail!("the checkpoint's tensors are not the trial's:\n  {}", differences.join("\n  "));
+    }
     let moments = rule.moment_names().iter();
     let moments = moments.map(|name| flat(layout, &format!("{name}."), &checkpoint.optimizer));
     let last_norm = match checkpoint.optimizer.iter().find(|(name, _)| name == LAST_NORM) {
@@ -408,6 +423,33 @@ fn resumed(checkpoint: &Checkpoint, layout: &Layout, rule: &ReplicaRule) -> cand
         moments: moments.collect::<candle_core::Result<_>>()?,
         last_norm,
     })
+}
+
+/// Every way in which tensors named with this prefix differ from all parameters, or from one moment of them.
+fn compare(
+    layout: &Layout,
+    prefix: &str,
+    tensors: &Named,
+    precision: Precision,
+    differences: &mut Vec<String>,
+) {
+    let dtype = dtype_of(precision);
+    for parameter in &layout.parameters {
+        let name = format!("{prefix}{}", parameter.name);
+        let expected = format!("{dtype:?} {:?}", parameter.shape);
+        let found = match tensors.iter().find(|(known, _)| *known == name) {
+            Some((_, tensor)) => format!("{:?} {:?}", tensor.dtype(), tensor.dims()),
+            None => "nothing".to_owned(),
+        };
+        if found != expected {
+            differences.push(format!("{name}: checkpoint says {found}, trial says {expected}"));
+        }
+    }
+}
+
+/// The precision that tensors are kept in.
+fn dtype_of(precision: Precision) -> DType {
+    if precision == Precision::F64 { DType::F64 } else { DType::F32 }
 }
 
 /// The numbers of all parameters, or of one moment, from tensors named with this prefix.
@@ -428,7 +470,7 @@ fn flat(layout: &Layout, prefix: &str, tensors: &Named) -> candle_core::Result<V
 
 /// Tensors of all parameters, or of one moment, named with this prefix, in the precision of training.
 fn named(layout: &Layout, prefix: &str, numbers: &[f64], precision: Precision) -> candle_core::Result<Named> {
-    let dtype = if precision == Precision::F64 { DType::F64 } else { DType::F32 };
+    let dtype = dtype_of(precision);
     let parameters = layout.parameters.iter().enumerate().map(|(place, parameter)| {
         let own = numbers[layout.range(place)].to_vec();
         let tensor = Tensor::from_vec(own, parameter.shape.as_slice(), &Device::Cpu)?.to_dtype(dtype)?;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use plateau_common::failure::FailureClass;
 use plateau_common::limits;
 use plateau_common::trial::{Ending, TrialState};
 use proptest::prelude::*;
@@ -106,6 +107,7 @@ fn case_19_one_agent_alone_does_not_convict_a_trial_where_there_is_another() {
             world.connect("b", "1", vec![]);
         }
         world.crash("a", vec![lease]);
+        world.pass(10);
     }
     assert_eq!(world.state_of(1), TrialState::Pending);
     let lease = world.idle("b").remove(0).1;
@@ -202,6 +204,7 @@ fn train_with(bad_agents: &[&str], bad_trials: &[u8]) -> World {
                 leases.into_iter().for_each(|lease| world.complete(name, lease, 10));
             }
         }
+        world.pass(limits::FIRST_RETRY_SECONDS << limits::MAX_CRASHES_PER_TRIAL);
         if world.state.sweeps[&1].is_finished() {
             return world;
         }
@@ -332,7 +335,7 @@ fn case_23_reports_about_the_trials_of_others_are_refused_and_change_nothing() {
             ended(Ending::Failed { reason: "x".to_owned() }, 3),
             Report::Released { lease, reason: reason.clone(), train_seconds: 1.0 },
             Report::Log { lease, lines: vec![(0, "info".to_owned(), "x".to_owned())] },
-            Report::Crashed { leases: vec![lease], reason: reason.clone() },
+            Report::Crashed { leases: vec![lease], class: FailureClass::Exited, reason: reason.clone() },
             Report::OutOfMemory { leases: vec![lease], cohort_size: 1, suspected: false, reason },
         ]
     };
@@ -437,6 +440,7 @@ fn a_requeue_forgets_crashes_and_is_refused_where_there_is_nothing_to_requeue() 
     for _ in 0..limits::MAX_CRASHES_PER_TRIAL {
         let lease = world.idle("a").remove(0).1;
         world.crash("a", vec![lease]);
+        world.pass(10);
     }
     assert_eq!(world.state_of(1), TrialState::Quarantined);
     assert_eq!(world.apply(requeue.clone()), Some(Answer::Requeued { trials: 1 }));

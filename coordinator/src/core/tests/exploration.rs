@@ -138,6 +138,9 @@ impl Node {
             |of: &dyn Fn(usize) -> bool| (0..AGENTS.len()).fold(0, |bits, at| bits | u8::from(of(at)) << at);
         let holders = bits(&|agent| !self.held(agent).is_empty());
         let mute = bits(&|agent| self.session(agent).is_none()) & holders;
+        if mute == 0 && self.state.trials.values().any(|trial| trial.retry_at > self.state.last_tick) {
+            actions.push(Action::Pass);
+        }
         for silent in 1..1 << AGENTS.len() {
             if may(Fault::Silence) && silent & holders == silent && silent & mute == mute {
                 actions.push(Action::Silence(silent));
@@ -218,6 +221,7 @@ impl Node {
                 self.used[Fault::Silence as usize] += 1;
                 self.silence(silent)
             }
+            Action::Pass => self.silence(0),
             Action::Disconnect(agent) => {
                 self.used[Fault::Disconnect as usize] += 1;
                 let session = self.session(agent).unwrap_or(0);
@@ -348,6 +352,7 @@ impl Node {
                 trial.crashed_on.len() as u8,
             ]);
             bytes.extend(trial.crashed_on.iter().map(|name| letter(name)));
+            bytes.push(trial.retry_at.saturating_sub(self.state.last_tick).as_secs() as u8);
             bytes.push(u8::from(trial.ending.is_some()));
             if let Some(ending) = &trial.ending {
                 bytes.extend([ending.attempt as u8, ending.step as u8]);

@@ -1,5 +1,6 @@
 //! What can happen in an exploration: words that agents say, faults, actions, and how many of them.
 
+use plateau_common::failure::FailureClass;
 use plateau_common::trial::Ending;
 
 use super::world::specification;
@@ -69,6 +70,8 @@ pub enum Action {
     Stored(LeaseKey, u64),
     /// All agents but those of this set of bits renew their leases; the others' run out.
     Silence(u8),
+    /// Every agent renews its leases and the pauses after crashes are over.
+    Pass,
     /// The connection breaks.
     Disconnect(usize),
     /// The same process opens a session, and holds what it was granted, or never received it.
@@ -129,6 +132,8 @@ pub fn report(word: Word, lease: LeaseKey) -> Report {
         Word::Completed => ended(Ending::Completed, BUDGET),
         Word::Diverged => ended(Ending::Diverged { step: MIDDLE }, MIDDLE),
         Word::Released => Report::Released { lease, reason: String::new(), train_seconds: 0.0 },
-        Word::Crashed => Report::Crashed { leases: vec![lease], reason: "broke".to_owned() },
+        Word::Crashed => {
+            Report::Crashed { leases: vec![lease], class: FailureClass::Exited, reason: "broke".to_owned() }
+        }
     }
 }

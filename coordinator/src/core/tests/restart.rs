@@ -15,6 +15,7 @@ pub fn restarted(state: &State, now: Now) -> State {
         agents: state.agents.clone(),
         shapes: state.shapes.clone(),
         throughput: state.throughput.clone(),
+        fence: state.fence,
         ..State::default()
     };
     for trial in durable.trials.values_mut() {

@@ -146,6 +146,7 @@ fn a_new_checkpoint_acquits_a_trial_of_earlier_crashes() {
         assert_eq!(world.apply(stored), Some(Answer::Done));
         world.crash("a", vec![lease]);
         assert_eq!(world.state_of(1), TrialState::Pending);
+        world.pass(10);
     }
     assert_eq!(world.state.trials[&trial(1)].newest_step(), 50);
 }

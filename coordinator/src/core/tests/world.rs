@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use plateau_common::failure::FailureClass;
 use plateau_common::identity::TrialId;
 use plateau_common::trial::TrialState;
 
@@ -24,6 +25,7 @@ pub fn specification(number: u8, budget: u64, cohort: u128) -> Specification {
         cost: budget * (cohort as u64 + 1),
         keep: 1,
         keep_every: None,
+        keep_around: None,
         shape: shape(cohort),
     }
 }
@@ -40,6 +42,8 @@ pub struct World {
     pub sent: Vec<(u64, ToAgent)>,
     pub sessions: u64,
     pub granted: Vec<(String, LeaseKey, u64)>,
+    /// Checkpoints whose files are to go.
+    pub deleted: Vec<(TrialId, Checkpoint)>,
     store: Option<Store>,
     folder: tempfile::TempDir,
     attempts: BTreeMap<TrialId, u64>,
@@ -57,6 +61,7 @@ impl World {
             sent: Vec::new(),
             sessions: 0,
             granted: Vec::new(),
+            deleted: Vec::new(),
             store: Some(store),
             folder,
             attempts: BTreeMap::new(),
@@ -96,7 +101,8 @@ impl World {
                     self.sent.push((session, message));
                 }
                 Effect::Answer(value) => assert!(answer.replace(value).is_none(), "two answers"),
-                Effect::Close { .. } | Effect::Delete(..) | Effect::Changed(_) => {}
+                Effect::Delete(id, checkpoint) => self.deleted.push((id, checkpoint)),
+                Effect::Close { .. } | Effect::Changed(_) => {}
             }
         }
         batch.commit().unwrap();
@@ -108,7 +114,8 @@ impl World {
     fn check_history(&mut self) {
         for (id, trial) in &self.state.trials {
             let last = self.attempts.insert(*id, trial.attempt).unwrap_or(0);
-            assert!(trial.attempt >= last, "attempt of {id} went back");
+            // One that was deleted and has come back was not granted yet.
+            assert!(trial.attempt >= last || trial.attempt == 0, "attempt of {id} went back");
             if let Some(ending) = &trial.ending {
                 let known = self.endings.entry((*id, ending.attempt)).or_insert_with(|| ending.clone());
                 assert_eq!(known, ending, "an ending changed");
@@ -190,7 +197,11 @@ impl World {
     }
 
     pub fn crash(&mut self, name: &str, leases: Vec<LeaseKey>) {
-        self.say(name, Report::Crashed { leases, reason: "broke".to_owned() });
+        self.broke(name, leases, FailureClass::Exited);
+    }
+
+    pub fn broke(&mut self, name: &str, leases: Vec<LeaseKey>, class: FailureClass) {
+        self.say(name, Report::Crashed { leases, class, reason: "broke".to_owned() });
     }
 
     /// Lets time pass in ticks short enough not to look like a pause.
