@@ -375,8 +375,11 @@ impl Checkpoints {
                 let parts: Vec<_> = object.location.parts().collect();
                 let folder: Path = parts.iter().take(parts.len().saturating_sub(1)).cloned().collect();
                 if !kept.contains(&folder) {
-                    self.store.delete(&object.location).await.map_err(store_error("sweeping"))?;
-                    deleted += 1;
+                    match self.store.delete(&object.location).await {
+                        // A deletion that was on its way got there first.
+                        Ok(()) | Err(object_store::Error::NotFound { .. }) => deleted += 1,
+                        Err(error) => return Err(store_error("sweeping")(error)),
+                    }
                 }
             }
         }

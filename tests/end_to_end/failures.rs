@@ -5,7 +5,7 @@ use plateau_tests::{Bench, small_study, wait_for};
 
 use crate::{bench, results, trials};
 
-const STEPS: u32 = 3000;
+const STEPS: u32 = 20_000;
 /// The card that an agent of these tests owns, on paper.
 const CARD: &str = "0000:3b:00";
 

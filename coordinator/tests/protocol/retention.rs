@@ -73,6 +73,17 @@ async fn settled(
     panic!("expected {expected:?}, found {:?}", kept(client, data, trial).await);
 }
 
+/// The same for the whole store.
+async fn emptied(data: &Path) {
+    for _ in 0..400 {
+        if files(&data.join("checkpoints")).is_empty() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    }
+    panic!("{:?} is left", files(&data.join("checkpoints")).first());
+}
+
 fn gc(dry_run: bool) -> v1::CollectGarbageRequest {
     v1::CollectGarbageRequest { dry_run, keep: 1, older_than_seconds: 0 }
 }
@@ -114,13 +125,7 @@ async fn case_84_kept_around_the_transition_then_collected_then_deleted() {
     assert_eq!(agent.upload(&other, 2, b"two").await.unwrap_err().code(), Code::FailedPrecondition);
     let gone = client.delete_sweep(deletion(false)).await.unwrap_err();
     assert_eq!(gone.code(), Code::NotFound);
-    for _ in 0..400 {
-        if files(&data.path().join("checkpoints")).is_empty() {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
-    }
-    assert!(files(&data.path().join("checkpoints")).is_empty());
+    emptied(data.path()).await;
 
     // The study again: nothing is left to continue from, and the attempts go on above the old ones.
     let again = submit(&mut client, &study).await;
@@ -141,6 +146,7 @@ async fn case_84_kept_around_the_transition_then_collected_then_deleted() {
     let running = coordinator(data.path()).await;
     let request = v1::DeleteSweepRequest { sweep: again.sweep, dry_run: false };
     crate::support::client(&running).await.delete_sweep(request).await.unwrap();
+    emptied(data.path()).await;
     running.stop().await.unwrap();
     coordinator(data.path()).await.stop().await.unwrap();
     assert_eq!(configurations(), 0);
