@@ -49,7 +49,6 @@ pub async fn run(options: AgentOptions, stop: impl Future<Output = ()>) -> anyho
         .await
         .with_context(|| format!("making the work folder {}", scratch.display()))?;
     let hello = Hello {
-        protocol: plateau_proto::PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         name: options.name.clone(),
         incarnation,
@@ -57,9 +56,10 @@ pub async fn run(options: AgentOptions, stop: impl Future<Output = ()>) -> anyho
         device: options.device.clone(),
         device_description: options.device_description.clone(),
         max_cohort: options.max_cohort,
-        held: Vec::new(),
         threads: u32::try_from(options.threads).unwrap_or(u32::MAX),
         memory_bytes: options.memory_bytes.unwrap_or(0),
+        // Versions and leases held are filled in at each connection.
+        ..Hello::default()
     };
     let (link, orders) = Link::start(&options.coordinator, &options.credentials, hello)?;
     let (reports, outcomes) = reporter::start(link.clone());

@@ -15,7 +15,7 @@ mod cohort;
 mod device;
 mod environment;
 mod link;
-mod pipe;
+pub mod pipe;
 mod prepare;
 mod reporter;
 mod trainer;

@@ -12,10 +12,11 @@ pub mod checkpoints;
 pub mod core;
 pub mod disk;
 pub mod engine;
+pub mod failpoint;
 pub mod rpc;
 mod service;
 pub mod store;
 pub mod verify;
-mod wire;
+pub mod wire;
 
 pub use service::{Options, Running, start};

@@ -2,6 +2,7 @@
 
 mod access;
 mod cohorts;
+mod descriptors;
 mod faults;
 mod python;
 mod run;

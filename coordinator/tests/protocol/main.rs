@@ -15,3 +15,4 @@ mod recovery;
 mod support;
 mod sweeps;
 mod verify;
+mod versions;
