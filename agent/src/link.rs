@@ -215,7 +215,10 @@ impl Session {
         };
         match incoming.message().await {
             Ok(Some(CoordinatorMessage { body: Some(Answer::Welcome(welcome)) })) => {
-                if Protocols::new(welcome.protocol, welcome.protocol).and_then(|one| one.common(OURS)).is_none() {
+                if Protocols::new(welcome.protocol, welcome.protocol)
+                    .and_then(|one| one.common(OURS))
+                    .is_none()
+                {
                     let (version, protocol) = (welcome.version, welcome.protocol);
                     return Over::Lost(format!(
                         "the coordinator (version {version}) wants to speak version {protocol} of the protocol, this agent {OURS}: use programs of one version"

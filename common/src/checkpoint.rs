@@ -53,8 +53,9 @@ pub struct ManifestFile {
 impl Manifest {
     /// Parses and checks a manifest: known format, known file names, a well-formed trial id.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let manifest: Manifest = serde_json::from_slice(bytes)
-            .map_err(|error| format!("manifest.json is not a manifest: {}", shown(&error.to_string(), 300)))?;
+        let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| {
+            format!("manifest.json is not a manifest: {}", shown(&error.to_string(), 300))
+        })?;
         if manifest.format != FORMAT {
             return Err(format!(
                 "manifest format {} is not {FORMAT}, which this version reads",
@@ -64,7 +65,8 @@ impl Manifest {
         if crate::identity::TrialId::parse(&manifest.trial).is_none() {
             return Err(format!("`{}` is not a trial id", shown(&manifest.trial, 64)));
         }
-        if manifest.weights_hash.len() > MAX_NAME_BYTES || manifest.weights_hash.chars().any(char::is_control) {
+        if manifest.weights_hash.len() > MAX_NAME_BYTES || manifest.weights_hash.chars().any(char::is_control)
+        {
             return Err(format!("`{}` is not the hash of weights", shown(&manifest.weights_hash, 64)));
         }
         let mut names: Vec<&str> = manifest.files.iter().map(|file| file.name.as_str()).collect();

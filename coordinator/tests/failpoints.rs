@@ -147,7 +147,8 @@ impl Session {
     }
 
     async fn hear(&mut self) -> Result<Hear, Status> {
-        let message = tokio::time::timeout(PATIENCE, self.incoming.message()).await.expect("nothing was heard");
+        let message =
+            tokio::time::timeout(PATIENCE, self.incoming.message()).await.expect("nothing was heard");
         message?.and_then(|message| message.body).ok_or_else(gone)
     }
 
@@ -164,7 +165,9 @@ impl Session {
         loop {
             match self.hear().await? {
                 Hear::Acknowledged(done) if done.sequence == sequence => return Ok(()),
-                Hear::Refused(refused) if refused.sequence == sequence => panic!("refused: {}", refused.reason),
+                Hear::Refused(refused) if refused.sequence == sequence => {
+                    panic!("refused: {}", refused.reason)
+                }
                 _ => {}
             }
         }

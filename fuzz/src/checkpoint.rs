@@ -8,7 +8,8 @@ use crate::short;
 pub fn run(data: &[u8]) {
     match parse_tensors(data) {
         Ok(tensors) => {
-            let bytes: usize = tensors.iter().map(|(_, tensor)| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum();
+            let bytes: usize =
+                tensors.iter().map(|(_, tensor)| tensor.elem_count() * tensor.dtype().size_in_bytes()).sum();
             assert!(bytes <= data.len(), "{bytes} bytes of tensors in a file of {}", data.len());
             assert!(weights_hash(&tensors).is_ok());
         }

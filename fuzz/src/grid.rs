@@ -95,7 +95,8 @@ fn axis(axis: &Axis) -> String {
 }
 
 fn axes(axes: &[(u8, Axis)]) -> String {
-    let lines = axes.iter().take(5).map(|(choice, values)| format!("\"{}\" = {}", path(*choice), axis(values)));
+    let lines =
+        axes.iter().take(5).map(|(choice, values)| format!("\"{}\" = {}", path(*choice), axis(values)));
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -125,8 +126,10 @@ impl Grid {
             text += &format!("set = {}\n[when.axes]\n{}\n", pairs(&when.set), axes(&when.axes));
         }
         for exclude in self.exclude.iter().take(3) {
-            let lines =
-                exclude.iter().take(4).map(|(choice, number)| format!("\"{}\" = {}", path(*choice), number.text()));
+            let lines = exclude
+                .iter()
+                .take(4)
+                .map(|(choice, number)| format!("\"{}\" = {}", path(*choice), number.text()));
             text += &format!("[[exclude]]\n{}\n", lines.collect::<Vec<_>>().join("\n"));
         }
         text

@@ -20,7 +20,10 @@ pub fn run(data: &[u8]) {
         1 => {
             let text = String::from_utf8_lossy(rest);
             if let Some(header) = bearer(&text) {
-                assert!(header.is_sensitive() && header.to_str().is_ok_and(|header| header.starts_with("Bearer ")));
+                assert!(
+                    header.is_sensitive()
+                        && header.to_str().is_ok_and(|header| header.starts_with("Bearer "))
+                );
             }
         }
         _ => {

@@ -59,7 +59,9 @@ fn take(chunk: v1::MetricsChunk) {
         Err(error) => return short(error),
     };
     let bytes = convert::metrics_chunk_to_wire(&chunk).encode_to_vec();
-    let Ok(again) = v1::MetricsChunk::decode(bytes.as_slice()) else { panic!("our own message is malformed") };
+    let Ok(again) = v1::MetricsChunk::decode(bytes.as_slice()) else {
+        panic!("our own message is malformed")
+    };
     let Ok(again) = convert::metrics_chunk("metrics", again) else { panic!("our own chunk is refused") };
     assert_eq!(convert::metrics_chunk_to_wire(&again).encode_to_vec(), bytes, "not the canonical form");
     let points: usize = curves([&chunk]).values().map(|series| series.steps.len()).sum();

@@ -66,7 +66,8 @@ fn study_name(text: &str) {
         Ok(study) => {
             assert_eq!(study.name, text);
             assert!(!text.starts_with('.') && text.len() <= plateau_common::limits::MAX_NAME_BYTES);
-            let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
+            let allowed =
+                |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
             assert!(text.bytes().all(allowed), "{text:?}");
         }
         Err(error) => short(error),

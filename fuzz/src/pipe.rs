@@ -21,7 +21,8 @@ fn read_all<M: Message + Default>(data: &[u8]) {
     loop {
         let read = pipe::read::<M>(&mut blocking);
         // A slice is always ready, so the future is done at its first poll.
-        let polled = pin!(pipe::read_async::<M>(&mut asynchronous)).poll(&mut Context::from_waker(Waker::noop()));
+        let polled =
+            pin!(pipe::read_async::<M>(&mut asynchronous)).poll(&mut Context::from_waker(Waker::noop()));
         let Poll::Ready(read_async) = polled else { panic!("a slice was not ready") };
         match (read, read_async) {
             (Ok(Some(message)), Ok(Some(same))) => {

@@ -2,9 +2,9 @@
 //!
 //! The first byte chooses the type.
 
+use plateau_common::limits;
 use plateau_coordinator::core::Report;
 use plateau_coordinator::wire;
-use plateau_common::limits;
 use plateau_proto::v1::agent_message::Body;
 use plateau_proto::{convert, v1};
 use prost::Message;
@@ -121,7 +121,14 @@ fn agent_message(bytes: &[u8]) {
     match wire::introduction(hello) {
         Ok(agent) => {
             assert!(agent.held.len() <= limits::MAX_HELD_LEASES);
-            let texts = [&agent.name, &agent.incarnation, &agent.host, &agent.device, &agent.description, &agent.version];
+            let texts = [
+                &agent.name,
+                &agent.incarnation,
+                &agent.host,
+                &agent.device,
+                &agent.description,
+                &agent.version,
+            ];
             assert!(texts.iter().all(|text| text.len() <= limits::MAX_NAME_BYTES));
         }
         Err(error) => short(error),

@@ -10,8 +10,8 @@ use arbitrary::{Arbitrary, Unstructured};
 use plateau_common::identity::TrialId;
 use plateau_common::trial::TrialState;
 use plateau_coordinator::core::{
-    Answer, Effect, Input, LeaseKey, Now, RecordedEnding, Report, Shape, Specification, State, SweepMode, Wish,
-    Write, apply, invariants,
+    Answer, Effect, Input, LeaseKey, Now, RecordedEnding, Report, Shape, Specification, State, SweepMode,
+    Wish, Write, apply, invariants,
 };
 use plateau_coordinator::wire;
 use plateau_proto::v1;
@@ -67,15 +67,53 @@ enum Attempt {
 
 #[derive(Arbitrary, Debug)]
 enum Said {
-    Heartbeat { leases: Vec<(Key, u16, bool)>, speed: f64, idle: bool, grants: Option<u64>, next: bool, places: Option<(u8, u32)> },
-    Started { key: Key, from_step: u16 },
-    Metrics { key: Key, chunk: u8, steps: Vec<u8>, value: f64 },
-    Ended { key: Key, kind: u8, step: u16, seconds: f64, hash: u8 },
-    Released { key: Key, seconds: f64 },
-    Log { key: Key, lines: u8 },
-    Crashed { keys: Vec<Key> },
-    OutOfMemory { keys: Vec<Key>, size: u32, suspected: bool },
-    Throughput { cohort: u8, points: Vec<(u32, f64)>, calibrated: bool, evaluation: f64 },
+    Heartbeat {
+        leases: Vec<(Key, u16, bool)>,
+        speed: f64,
+        idle: bool,
+        grants: Option<u64>,
+        next: bool,
+        places: Option<(u8, u32)>,
+    },
+    Started {
+        key: Key,
+        from_step: u16,
+    },
+    Metrics {
+        key: Key,
+        chunk: u8,
+        steps: Vec<u8>,
+        value: f64,
+    },
+    Ended {
+        key: Key,
+        kind: u8,
+        step: u16,
+        seconds: f64,
+        hash: u8,
+    },
+    Released {
+        key: Key,
+        seconds: f64,
+    },
+    Log {
+        key: Key,
+        lines: u8,
+    },
+    Crashed {
+        keys: Vec<Key>,
+    },
+    OutOfMemory {
+        keys: Vec<Key>,
+        size: u32,
+        suspected: bool,
+    },
+    Throughput {
+        cohort: u8,
+        points: Vec<(u32, f64)>,
+        calibrated: bool,
+        evaluation: f64,
+    },
     Goodbye,
     /// The bytes of any message.
     Bytes(Vec<u8>),
@@ -138,11 +176,13 @@ fn specifications(trials: Vec<Trial>) -> Vec<Option<Specification>> {
             continue;
         }
         seen |= bit;
-        list.push(specification(trial.number, trial.budget, trial.cohort).map(|specification| Specification {
-            keep: u32::from(trial.keep),
-            keep_every: trial.keep_every.map(|every| u64::from(every) + 1),
-            shape: Shape { state_bytes: u64::from(trial.megabytes) << 20, ..specification.shape },
-            ..specification
+        list.push(specification(trial.number, trial.budget, trial.cohort).map(|specification| {
+            Specification {
+                keep: u32::from(trial.keep),
+                keep_every: trial.keep_every.map(|every| u64::from(every) + 1),
+                shape: Shape { state_bytes: u64::from(trial.megabytes) << 20, ..specification.shape },
+                ..specification
+            }
         }));
     }
     list
@@ -166,7 +206,10 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Write(Write::Metrics { lease, chunk, digest, .. }) => {
-                    assert!(self.chunks.insert((lease, chunk), digest).is_none(), "a chunk was recorded twice");
+                    assert!(
+                        self.chunks.insert((lease, chunk), digest).is_none(),
+                        "a chunk was recorded twice"
+                    );
                 }
                 Effect::Answer(value) => assert!(answer.replace(value).is_none(), "two answers"),
                 _ => {}
@@ -183,7 +226,15 @@ impl World {
         answer
     }
 
-    fn connect(&mut self, name: &str, incarnation: u8, max_cohort: u32, threads: u32, memory: u64, held: Vec<Key>) {
+    fn connect(
+        &mut self,
+        name: &str,
+        incarnation: u8,
+        max_cohort: u32,
+        threads: u32,
+        memory: u64,
+        held: Vec<Key>,
+    ) {
         let hello = said::Hello {
             protocol: 1,
             version: "1".to_owned(),
@@ -286,7 +337,10 @@ impl World {
                 let Some(lease) = self.lease(key) else { return };
                 let (trial, attempt, step) = (lease.trial, lease.attempt, u64::from(step % 300));
                 let problem = "bit rot".to_owned();
-                assert!(self.apply(Input::CheckpointDamaged { trial, attempt, step, problem }).is_some(), "no answer");
+                assert!(
+                    self.apply(Input::CheckpointDamaged { trial, attempt, step, problem }).is_some(),
+                    "no answer"
+                );
             }
             Step::Pass { seconds } => self.pass(u64::from(seconds)),
             Step::Restart => {
@@ -306,8 +360,10 @@ impl World {
                     step: u64::from(step),
                     waiting,
                 };
-                let free_places = places
-                    .map(|(cohort, places)| said::FreePlaces { cohort: format!("{:032x}", cohort % 3), places });
+                let free_places = places.map(|(cohort, places)| said::FreePlaces {
+                    cohort: format!("{:032x}", cohort % 3),
+                    places,
+                });
                 // What was really granted is what lets a wish count.
                 let sent = self.state.agents.values().map(|agent| agent.grants).max().unwrap_or(0);
                 Body::Heartbeat(said::Heartbeat {
@@ -432,7 +488,11 @@ impl World {
                 let step = known.lease.as_ref().map_or(0, |lease| lease.budget);
                 let ending = plateau_common::trial::Ending::Completed;
                 let weights_hash = "w".to_owned();
-                self.say("healthy", 9, Report::Ended { lease, ending, step, train_seconds: 1.0, weights_hash });
+                self.say(
+                    "healthy",
+                    9,
+                    Report::Ended { lease, ending, step, train_seconds: 1.0, weights_hash },
+                );
             }
         }
         for sweep in self.state.sweeps.values() {

@@ -233,7 +233,8 @@ mod tests {
 
     #[test]
     fn case_57_more_missing_places_than_there_are_steps_are_refused() {
-        let column = |missing: Vec<u32>| v1::MetricColumn { name: "loss".to_owned(), values: vec![1.0; 3], missing };
+        let column =
+            |missing: Vec<u32>| v1::MetricColumn { name: "loss".to_owned(), values: vec![1.0; 3], missing };
         let chunk = |missing| v1::MetricsChunk { steps: vec![1, 2, 3], columns: vec![column(missing)] };
         for missing in [vec![], vec![0], vec![0, 2], vec![0, 1, 2]] {
             let taken = metrics_chunk("metrics", chunk(missing.clone())).unwrap();

@@ -271,9 +271,10 @@ fn case_78_every_message_ever_recorded_decodes_and_loses_nothing() {
         let path = entry.unwrap().path();
         let stem = path.file_stem().unwrap().to_str().unwrap();
         let name = stem.split('-').next().unwrap();
-        let (_, again) = MESSAGES.iter().find(|(known, _)| *known == name).unwrap_or_else(|| {
-            panic!("{stem}: the message is gone; old peers still send it")
-        });
+        let (_, again) = MESSAGES
+            .iter()
+            .find(|(known, _)| *known == name)
+            .unwrap_or_else(|| panic!("{stem}: the message is gone; old peers still send it"));
         let bytes = std::fs::read(&path).unwrap();
         assert_eq!(again(&bytes).unwrap(), bytes, "{stem} is not what it was");
         seen += 1;

@@ -30,8 +30,8 @@ use crate::store::{Reader, StoreError};
 pub use agents::Agents;
 pub use client::Clients;
 pub use connections::incoming;
-pub use results::lineage;
 pub use message_limits::MessageLimits;
+pub use results::lineage;
 pub use versions::Versions;
 
 /// What every service needs.

@@ -144,6 +144,9 @@ async fn case_49_links_planted_in_the_store_are_not_followed() {
     let before = crate::support::files(&outside);
     let second = coordinator(&data).await;
     assert_eq!(crate::support::files(&outside), before, "what lies behind a link was touched");
-    assert!(trials.join("0123456789abcdef0123456789abcdef").is_symlink(), "the link itself is not ours either");
+    assert!(
+        trials.join("0123456789abcdef0123456789abcdef").is_symlink(),
+        "the link itself is not ours either"
+    );
     second.stop().await.unwrap();
 }
