@@ -1,5 +1,8 @@
 //! The corpus of every fuzz target, replayed: what fuzzing has found once is looked at in every ordinary test.
 
+// Helper functions of tests are no `#[test]` themselves, so clippy's exception for tests does not reach them.
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 
 fn files(folder: &Path) -> Vec<PathBuf> {

@@ -4,6 +4,9 @@
 //! recorded once, by `PLATEAU_RECORD=1 cargo test --workspace --test golden`, and never changed: a field that is
 //! renumbered, retyped or removed makes its file say something else when it is read and written again.
 
+// Helper functions of tests are no `#[test]` themselves, so clippy's exception for tests does not reach them.
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 
 use plateau_proto::{FILE_DESCRIPTOR_SET, v1};
