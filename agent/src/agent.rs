@@ -52,7 +52,6 @@ pub async fn run(options: AgentOptions, stop: impl Future<Output = ()>) -> anyho
         .await
         .with_context(|| format!("making the work folder {}", scratch.display()))?;
     let hello = Hello {
-        protocol: plateau_proto::PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         name: options.name.clone(),
         incarnation,
@@ -60,9 +59,10 @@ pub async fn run(options: AgentOptions, stop: impl Future<Output = ()>) -> anyho
         device: options.device.clone(),
         device_description: options.device_description.clone(),
         max_cohort: options.max_cohort,
-        held: Vec::new(),
         threads: u32::try_from(options.threads).unwrap_or(u32::MAX),
         memory_bytes: options.memory_bytes.unwrap_or(0),
+        // Versions and leases held are filled in at each connection.
+        ..Hello::default()
     };
     let driver_events = options.driver_log.as_ref().and_then(|log| {
         let events = driver_log::follow(&log.file, &log.card).map_err(|error| {

@@ -18,7 +18,7 @@ mod driver_log;
 mod environment;
 mod link;
 mod oom;
-mod pipe;
+pub mod pipe;
 mod prepare;
 mod reporter;
 mod trainer;

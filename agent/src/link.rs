@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use plateau_common::limits;
 use plateau_common::random::Stream;
-use plateau_proto::PROTOCOL;
 use plateau_proto::connection::{Channel, Credentials, Route, innermost};
+use plateau_proto::protocol::{OLDEST_PROTOCOL, OURS, PROTOCOL, Protocols};
 use plateau_proto::v1::agent_message::{Body, Hello};
 use plateau_proto::v1::coordinator_message::Body as Answer;
 use plateau_proto::v1::{
@@ -202,7 +202,7 @@ impl Session {
         }
         let (sender, receiver) = mpsc::channel(QUEUE);
         let mut hello = self.hello.clone();
-        hello.protocol = PROTOCOL;
+        (hello.protocol, hello.oldest_protocol) = (PROTOCOL, OLDEST_PROTOCOL);
         hello.held = self.held.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
         let first = AgentMessage { sequence: 0, body: Some(Body::Hello(hello)) };
         if sender.send(first).await.is_err() {
@@ -215,6 +215,15 @@ impl Session {
         };
         match incoming.message().await {
             Ok(Some(CoordinatorMessage { body: Some(Answer::Welcome(welcome)) })) => {
+                if Protocols::new(welcome.protocol, welcome.protocol)
+                    .and_then(|one| one.common(OURS))
+                    .is_none()
+                {
+                    let (version, protocol) = (welcome.version, welcome.protocol);
+                    return Over::Lost(format!(
+                        "the coordinator (version {version}) wants to speak version {protocol} of the protocol, this agent {OURS}: use programs of one version"
+                    ));
+                }
                 tracing::info!(coordinator = self.url, version = welcome.version, "connected");
             }
             Ok(other) => {

@@ -8,6 +8,8 @@ pub const MAX_TRIALS_PER_SWEEP: u128 = 1_000_000;
 pub const MAX_AXIS_VALUES: u64 = 1_000_000;
 /// Bytes of a study's or an agent's name.
 pub const MAX_NAME_BYTES: usize = 128;
+/// Bytes of the name of a study's file.
+pub const MAX_FILE_NAME_BYTES: usize = 1024;
 /// Nesting of tables and arrays in a study file.
 pub const MAX_NESTING: usize = 32;
 

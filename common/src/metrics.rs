@@ -3,7 +3,7 @@
 //! A chunk holds consecutive evaluations of one trial in columns, one per metric name. Values are raw `f64`: NaN and
 //! infinity are legitimate measurements (JSON would lose them, so chunks never pass through JSON).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::results::Series;
 
@@ -55,15 +55,19 @@ impl MetricsChunk {
 
     /// The evaluations again, in order; the inverse of [`MetricsChunk::from_evaluations`].
     pub fn into_evaluations(self) -> Vec<Evaluation> {
-        let measured = |index: usize, name: &str| {
-            !self.missing.iter().any(|(at, missing)| *at as usize == index && missing == name)
-        };
+        let absent = self.absent();
+        let measured = |index: usize, name: &str| !absent.contains(&(name, index));
         let evaluation = |(index, step): (usize, &u64)| {
             let columns = self.columns.iter().filter(|(name, _)| measured(index, name));
             let values = columns.filter_map(|(name, column)| Some((name.clone(), *column.get(index)?)));
             Evaluation { step: *step, values: values.collect() }
         };
         self.steps.iter().enumerate().map(evaluation).collect()
+    }
+
+    /// What was not measured, to be asked about each value: (metric name, index into `steps`).
+    fn absent(&self) -> HashSet<(&str, usize)> {
+        self.missing.iter().map(|(index, name)| (name.as_str(), *index as usize)).collect()
     }
 
     /// Checks what the type cannot say; the error names the offence.
@@ -89,12 +93,11 @@ impl MetricsChunk {
 pub fn curves<'a>(chunks: impl IntoIterator<Item = &'a MetricsChunk>) -> BTreeMap<String, Series> {
     let mut points: BTreeMap<String, BTreeMap<u64, f64>> = BTreeMap::new();
     for chunk in chunks {
+        let absent = chunk.absent();
         for (name, column) in &chunk.columns {
             let curve = points.entry(name.clone()).or_default();
             for (index, (step, value)) in chunk.steps.iter().zip(column).enumerate() {
-                let absent =
-                    chunk.missing.iter().any(|(at, missing)| *at as usize == index && missing == name);
-                if !absent {
+                if !absent.contains(&(name.as_str(), index)) {
                     curve.insert(*step, *value);
                 }
             }

@@ -38,6 +38,8 @@ pub async fn backup(data_dir: &Path, checkpoint_store: Option<&str>, destination
     }
     let reader = Reader::open(&data_dir.join(DATABASE_FILE))
         .with_context(|| format!("opening the database of {}", data_dir.display()))?;
+    // What a newer version keeps, and where, is not known: the copy might lack some of it.
+    reader.refuse_newer()?;
     let source = match checkpoint_store {
         Some(url) => Some(Checkpoints::at_existing_url(url, &reader.directory_id()?)?),
         None => {

@@ -2,9 +2,10 @@
 //!
 //! An upload goes to temporary keys, is verified against its manifest (sizes, BLAKE3), moves under
 //! `trials/<id>/attempts/<n>/step-<s>/` with the manifest last, and counts only when the database names it. In a folder
-//! every file and directory is synchronised to the disk. One that turns out to be damaged moves under `damaged/`, where it
+//! every file and directory is synchronised to the disk, and no symbolic link is followed (`links`). One that turns out to be damaged moves under `damaged/`, where it
 //! is kept for inspection and read by nobody. Whether an attempt may store anything is the core's decision.
 
+mod links;
 mod whole;
 
 use std::collections::HashSet;
@@ -21,6 +22,7 @@ use plateau_common::identity::TrialId;
 use plateau_common::limits;
 
 use crate::core::LeaseKey;
+use crate::failpoint;
 
 /// Parts of an upload on their way to the store at once.
 const PARTS_IN_FLIGHT: usize = 4;
@@ -71,6 +73,12 @@ impl CheckpointError {
 
 fn store_error(doing: &'static str) -> impl Fn(object_store::Error) -> CheckpointError {
     move |source| CheckpointError::Store { doing, source }
+}
+
+/// Comes by a place where tests make uploads fail.
+fn fail_at(place: &'static str, key: &Path) -> Result<(), CheckpointError> {
+    let path = key.to_string();
+    failpoint::pass(place).map_err(|source| CheckpointError::Io { doing: "writing", path, source })
 }
 
 /// A piece of an upload after the manifest.
@@ -201,6 +209,7 @@ impl Checkpoints {
             )));
         }
         let folder = Path::from(format!("uploads/{}", uuid::Uuid::new_v4()));
+        self.refuse_links(&folder).await?;
         let staged = Staged { folder, manifest, manifest_bytes };
         let received = self.receive(&staged, pieces).await;
         if !matches!(received, Ok(Ok(()))) {
@@ -274,14 +283,17 @@ impl Checkpoints {
     /// Moves a staged upload into its place, the manifest last.
     pub async fn commit(&self, lease: LeaseKey, step: u64, staged: &Staged) -> Result<(), CheckpointError> {
         let place = Self::place(lease.trial, lease.attempt, step);
+        self.refuse_links(&place).await?;
         for file in &staged.manifest.files {
             let from = staged.folder.clone().join(file.name.as_str());
             let to = place.clone().join(file.name.as_str());
             self.store.rename(&from, &to).await.map_err(store_error("moving an upload into its place"))?;
+            fail_at(failpoint::UPLOAD_MOVED, &to)?;
         }
         let manifest = place.join(MANIFEST_FILE);
         let bytes = staged.manifest_bytes.clone();
         self.store.put(&manifest, bytes.into()).await.map_err(store_error("writing the manifest"))?;
+        fail_at(failpoint::UPLOAD_MANIFEST, &manifest)?;
         self.synchronise(&manifest).await?;
         self.discard(staged).await;
         Ok(())
@@ -297,6 +309,7 @@ impl Checkpoints {
     /// Deletes a checkpoint, its manifest first, so that it is never half there.
     pub async fn delete(&self, trial: TrialId, attempt: u64, step: u64) -> Result<(), CheckpointError> {
         let place = Self::place(trial, attempt, step);
+        self.refuse_links(&place).await?;
         match self.store.delete(&place.clone().join(MANIFEST_FILE)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
             Err(error) => return Err(store_error("deleting a checkpoint")(error)),
@@ -331,27 +344,11 @@ impl Checkpoints {
         Ok(())
     }
 
-    async fn delete_below(&self, folder: &Path) -> Result<(), CheckpointError> {
-        let found: Vec<_> =
-            self.store.list(Some(folder)).try_collect().await.map_err(store_error("listing"))?;
-        for object in found {
-            match self.store.delete(&object.location).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => return Err(store_error("deleting")(error)),
-            }
-        }
-        if let Some(root) = &self.folder {
-            // An empty directory is no object; that another upload has just filled it is no failure.
-            let _ = tokio::fs::remove_dir(root.join(folder.as_ref())).await;
-        }
-        Ok(())
-    }
-
     /// Deletes everything that `referenced` does not name: uploads that were cut off, checkpoints that were forgotten.
     /// Only at start, when nothing is on its way.
     pub async fn sweep(&self, referenced: &HashSet<(TrialId, u64, u64)>) -> Result<u64, CheckpointError> {
-        let kept: HashSet<Path> =
-            referenced.iter().map(|(trial, attempt, step)| Self::place(*trial, *attempt, *step)).collect();
+        let kept: HashSet<String> =
+            referenced.iter().map(|(trial, attempt, step)| Self::place_of(*trial, *attempt, *step)).collect();
         let mut deleted = 0;
         if let Some(root) = &self.folder {
             // What a kill leaves of a file half received is no object yet, so no listing shows it.
@@ -368,13 +365,23 @@ impl Checkpoints {
                 _ => {}
             }
         }
+        if let Some(root) = &self.folder {
+            for file in links::files_without_links(&root.join("trials"))? {
+                let folder = file.parent().and_then(|folder| folder.strip_prefix(root).ok());
+                if !folder.is_some_and(|folder| kept.contains(&*folder.to_string_lossy())) {
+                    links::remove(&file)?;
+                    deleted += 1;
+                }
+            }
+            return Ok(deleted);
+        }
         for root in ["uploads", "trials"] {
             let root = Path::from(root);
             let mut objects = self.store.list(Some(&root));
             while let Some(object) = objects.try_next().await.map_err(store_error("listing"))? {
                 let parts: Vec<_> = object.location.parts().collect();
                 let folder: Path = parts.iter().take(parts.len().saturating_sub(1)).cloned().collect();
-                if !kept.contains(&folder) {
+                if !kept.contains(folder.as_ref()) {
                     match self.store.delete(&object.location).await {
                         // A deletion that was on its way got there first.
                         Ok(()) | Err(object_store::Error::NotFound { .. }) => deleted += 1,
@@ -394,6 +401,7 @@ impl Checkpoints {
         step: u64,
     ) -> Result<(Manifest, Bytes), CheckpointError> {
         let path = Self::place(trial, attempt, step).join(MANIFEST_FILE);
+        self.refuse_links(&path).await?;
         let bytes = self.store.get(&path).await.map_err(store_error("reading a manifest"))?;
         let bytes = bytes.bytes().await.map_err(store_error("reading a manifest"))?;
         let manifest = Manifest::parse(&bytes)
@@ -411,6 +419,7 @@ impl Checkpoints {
         file: &plateau_common::checkpoint::ManifestFile,
     ) -> Result<BoxStream<'static, Result<Bytes, CheckpointError>>, CheckpointError> {
         let path = Self::place(trial, attempt, step).join(file.name.as_str());
+        self.refuse_links(&path).await?;
         let object = self.store.get(&path).await.map_err(store_error("reading a checkpoint"))?;
         let expected = (file.bytes, file.blake3.clone());
         let stream = object.into_stream().map_err(store_error("reading a checkpoint")).boxed();

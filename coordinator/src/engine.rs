@@ -18,6 +18,7 @@ use crate::checkpoints::Checkpoints;
 use crate::core::{
     Answer, Checkpoint, Effect, Granted, Input, Now, Report, State, Subject, SweepNumber, ToAgent, Write,
 };
+use crate::failpoint;
 use crate::retention::apply_with_transition;
 use crate::store::{Store, StoreError};
 use crate::wire;
@@ -240,6 +241,12 @@ fn now(started: Instant) -> Now {
     }
 }
 
+/// Comes by a place where tests make commits fail.
+fn fail_at(place: &'static str) -> Result<(), StoreError> {
+    let doing = "committing to";
+    failpoint::pass(place).map_err(|source| StoreError::Io { doing, path: "the database".to_owned(), source })
+}
+
 struct Engine {
     store: Store,
     state: State,
@@ -345,13 +352,19 @@ impl Engine {
             }
         }
         if wrote {
+            fail_at(failpoint::COMMIT_APPLIED)?;
+            fail_at(failpoint::COMMIT_SYNCHRONISE)?;
             transaction.commit()?;
+            fail_at(failpoint::COMMIT_DURABLE)?;
             self.commits.send_modify(|commits| *commits += 1);
         } else {
             drop(transaction);
         }
         for departure in departures {
             self.depart(departure, now);
+            if wrote {
+                fail_at(failpoint::COMMIT_ANSWERED)?;
+            }
         }
         Ok(stop)
     }

@@ -13,11 +13,12 @@ mod chunk;
 pub mod core;
 pub mod disk;
 pub mod engine;
+pub mod failpoint;
 mod retention;
 pub mod rpc;
 mod service;
 pub mod store;
 pub mod verify;
-mod wire;
+pub mod wire;
 
 pub use service::{Options, Running, start};

@@ -167,7 +167,8 @@ async fn serve(
         .context("preparing server reflection")?;
     let router = builder
         .layer(guard)
-        .layer(rpc::SingleRequests)
+        .layer(rpc::Versions)
+        .layer(rpc::MessageLimits)
         .add_service(health_service)
         .add_service(reflection)
         .add_service(clients)

@@ -244,6 +244,10 @@ pub fn study_source(field: &'static str, source: Option<v1::StudySource>) -> Res
     if source.text.len() > limits::MAX_STUDY_BYTES {
         return Err(WireError::new("text", format!("is longer than {} bytes", limits::MAX_STUDY_BYTES)));
     }
+    if source.file_name.len() > limits::MAX_FILE_NAME_BYTES {
+        let problem = format!("is longer than {} bytes", limits::MAX_FILE_NAME_BYTES);
+        return Err(WireError::new("file_name", problem));
+    }
     let format = match v1::StudyFormat::try_from(source.format) {
         Ok(v1::StudyFormat::Toml) => Format::Toml,
         Ok(v1::StudyFormat::Yaml) => Format::Yaml,

@@ -178,7 +178,8 @@ fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, LabError> {
     fs::read(path).doing_to("reading", path)
 }
 
-fn parse_tensors(bytes: &[u8]) -> Result<Named, String> {
+/// The tensors of a safetensors file; anything but 32 and 64 bit floating-point numbers is refused.
+pub fn parse_tensors(bytes: &[u8]) -> Result<Named, String> {
     let tensors = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
     let mut named = Vec::new();
     for (name, view) in tensors.tensors() {

@@ -18,6 +18,8 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
 
+use crate::protocol::{HEADER, OURS};
+
 /// What every token begins with, so that searches for leaked secrets find it.
 pub const TOKEN_PREFIX: &str = "plateau_";
 /// Hexadecimal digits after it.
@@ -29,7 +31,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
 
-/// A channel that puts the token on every call.
+/// A channel that puts the versions spoken and the token on every call.
 pub type Channel = InterceptedService<tonic::transport::Channel, Bearer>;
 
 /// What is needed besides an address to reach a coordinator beyond loopback.
@@ -162,7 +164,7 @@ fn authority(path: &Path) -> Result<Certificate, ConnectionError> {
     Ok(Certificate::from_pem(pem))
 }
 
-/// Puts `authorization: Bearer TOKEN` on calls; nothing where there is no token.
+/// Puts the versions spoken on calls, and `authorization: Bearer TOKEN` where there is a token.
 #[derive(Clone, Debug, Default)]
 pub struct Bearer {
     source: Option<Arc<Source>>,
@@ -197,6 +199,9 @@ impl Bearer {
 
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Ok(versions) = OURS.header().parse() {
+            request.metadata_mut().insert(HEADER, versions);
+        }
         if let Some(source) = &self.source {
             let header = source.header.read().unwrap_or_else(PoisonError::into_inner).clone();
             request.metadata_mut().insert("authorization", header);
@@ -216,14 +221,18 @@ fn read_token(path: &Path) -> Result<MetadataValue<Ascii>, ConnectionError> {
     }
     let mut text = String::new();
     file.take(MAX_TOKEN_FILE_BYTES).read_to_string(&mut text).map_err(unreadable)?;
-    let digits = text.trim().strip_prefix(TOKEN_PREFIX).unwrap_or_default();
+    bearer(&text).ok_or_else(|| ConnectionError::NoToken(path.to_owned()))
+}
+
+/// The header that carries the token in `text`; none where there is no token in it. Debug output does not show it.
+pub fn bearer(text: &str) -> Option<MetadataValue<Ascii>> {
+    let digits = text.trim().strip_prefix(TOKEN_PREFIX)?;
     if digits.len() != TOKEN_DIGITS || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(ConnectionError::NoToken(path.to_owned()));
+        return None;
     }
-    let header: Result<MetadataValue<Ascii>, _> = format!("Bearer {TOKEN_PREFIX}{digits}").parse();
-    let mut header = header.map_err(|_| ConnectionError::NoToken(path.to_owned()))?;
+    let mut header: MetadataValue<Ascii> = format!("Bearer {TOKEN_PREFIX}{digits}").parse().ok()?;
     header.set_sensitive(true);
-    Ok(header)
+    Some(header)
 }
 
 /// The cause at the bottom of an error: `transport error` alone tells nobody that a certificate was not believed.
@@ -307,6 +316,13 @@ mod tests {
             assert!(text.contains("does not hold a token"), "{text}");
             assert!(content.is_empty() || !text.contains(content), "{text}");
         }
+    }
+
+    #[test]
+    fn case_78_every_call_says_which_versions_are_spoken() {
+        let request = Bearer::default().call(Request::new(())).unwrap();
+        let header = request.metadata().get(HEADER).unwrap().to_str().unwrap();
+        assert_eq!(crate::protocol::Protocols::parse(header), Some(OURS));
     }
 
     #[test]

@@ -197,6 +197,18 @@ pub fn metrics_chunk(field: &'static str, chunk: v1::MetricsChunk) -> Result<Met
         if column.name.is_empty() || column.name.len() > limits::MAX_NAME_BYTES {
             return Err(error("a metric has no name or too long a name".to_owned()));
         }
+        // Before anything is made of them: a message has room for millions.
+        if column.values.len() != chunk.steps.len() {
+            return Err(error(format!("metric `{}` has not one value per step", column.name)));
+        }
+        if column.missing.windows(2).any(|pair| pair[0] >= pair[1])
+            || column.missing.last().is_some_and(|index| *index as usize >= chunk.steps.len())
+        {
+            return Err(error(format!(
+                "what is missing of metric `{}` is no increasing list of places in the chunk",
+                column.name
+            )));
+        }
         missing.extend(column.missing.into_iter().map(|index| (index, column.name.clone())));
         if columns.insert(column.name.clone(), column.values).is_some() {
             return Err(error(format!("metric `{}` appears twice", column.name)));
@@ -209,10 +221,14 @@ pub fn metrics_chunk(field: &'static str, chunk: v1::MetricsChunk) -> Result<Met
 
 /// The wire form of a metrics chunk.
 pub fn metrics_chunk_to_wire(chunk: &MetricsChunk) -> v1::MetricsChunk {
+    let mut missing: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+    for (index, metric) in &chunk.missing {
+        missing.entry(metric).or_default().push(*index);
+    }
     let columns = chunk.columns.iter().map(|(name, values)| v1::MetricColumn {
         name: name.clone(),
         values: values.clone(),
-        missing: chunk.missing.iter().filter(|(_, metric)| metric == name).map(|(index, _)| *index).collect(),
+        missing: missing.remove(name.as_str()).unwrap_or_default(),
     });
     v1::MetricsChunk { steps: chunk.steps.clone(), columns: columns.collect() }
 }
@@ -257,6 +273,23 @@ mod tests {
         assert_eq!((again.steps, again.missing), (chunk.steps, chunk.missing));
         assert_eq!(again.columns["loss"], chunk.columns["loss"]);
         assert!(again.columns["norm"][1].is_nan());
+    }
+
+    #[test]
+    fn case_57_more_missing_places_than_there_are_steps_are_refused() {
+        let column =
+            |missing: Vec<u32>| v1::MetricColumn { name: "loss".to_owned(), values: vec![1.0; 3], missing };
+        let chunk = |missing| v1::MetricsChunk { steps: vec![1, 2, 3], columns: vec![column(missing)] };
+        for missing in [vec![], vec![0], vec![0, 2], vec![0, 1, 2]] {
+            let taken = metrics_chunk("metrics", chunk(missing.clone())).unwrap();
+            assert_eq!(metrics_chunk_to_wire(&taken), chunk(missing));
+        }
+        for missing in [vec![3], vec![1, 1], vec![2, 1], vec![0; 4_000_000]] {
+            let error = metrics_chunk("metrics", chunk(missing)).unwrap_err();
+            assert!(error.problem.contains("missing"), "{error}");
+        }
+        let short = v1::MetricsChunk { steps: vec![1, 2], columns: vec![column(vec![0])] };
+        assert!(metrics_chunk("metrics", short).unwrap_err().problem.contains("one value per step"));
     }
 
     #[test]

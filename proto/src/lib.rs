@@ -2,7 +2,7 @@
 //!
 //! Everything that arrives is validated here, once: absent fields, unspecified or unknown enum values and malformed ids
 //! are [`WireError`]s naming the field. Nothing beyond this crate looks at a raw message and wonders. [`connection`] is the
-//! clients' side of the transport: addresses, TLS, tokens.
+//! clients' side of the transport: addresses, TLS, tokens; [`protocol`] the versions.
 
 /// Generated messages, clients and servers.
 #[allow(missing_docs, clippy::all)] // generated; documented in the .proto files
@@ -12,11 +12,10 @@ pub mod v1 {
 
 pub mod connection;
 pub mod convert;
+pub mod protocol;
 
 pub use convert::WireError;
+pub use protocol::PROTOCOL;
 
 /// The compiled descriptors, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/plateau.bin"));
-
-/// Version of the agent protocol spoken by this build.
-pub const PROTOCOL: u32 = 1;

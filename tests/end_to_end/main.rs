@@ -2,6 +2,7 @@
 
 mod access;
 mod cohorts;
+mod descriptors;
 mod failures;
 mod faults;
 mod python;

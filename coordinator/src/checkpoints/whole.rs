@@ -58,18 +58,13 @@ impl Checkpoints {
         let place = Self::place(trial, attempt, step);
         let name = format!("{trial}-attempt-{attempt}-step-{step}-{}", uuid::Uuid::new_v4().simple());
         let aside = Path::from(DAMAGED).join(name);
-        let mut found: Vec<Path> = self
-            .store
-            .list(Some(&place))
-            .map_ok(|object| object.location)
-            .try_collect()
-            .await
-            .map_err(store_error("listing a damaged checkpoint"))?;
-        found.sort_by_key(|location| location.filename() != Some(MANIFEST_FILE));
-        for location in found {
-            let Some(file) = location.filename() else { continue };
-            let to = aside.clone().join(file);
-            self.store.rename(&location, &to).await.map_err(store_error("setting a checkpoint aside"))?;
+        self.refuse_links(&place).await?;
+        self.refuse_links(&aside).await?;
+        let mut found = self.names_in(&place).await?;
+        found.sort_by_key(|file| file != MANIFEST_FILE);
+        for file in found {
+            let (from, to) = (place.clone().join(file.as_str()), aside.clone().join(file.as_str()));
+            self.store.rename(&from, &to).await.map_err(store_error("setting a checkpoint aside"))?;
             self.synchronise(&to).await?;
         }
         self.delete_below(&place).await?;

@@ -6,12 +6,14 @@ use std::time::Duration;
 use futures::{Stream, StreamExt};
 use plateau_common::limits;
 use plateau_proto::convert::{self, WireError};
+use plateau_proto::protocol::Protocols;
+use plateau_proto::v1;
 use plateau_proto::v1::agent_service_server::AgentService;
-use plateau_proto::{PROTOCOL, v1};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::versions::negotiate;
 use super::{Context, transfer};
 use crate::checkpoints::Piece;
 use crate::core::{Input, Introduction, LeaseKey, State};
@@ -49,7 +51,7 @@ impl AgentService for Agents {
         let first = tokio::time::timeout(HELLO, incoming.message())
             .await
             .map_err(|_| Status::deadline_exceeded("the session did not begin with Hello in time"))??;
-        let (sequence, agent) = hello(first)?;
+        let (sequence, agent, protocol) = hello(first)?;
         let engine = self.context.engine.clone();
         let session = engine.new_session();
         let (sender, receiver) = mpsc::channel(OUTGOING);
@@ -80,7 +82,8 @@ impl AgentService for Agents {
             // A stopping engine has closed every session itself.
             let _ = engine.send(Input::Disconnected { session, agent: name }).await;
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        let outgoing = ReceiverStream::new(receiver);
+        Ok(Response::new(Box::pin(outgoing.map(move |message| Ok(in_version(protocol, message?))))))
     }
 
     async fn upload_checkpoint(
@@ -164,22 +167,26 @@ fn piece(message: v1::UploadCheckpointRequest) -> Result<Piece, Status> {
     }
 }
 
-fn hello(message: Option<v1::AgentMessage>) -> Result<(u64, Introduction), Status> {
+/// Sequence number, agent, and the version of the protocol to speak with it.
+fn hello(message: Option<v1::AgentMessage>) -> Result<(u64, Introduction, u32), Status> {
     let Some(v1::AgentMessage { sequence, body: Some(v1::agent_message::Body::Hello(hello)) }) = message
     else {
         return Err(WireError::new("hello", "must be the first message of a session").into());
     };
-    if hello.protocol != PROTOCOL {
-        let version: String = hello.version.chars().take(limits::MAX_NAME_BYTES).collect();
-        return Err(Status::failed_precondition(format!(
-            "the agent (version {}) speaks protocol {}, this coordinator (version {}) speaks {PROTOCOL}: use equal \
-             versions",
-            version.escape_debug(),
-            hello.protocol,
-            env!("CARGO_PKG_VERSION")
-        )));
+    let theirs = Protocols::of_hello(hello.oldest_protocol, hello.protocol)
+        .ok_or_else(|| WireError::new("protocol", "is not a version of the protocol"))?;
+    let version: String = hello.version.chars().take(limits::MAX_NAME_BYTES).collect();
+    let protocol = negotiate(&format!("the agent (version {})", version.escape_debug()), theirs)?;
+    Ok((sequence, wire::introduction(hello)?, protocol))
+}
+
+/// A message as it is said in this version of the protocol. All versions so far say the same, but for the Welcome, which
+/// names the version.
+fn in_version(protocol: u32, mut message: v1::CoordinatorMessage) -> v1::CoordinatorMessage {
+    if let Some(v1::coordinator_message::Body::Welcome(welcome)) = &mut message.body {
+        welcome.protocol = protocol;
     }
-    Ok((sequence, wire::introduction(hello)?))
+    message
 }
 
 /// Passes what an agent says to the engine until the session ends.

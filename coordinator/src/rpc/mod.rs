@@ -3,11 +3,12 @@
 mod agents;
 mod client;
 mod connections;
+mod message_limits;
 mod results;
 mod select;
-mod single;
 mod submit;
 mod transfer;
+mod versions;
 mod watch;
 
 use std::path::PathBuf;
@@ -30,8 +31,9 @@ use crate::store::{Reader, StoreError};
 pub use agents::Agents;
 pub use client::Clients;
 pub use connections::incoming;
+pub use message_limits::MessageLimits;
 pub use results::lineage;
-pub use single::SingleRequests;
+pub use versions::Versions;
 
 /// What every service needs.
 #[derive(Clone)]

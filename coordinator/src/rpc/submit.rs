@@ -13,6 +13,7 @@ use tonic::Status;
 use super::{Context, Failure, blocking, refused};
 use crate::core::{Answer, Input, Shape, Specification, SweepNumber};
 use crate::engine::Handle;
+use crate::failpoint;
 use crate::wire;
 
 /// Configurations stored per transaction.
@@ -37,14 +38,21 @@ pub async fn submit(context: &Context, source: StudySource) -> Result<v1::Submit
         context.room.check(&context.database, "a new study", 0)?;
         expand(&context.engine, study).await?
     };
+    pass(failpoint::SUBMIT_CONFIGURED)?;
     match context.engine.request(Input::Submit { id, name, source: encoded, trials }).await? {
         Answer::Submitted { sweep, existing, trials, new_trials } => {
+            pass(failpoint::SUBMIT_ACCEPTED)?;
             tracing::info!(sweep, existing, trials, new_trials, "study submitted");
             Ok(v1::SubmitResponse { sweep, existing, trials, new_trials })
         }
         Answer::Refused(refusal, reason) => Err(refused(refusal, reason)),
         other => Err(Status::internal(format!("unexpected answer {other:?}"))),
     }
+}
+
+/// Comes by a place where tests make submissions fail.
+fn pass(place: &'static str) -> Result<(), Status> {
+    failpoint::pass(place).map_err(|error| Status::unavailable(error.to_string()))
 }
 
 fn invalid(error: plateau_common::study::StudyError) -> Failure {
@@ -71,6 +79,7 @@ async fn expand(engine: &Handle, study: Study) -> Result<Vec<Specification>, Sta
                 engine.put_configurations(batch).map_err(|stopped| Failure::Status(stopped.into()))?;
             }
         }
+        pass(failpoint::SUBMIT_EXPANDED).map_err(Failure::Status)?;
         engine.put_configurations(configurations).map_err(|stopped| Failure::Status(stopped.into()))?;
         Ok(specifications)
     })

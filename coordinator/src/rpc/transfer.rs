@@ -11,6 +11,7 @@ use tonic::Status;
 use super::{Context, done};
 use crate::checkpoints::Piece;
 use crate::core::{Input, LeaseKey};
+use crate::failpoint;
 
 /// Stores an upload and records it; the answer means that it is on disk.
 pub async fn store(
@@ -28,6 +29,7 @@ pub async fn store(
     }
     let staged = context.checkpoints.stage(lease, step, manifest, pieces).await??;
     let (weights_hash, bytes) = (staged.manifest().weights_hash.clone(), staged.bytes());
+    pass(failpoint::UPLOAD_RECEIVED)?;
     if let Some(known) = recorded(context, lease, step).await? {
         // What is recorded must not be touched: the files of both would lie in one place.
         context.checkpoints.discard(&staged).await;
@@ -41,6 +43,7 @@ pub async fn store(
         context.checkpoints.discard(&staged).await;
         return Err(error.into());
     }
+    pass(failpoint::UPLOAD_PUBLISHED)?;
     let answer = context.engine.request(Input::CheckpointStored { lease, step, weights_hash, bytes }).await?;
     if let Err(status) = done(answer) {
         // Superseded while it was on its way: its files are under its own attempt and are referenced by nothing, unless
@@ -50,8 +53,14 @@ pub async fn store(
         }
         return Err(status);
     }
+    pass(failpoint::UPLOAD_RECORDED)?;
     tracing::info!(trial = %lease.trial, attempt = lease.attempt, step, bytes, "checkpoint stored");
     Ok(())
+}
+
+/// Comes by a place where tests make uploads fail.
+fn pass(place: &'static str) -> Result<(), Status> {
+    failpoint::pass(place).map_err(|error| Status::unavailable(error.to_string()))
 }
 
 /// Digest of the weights recorded under this attempt and step, if there are any.

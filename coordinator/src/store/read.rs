@@ -5,7 +5,7 @@ use std::path::Path;
 use plateau_common::identity::TrialId;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{StoreError, open_reader};
+use super::{StoreError, VERSION, open_reader};
 use crate::core::Subject;
 
 /// A read-only connection; sees what is committed.
@@ -68,6 +68,16 @@ impl Reader {
     /// Opens the database at `path` for reading.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         Ok(Reader { connection: open_reader(path)? })
+    }
+
+    /// Refuses the file of a newer version.
+    pub fn refuse_newer(&self) -> Result<(), StoreError> {
+        let found: i64 = self.connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if found > VERSION {
+            let path = self.connection.path().unwrap_or_default().to_owned();
+            return Err(StoreError::Version { path, found, known: VERSION });
+        }
+        Ok(())
     }
 
     /// The id of the data directory: what it keeps elsewhere lies under this name.

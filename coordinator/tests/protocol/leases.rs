@@ -185,7 +185,11 @@ async fn a_session_that_breaks_the_protocol_is_refused_with_its_reason() {
     let first = v1::AgentMessage { sequence: 1, body: Some(Say::Hello(hello)) };
     let status = service.session(tokio_stream::iter([first])).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::FailedPrecondition);
-    assert!(status.message().contains("protocol 99") && status.message().contains("speaks 1"), "{status}");
+    assert!(
+        status.message().contains("version 99 of the protocol")
+            && status.message().contains("version 1 of the protocol"),
+        "{status}"
+    );
     let silent = v1::AgentMessage { sequence: 1, body: None };
     let status = service.session(tokio_stream::iter([silent])).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::InvalidArgument);

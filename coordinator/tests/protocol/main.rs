@@ -16,3 +16,4 @@ mod retention;
 mod support;
 mod sweeps;
 mod verify;
+mod versions;

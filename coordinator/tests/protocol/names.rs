@@ -102,3 +102,51 @@ async fn case_49_studies_and_agents_have_names_that_are_labels() {
     assert!(!files(data.path()).iter().any(|path| path.contains("script")));
     assert_eq!(explain(&mut client, name).await.kind, "agent");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn case_49_links_planted_in_the_store_are_not_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, outside) = (folder.path().join("data"), folder.path().join("outside"));
+    std::fs::create_dir_all(outside.join("attempts/1/step-9")).unwrap();
+    std::fs::write(outside.join("attempts/1/step-9/precious"), b"not ours").unwrap();
+    let first = coordinator(&data).await;
+    let mut submitter = client(&first).await;
+    submit(&mut submitter, STUDY).await;
+    let mut agent = Agent::connect(&first, "a").await;
+    let leases = agent.ask().await;
+    for lease in &leases {
+        agent.started(lease).await.unwrap();
+    }
+    agent.upload(&leases[0], 4, b"weights").await.unwrap();
+    // Where the second trial's checkpoints would go, there is a way out.
+    let trials = data.join("checkpoints/trials");
+    let of = |lease: &v1::Lease| trials.join(&lease.key.as_ref().unwrap().trial);
+    std::os::unix::fs::symlink(&outside, of(&leases[1])).unwrap();
+    let status = agent.upload(&leases[1], 9, b"weights").await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert!(status.message().contains("symbolic link"), "{status}");
+    // A file of a stored checkpoint is replaced by a link to one that has the very same bytes.
+    let place = of(&leases[0]).join("attempts/1/step-4");
+    std::fs::rename(place.join("weights.safetensors"), outside.join("weights")).unwrap();
+    std::os::unix::fs::symlink(outside.join("weights"), place.join("weights.safetensors")).unwrap();
+    let trial = leases[0].key.as_ref().unwrap().trial.clone();
+    let request = v1::FetchCheckpointRequest { trial, step: 4 };
+    let fetched = match submitter.fetch_checkpoint(request).await {
+        Ok(stream) => collect(stream.into_inner()).await.map(|_| ()),
+        Err(status) => Err(status),
+    };
+    assert!(fetched.unwrap_err().message().contains("symbolic link"));
+    // Beside what is kept, in a trial's folder, and at the top: a start sweeps away none of what lies behind them.
+    std::os::unix::fs::symlink(&outside, place.join("more")).unwrap();
+    std::os::unix::fs::symlink(&outside, trials.join("0123456789abcdef0123456789abcdef")).unwrap();
+    drop((agent, submitter));
+    first.stop().await.unwrap();
+    let before = crate::support::files(&outside);
+    let second = coordinator(&data).await;
+    assert_eq!(crate::support::files(&outside), before, "what lies behind a link was touched");
+    assert!(
+        trials.join("0123456789abcdef0123456789abcdef").is_symlink(),
+        "the link itself is not ours either"
+    );
+    second.stop().await.unwrap();
+}

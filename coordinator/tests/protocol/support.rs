@@ -159,6 +159,7 @@ impl Agent {
             threads: 1,
             memory_bytes: 0,
             held,
+            ..Hello::default()
         };
         let first = v1::AgentMessage { sequence: 1, body: Some(Say::Hello(hello)) };
         outgoing.send(first).await.unwrap();
@@ -307,25 +308,7 @@ impl Agent {
         weights: &[u8],
         manifest: Manifest,
     ) -> Result<(), Status> {
-        let chunk = |part| v1::UploadCheckpointRequest {
-            part: Some(v1::upload_checkpoint_request::Part::Chunk(v1::CheckpointChunk { part: Some(part) })),
-        };
-        let header = v1::upload_checkpoint_request::Header { lease: lease.key.clone(), step };
-        let mut parts = vec![
-            v1::UploadCheckpointRequest { part: Some(v1::upload_checkpoint_request::Part::Header(header)) },
-            chunk(v1::checkpoint_chunk::Part::Manifest(serde_json::to_vec(&manifest).unwrap())),
-        ];
-        for (name, bytes) in [(WEIGHTS_FILE, weights), (OPTIMIZER_FILE, b"moments".as_slice())] {
-            // In two pieces, to see that offsets are followed.
-            let (first, second) = bytes.split_at(bytes.len() / 2);
-            for (offset, data) in [(0, first), (first.len(), second)] {
-                parts.push(chunk(v1::checkpoint_chunk::Part::Data(v1::checkpoint_chunk::FileBytes {
-                    name: name.to_owned(),
-                    offset: offset as u64,
-                    data: data.to_vec(),
-                })));
-            }
-        }
+        let parts = upload_messages(lease, step, weights, &manifest);
         self.service.upload_checkpoint(tokio_stream::iter(parts)).await.map(|_| ())
     }
 
@@ -338,6 +321,35 @@ impl Agent {
             v1::DownloadCheckpointRequest { lease: lease.key.clone(), checkpoint: Some(checkpoint) };
         collect(self.service.download_checkpoint(request).await?.into_inner()).await
     }
+}
+
+/// The messages of an upload: header, manifest, files in two pieces each.
+pub fn upload_messages(
+    lease: &v1::Lease,
+    step: u64,
+    weights: &[u8],
+    manifest: &Manifest,
+) -> Vec<v1::UploadCheckpointRequest> {
+    let chunk = |part| v1::UploadCheckpointRequest {
+        part: Some(v1::upload_checkpoint_request::Part::Chunk(v1::CheckpointChunk { part: Some(part) })),
+    };
+    let header = v1::upload_checkpoint_request::Header { lease: lease.key.clone(), step };
+    let mut parts = vec![
+        v1::UploadCheckpointRequest { part: Some(v1::upload_checkpoint_request::Part::Header(header)) },
+        chunk(v1::checkpoint_chunk::Part::Manifest(serde_json::to_vec(manifest).unwrap())),
+    ];
+    for (name, bytes) in [(WEIGHTS_FILE, weights), (OPTIMIZER_FILE, b"moments".as_slice())] {
+        // In two pieces, to see that offsets are followed.
+        let (first, second) = bytes.split_at(bytes.len() / 2);
+        for (offset, data) in [(0, first), (first.len(), second)] {
+            parts.push(chunk(v1::checkpoint_chunk::Part::Data(v1::checkpoint_chunk::FileBytes {
+                name: name.to_owned(),
+                offset: offset as u64,
+                data: data.to_vec(),
+            })));
+        }
+    }
+    parts
 }
 
 /// Manifest and file bytes of a checkpoint's stream.
