@@ -13,6 +13,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 
+use crate::machine::Trainer;
 use crate::{environment, pipe};
 
 /// The signal that operating systems out of memory send.
@@ -86,20 +87,21 @@ impl TrainerChild {
         Ok(TrainerChild { process, commands, events, last_lines })
     }
 
-    /// Sends a command.
-    pub async fn command(&mut self, body: trainer_command::Body) -> anyhow::Result<()> {
+}
+
+#[tonic::async_trait]
+impl Trainer for TrainerChild {
+    async fn command(&mut self, body: trainer_command::Body) -> anyhow::Result<()> {
         let command = TrainerCommand { body: Some(body) };
         pipe::write_async(&mut self.commands, &command).await.context("commanding the trainer")
     }
 
-    /// The next event; `None` when the child is gone. Cancel-safe.
-    pub async fn event(&mut self) -> Option<TrainerEvent> {
+    async fn event(&mut self) -> Option<TrainerEvent> {
         self.events.recv().await
     }
 
-    /// Waits for the end of a child that closed its output, and says how it ended, for a person, and whether somebody
-    /// killed it (an agent's own kills are not waited for).
-    pub async fn obituary(mut self) -> (String, bool) {
+    /// Waits for the end of a child that closed its output. (An agent's own kills are not waited for.)
+    async fn obituary(mut self: Box<Self>) -> (String, bool) {
         let (status, killed) = match self.process.wait().await {
             Ok(status) => (status.to_string(), status.signal() == Some(SIGKILL)),
             Err(error) => (format!("unknown status: {error}"), false),

@@ -5,16 +5,21 @@
 //! after any error (`child`, `trainer`, `training`), and passes metrics, checkpoints and endings on in an order that makes
 //! a resumed trial complete (`reporter`).
 //!
+//! `machine` is what a simulation replaces: network, files, what trains.
+//!
 //! Owns no decision about what runs where, and trusts no lease: every report carries its attempt number and the
 //! coordinator may refuse it.
 
 mod agent;
+mod backoff;
 mod calibration;
 mod child;
 mod cohort;
 mod device;
 mod environment;
+mod files;
 mod link;
+pub mod machine;
 mod pipe;
 mod prepare;
 mod reporter;
@@ -24,7 +29,7 @@ mod transfer;
 
 use std::path::PathBuf;
 
-pub use agent::run;
+pub use agent::{run, run_on};
 pub use calibration::{Measured, measure};
 pub use trainer::trainer_main;
 

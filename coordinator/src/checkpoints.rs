@@ -5,6 +5,7 @@
 //! every file and directory is synchronised to the disk. One that turns out to be damaged moves under `damaged/`, where it
 //! is kept for inspection and read by nobody. Whether an attempt may store anything is the core's decision.
 
+mod on_the_spot;
 mod whole;
 
 use std::collections::HashSet;
@@ -19,8 +20,10 @@ use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart};
 use plateau_common::checkpoint::{MANIFEST_FILE, Manifest};
 use plateau_common::identity::TrialId;
 use plateau_common::limits;
+use plateau_machine::{Execution, Names};
 
 use crate::core::LeaseKey;
+use crate::machine::Machine;
 
 /// Parts of an upload on their way to the store at once.
 const PARTS_IN_FLIGHT: usize = 4;
@@ -110,6 +113,10 @@ pub struct Checkpoints {
     store: Arc<dyn ObjectStore>,
     /// The folder, where the store is one.
     folder: Option<PathBuf>,
+    /// Names of uploads.
+    names: Names,
+    /// Where files are synchronised.
+    execution: Execution,
 }
 
 impl Checkpoints {
@@ -133,7 +140,24 @@ impl Checkpoints {
         })?;
         let store =
             object_store::local::LocalFileSystem::new_with_prefix(&folder).map_err(store_error("opening"))?;
-        Ok(Checkpoints { store: Arc::new(store), folder: Some(folder) })
+        Ok(Self::of(Arc::new(store), Some(folder)))
+    }
+
+    fn of(store: Arc<dyn ObjectStore>, folder: Option<PathBuf>) -> Self {
+        Checkpoints { store, folder, names: Names::random(), execution: Execution::Threads }
+    }
+
+    /// The same store on this machine.
+    pub fn on(self, machine: &Machine) -> Result<Self, CheckpointError> {
+        let store = match (&self.folder, machine.execution) {
+            (Some(folder), Execution::OnTheSpot) => {
+                let local = object_store::local::LocalFileSystem::new_with_prefix(folder);
+                Arc::new(on_the_spot::OnTheSpot(Arc::new(local.map_err(store_error("opening"))?)))
+            }
+            _ => self.store,
+        };
+        let (names, execution) = (machine.names.clone(), machine.execution);
+        Ok(Checkpoints { store, folder: self.folder, names, execution })
     }
 
     /// The store at a URL: `file:///…`, or with the feature `cloud` also `s3://…`, `gs://…`, `az://…`, whose
@@ -166,7 +190,7 @@ impl Checkpoints {
         let (store, prefix) =
             object_store::parse_url_opts(&parsed, options).map_err(store_error("opening"))?;
         let store = object_store::prefix::PrefixStore::new(store, prefix.join(owner));
-        Ok(Checkpoints { store: Arc::new(store), folder: None })
+        Ok(Self::of(Arc::new(store), None))
     }
 
     fn place(trial: TrialId, attempt: u64, step: u64) -> Path {
@@ -200,7 +224,7 @@ impl Checkpoints {
                 limits::MAX_CHECKPOINT_BYTES
             )));
         }
-        let folder = Path::from(format!("uploads/{}", uuid::Uuid::new_v4()));
+        let folder = Path::from(format!("uploads/{}", self.names.draw()));
         let staged = Staged { folder, manifest, manifest_bytes };
         let received = self.receive(&staged, pieces).await;
         if !matches!(received, Ok(Ok(()))) {
@@ -315,7 +339,8 @@ impl Checkpoints {
         }
         if let Some(root) = &self.folder {
             // An empty directory is no object; that another upload has just filled it is no failure.
-            let _ = tokio::fs::remove_dir(root.join(folder.as_ref())).await;
+            let empty = root.join(folder.as_ref());
+            let _ = self.execution.run(move || std::fs::remove_dir(empty)).await;
         }
         Ok(())
     }
@@ -434,7 +459,7 @@ impl Checkpoints {
                 }
             }
         };
-        tokio::task::spawn_blocking(synchronise).await.map_err(|error| CheckpointError::Io {
+        self.execution.run(synchronise).await.map_err(|error| CheckpointError::Io {
             doing: "synchronising",
             path: key.to_string(),
             source: std::io::Error::other(error),

@@ -4,6 +4,8 @@
 //! `store` is SQLite, `checkpoints` the object store, `rpc` the gRPC services, `verify` looks
 //! over a directory at rest, `backup` copies one. [`start`] puts them together.
 //!
+//! `machine` is what a simulation replaces.
+//!
 //! `access` decides who may call what. Deliberately absent: training and tensors; statistics.
 
 pub mod access;
@@ -12,10 +14,12 @@ pub mod checkpoints;
 pub mod core;
 pub mod disk;
 pub mod engine;
+pub mod machine;
 pub mod rpc;
 mod service;
 pub mod store;
 pub mod verify;
 mod wire;
 
-pub use service::{Options, Running, start};
+pub use machine::Machine;
+pub use service::{Options, Running, start, start_on};
