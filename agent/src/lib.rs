@@ -15,6 +15,7 @@ mod backoff;
 mod calibration;
 mod child;
 mod cohort;
+#[cfg(feature = "trainer")]
 mod device;
 mod environment;
 mod files;
@@ -23,6 +24,7 @@ pub mod machine;
 mod pipe;
 mod prepare;
 mod reporter;
+#[cfg(feature = "trainer")]
 mod trainer;
 mod training;
 mod transfer;
@@ -31,6 +33,7 @@ use std::path::PathBuf;
 
 pub use agent::{run, run_on};
 pub use calibration::{Measured, measure};
+#[cfg(feature = "trainer")]
 pub use trainer::trainer_main;
 
 /// What an agent needs to know.

@@ -118,7 +118,7 @@ pub fn contents(world: &World, with_times: bool) -> anyhow::Result<Vec<String>> 
     let mut lines = Vec::new();
     for table in tables.iter().filter(|table| *table != DIRECTORY) {
         let mut statement = connection.prepare(&format!("SELECT * FROM {table}"))?;
-        let columns: Vec<String> = statement.column_names().iter().map(|name| (*name).to_owned()).collect();
+        let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
         let mut rows = statement.query([])?;
         let mut text = Vec::new();
         while let Some(row) = rows.next()? {
