@@ -84,7 +84,8 @@ pub async fn run_on(
         threads: u32::try_from(options.threads).unwrap_or(u32::MAX),
         memory_bytes: options.memory_bytes.unwrap_or(0),
     };
-    let (link, orders) = Link::start(&options.coordinator, &options.credentials, machine.network.as_ref(), hello)?;
+    let (link, orders) =
+        Link::start(&options.coordinator, &options.credentials, machine.network.as_ref(), hello)?;
     let (reports, outcomes) = reporter::start(link.clone(), files);
     let agent = Agent {
         options,

@@ -86,7 +86,6 @@ impl TrainerChild {
         });
         Ok(TrainerChild { process, commands, events, last_lines })
     }
-
 }
 
 #[tonic::async_trait]

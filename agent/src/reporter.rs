@@ -62,8 +62,15 @@ fn key(lease: &LeaseKey) -> Key {
 pub fn start(link: Link, files: Files) -> (Reports, mpsc::UnboundedReceiver<Outcome>) {
     let (reports, queue) = mpsc::unbounded_channel();
     let (outcomes, receiver) = mpsc::unbounded_channel();
-    let reporter =
-        Reporter { link, files, queue, outcomes, chunks: BTreeMap::new(), dropped: BTreeMap::new(), waiting: None };
+    let reporter = Reporter {
+        link,
+        files,
+        queue,
+        outcomes,
+        chunks: BTreeMap::new(),
+        dropped: BTreeMap::new(),
+        waiting: None,
+    };
     tokio::spawn(reporter.run());
     (reports, receiver)
 }

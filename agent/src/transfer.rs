@@ -115,8 +115,7 @@ pub async fn download(
         );
         // The name is one of the two that `Manifest::parse` allows, so the path stays inside the folder.
         let path = folder.join(&listed.name);
-        let mut file =
-            files.create(&path).await.with_context(|| format!("creating {}", path.display()))?;
+        let mut file = files.create(&path).await.with_context(|| format!("creating {}", path.display()))?;
         let mut digest = blake3::Hasher::new();
         let mut offset = 0;
         while offset < listed.bytes {

@@ -90,11 +90,10 @@ pub async fn start_on(machine: Machine, options: Options) -> Result<Running> {
     let (engine, end) = engine::start_on(&machine, store, checkpoints.clone())?;
     sweep_checkpoints(&engine, &checkpoints).await?;
 
-    let listener = machine
-        .network
-        .listen(options.listen)
-        .await
-        .with_context(|| format!("listening on {}: is another process using the port?", options.listen))?;
+    let listener =
+        machine.network.listen(options.listen).await.with_context(|| {
+            format!("listening on {}: is another process using the port?", options.listen)
+        })?;
     let local_addr = listener.local_addr().context("reading the address listened on")?;
     let address_file = data_dir.join(ADDRESS_FILE);
     write_address(&address_file, local_addr, keys.is_some())?;

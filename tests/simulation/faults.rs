@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use plateau_common::random::Stream;
 
+use crate::network::ABSENT;
 use crate::trace::record;
 use crate::world::{COORDINATOR, LATENCY, World};
 
@@ -69,7 +70,10 @@ impl Fault {
                 Fault::Cut.strike(world, host);
                 world.sim.crash(host);
             }
-            Fault::CoordinatorCrash => world.sim.crash(COORDINATOR),
+            Fault::CoordinatorCrash => {
+                world.cut.set(ABSENT, true);
+                world.sim.crash(COORDINATOR);
+            }
             Fault::CoordinatorPowerLoss => {
                 for host in everybody(world) {
                     Fault::Cut.strike(world, &host);
@@ -102,7 +106,10 @@ impl Fault {
                 Fault::Cut.heal(world, host);
                 world.sim.bounce(host);
             }
-            Fault::CoordinatorCrash => world.sim.bounce(COORDINATOR),
+            Fault::CoordinatorCrash => {
+                world.cut.set(ABSENT, false);
+                world.sim.bounce(COORDINATOR);
+            }
             Fault::CoordinatorPowerLoss => {
                 for host in everybody(world) {
                     Fault::Cut.heal(world, &host);

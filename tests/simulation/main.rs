@@ -39,7 +39,9 @@ const LIVENESS: Duration = Duration::from_secs(400);
 pub fn seeds(default: u64) -> anyhow::Result<Vec<u64>> {
     let setting = |name: &str| -> anyhow::Result<Option<u64>> {
         match std::env::var(name) {
-            Ok(text) => Ok(Some(text.parse().with_context(|| format!("{name}={text} is not a whole number"))?)),
+            Ok(text) => {
+                Ok(Some(text.parse().with_context(|| format!("{name}={text} is not a whole number"))?))
+            }
             Err(_) => Ok(None),
         }
     };
@@ -69,7 +71,9 @@ pub fn for_seeds(
 
 /// Two studies under the random faults of a seed; gives the trace, what is stored, and the faults.
 fn sweeps_under_faults(seed: u64) -> anyhow::Result<(Vec<String>, Vec<String>, Vec<Fault>)> {
-    let mut world = World::start(Plan::of(seed))?;
+    let mut plan = Plan::of(seed);
+    (plan.trials, plan.steps) = (10, 5000);
+    let mut world = World::start(plan)?;
     let mut schedule = Schedule::new(seed, FAULTY);
     let mut quiet_since = None;
     loop {

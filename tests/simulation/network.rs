@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
@@ -20,10 +21,16 @@ use crate::trace::{Frames, record};
 /// Where the coordinator listens.
 pub const PORT: u16 = 7733;
 
-/// Hosts whose packets to the coordinator vanish. turmoil refuses connections over a cut link at once; in the world nobody
-/// answers, and what an agent may conclude differs.
+/// Hosts whose packets to the coordinator vanish, and [`ABSENT`] where no coordinator runs. turmoil refuses connections over a
+/// cut link at once and leaves those to a host without processes unanswered; in the world it is the other way round, and an
+/// agent concludes from it.
 #[derive(Clone, Default)]
 pub struct Cut(Arc<Mutex<BTreeSet<String>>>);
+
+/// Stands for the coordinator's process.
+pub const ABSENT: &str = "no coordinator";
+/// How long a refusal is on its way.
+const REFUSAL: Duration = Duration::from_millis(20);
 
 impl Cut {
     /// Notes that a host is cut off, or no longer.
@@ -90,6 +97,10 @@ impl plateau_agent::machine::Network for Connecting {
                 async move {
                     let target = (uri.host().unwrap_or_default().to_owned(), uri.port_u16().unwrap_or(PORT));
                     record(format_args!("{name} connects"));
+                    if cut.is_cut(ABSENT) && !cut.is_cut(&host) {
+                        tokio::time::sleep(REFUSAL).await;
+                        return Err(io::ErrorKind::ConnectionRefused.into());
+                    }
                     match TcpStream::connect(target).await {
                         Ok(stream) => Ok(TokioIo::new(Tapped::new(stream, &name))),
                         Err(_) if cut.is_cut(&host) => std::future::pending().await,

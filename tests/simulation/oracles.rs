@@ -81,7 +81,8 @@ fn check_trial(
     ensure!(numbers.last().copied() == Some(row.attempt as u64), "attempts {numbers:?} of {row:?}");
 
     let checkpoints = inspection.checkpoints()?;
-    let last = checkpoints.iter().filter(|checkpoint| checkpoint.trial == trial).max_by_key(|saved| saved.step);
+    let last =
+        checkpoints.iter().filter(|checkpoint| checkpoint.trial == trial).max_by_key(|saved| saved.step);
     let last = last.context("no state was kept")?;
     ensure!(last.step == end as i64 && last.weights_hash == weights_hash(&trial, end), "{last:?}");
 

@@ -26,7 +26,8 @@ fn case_53_a_wall_clock_that_jumps_by_a_year_changes_only_what_is_shown() -> any
     for_seeds("case_53", 1, |seed| {
         let (trace, contents, shown) = with_jumps(seed, &[])?;
         for years in [1, -1] {
-            let (moved_trace, moved_contents, moved_shown) = with_jumps(seed, &[(COORDINATOR, years * YEAR)])?;
+            let (moved_trace, moved_contents, moved_shown) =
+                with_jumps(seed, &[(COORDINATOR, years * YEAR)])?;
             let differs = trace.iter().zip(&moved_trace).find(|(a, b)| a != b);
             ensure!(differs.is_none() && trace.len() == moved_trace.len(), "{years} years: {differs:?}");
             ensure!(contents == moved_contents, "{years} years: other rows");

@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use plateau_agent::machine::{Trainer, Trainers};
-use plateau_common::checkpoint::{FORMAT, MANIFEST_FILE, Manifest, ManifestFile, OPTIMIZER_FILE, WEIGHTS_FILE};
+use plateau_common::checkpoint::{
+    FORMAT, MANIFEST_FILE, Manifest, ManifestFile, OPTIMIZER_FILE, WEIGHTS_FILE,
+};
 use plateau_common::config::TrialConfig;
 use plateau_common::metrics::{Evaluation, MetricsChunk};
 use plateau_common::trial::Ending;
 use plateau_proto::convert;
 use plateau_proto::v1::trainer_command::{Body as Command, Member, Train};
 use plateau_proto::v1::trainer_event::{
-    Body as Event, Calibrated, Checkpointed, Dropped, Ended, Evaluated, Finished, FreePlaces, Progress, Ready,
-    Started,
+    Body as Event, Calibrated, Checkpointed, Dropped, Ended, Evaluated, Finished, FreePlaces, Progress,
+    Ready, Started,
 };
 use plateau_proto::v1::{ThroughputPoint, TrainerEvent};
 use tokio::sync::mpsc;
@@ -118,7 +120,9 @@ impl Work {
 
     /// Makes an agent's trainers stand still, or run again.
     pub fn set_stuck(&self, agent: &str, is_stuck: bool) {
-        self.with(|book| if is_stuck { book.stuck.insert(agent.to_owned()) } else { book.stuck.remove(agent) });
+        self.with(
+            |book| if is_stuck { book.stuck.insert(agent.to_owned()) } else { book.stuck.remove(agent) },
+        );
     }
 
     fn is_stuck(&self, agent: &str) -> bool {
@@ -136,8 +140,12 @@ impl Trainers for Pretended {
     fn start(&self, _: &Path) -> anyhow::Result<Box<dyn Trainer>> {
         let (commands, receiver) = mpsc::channel(QUEUE);
         let (sender, events) = mpsc::channel(QUEUE);
-        let process =
-            Process { agent: self.agent.clone(), work: self.work.clone(), commands: receiver, events: sender };
+        let process = Process {
+            agent: self.agent.clone(),
+            work: self.work.clone(),
+            commands: receiver,
+            events: sender,
+        };
         let task = tokio::spawn(process.run()).abort_handle();
         Ok(Box::new(Handle { commands, events, task }))
     }
@@ -201,8 +209,10 @@ impl Process {
                 Command::Calibrate(shape) => {
                     tokio::time::sleep(Duration::from_secs_f64(shape.seconds)).await;
                     let rate = |size: u32| f64::from(size) * STEPS_PER_TURN as f64 / TURN.as_secs_f64();
-                    let points = [1, 2, 4]
-                        .map(|size| ThroughputPoint { cohort_size: size, replica_steps_per_second: rate(size) });
+                    let points = [1, 2, 4].map(|size| ThroughputPoint {
+                        cohort_size: size,
+                        replica_steps_per_second: rate(size),
+                    });
                     let found = Calibrated {
                         points: points.into(),
                         evaluation_seconds: 0.001,
@@ -366,7 +376,8 @@ impl Process {
 
 /// The step of the saved state in a folder, which must be what this trial's state is after it.
 fn continue_from(folder: &Path, trial: &str) -> anyhow::Result<u64> {
-    let manifest = Manifest::parse(&std::fs::read(folder.join(MANIFEST_FILE))?).map_err(anyhow::Error::msg)?;
+    let manifest =
+        Manifest::parse(&std::fs::read(folder.join(MANIFEST_FILE))?).map_err(anyhow::Error::msg)?;
     ensure!(manifest.trial == trial, "the state of {} for trial {trial}", manifest.trial);
     for (name, count) in [(WEIGHTS_FILE, 300), (OPTIMIZER_FILE, 100)] {
         let content = std::fs::read(folder.join(name))?;

@@ -29,8 +29,6 @@ pub const EPOCH: i64 = 1_700_000_000_000;
 pub const LATENCY: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(40)];
 /// How long a client waits for an answer before it asks again.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How often a client looks after its sweeps.
-const LOOK: Duration = Duration::from_secs(2);
 
 /// What is simulated.
 #[derive(Clone, Debug)]
@@ -44,6 +42,8 @@ pub struct Plan {
     pub steps: u32,
     /// Time between two looks at the network.
     pub tick: Duration,
+    /// How often the client looks after its sweeps.
+    pub look: Duration,
     /// Simulated time after which a simulation that has not ended has failed.
     pub longest: Duration,
 }
@@ -58,6 +58,7 @@ impl Plan {
             trials: 6,
             steps: 3000,
             tick: Duration::from_millis(10),
+            look: Duration::from_secs(2),
             longest: Duration::from_secs(7200),
         }
     }
@@ -179,7 +180,9 @@ impl World {
             folder: folder.context("making a folder")?,
         };
         world.start_coordinator();
-        for (host, agents) in world.hosts.clone().iter().zip(world.agents.clone().chunks(world.plan.agents_per_host)) {
+        for (host, agents) in
+            world.hosts.clone().iter().zip(world.agents.clone().chunks(world.plan.agents_per_host))
+        {
             world.start_agents(host, agents);
         }
         world.start_client()?;
@@ -249,9 +252,10 @@ impl World {
             })
             .collect();
         self.sim.host(host, move || {
-            let running = started.clone().into_iter().map(|(machine, options)| {
-                plateau_agent::run_on(machine, options, std::future::pending())
-            });
+            let running = started
+                .clone()
+                .into_iter()
+                .map(|(machine, options)| plateau_agent::run_on(machine, options, std::future::pending()));
             let running = futures::future::try_join_all(running);
             async move {
                 running.await?;
@@ -267,7 +271,7 @@ impl World {
     fn start_client(&mut self) -> anyhow::Result<()> {
         use plateau_agent::machine::Network as _;
         let connecting = self.connecting(CLIENT, CLIENT);
-        let studies = self.plan.studies();
+        let (studies, look) = (self.plan.studies(), self.plan.look);
         let told = Arc::clone(&self.told);
         self.sim.client(CLIENT, async move {
             let channel = connecting.channel(&Route::new(&url(), &Credentials::default())?);
@@ -276,7 +280,7 @@ impl World {
             for study in &studies {
                 // Twice, as somebody does who did not trust the first answer.
                 for _ in 0..2 {
-                    let sweep = submit(&mut client, study).await;
+                    let sweep = submit(&mut client, study, look).await;
                     let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
                     told.acknowledged.entry(study.file_name.clone()).or_default().push(sweep.clone());
                     sweeps.push(sweep);
@@ -284,7 +288,7 @@ impl World {
             }
             for sweep in sweeps {
                 while !is_finished(&mut client, &sweep).await {
-                    tokio::time::sleep(LOOK).await;
+                    tokio::time::sleep(look).await;
                 }
             }
             told.lock().unwrap_or_else(PoisonError::into_inner).finished = turmoil::sim_elapsed();
@@ -338,7 +342,7 @@ fn url() -> String {
 }
 
 /// Submits until there is an answer.
-async fn submit(client: &mut PlateauServiceClient<Channel>, study: &StudySource) -> String {
+async fn submit(client: &mut PlateauServiceClient<Channel>, study: &StudySource, look: Duration) -> String {
     loop {
         let request = v1::SubmitRequest {
             study: Some(v1::StudySource {
@@ -352,7 +356,7 @@ async fn submit(client: &mut PlateauServiceClient<Channel>, study: &StudySource)
         if let Ok(Ok(answer)) = tokio::time::timeout(ANSWER, client.submit(request)).await {
             return answer.into_inner().sweep;
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(look).await;
     }
 }
 

@@ -60,10 +60,7 @@ impl ObjectStore for OnTheSpot {
         })
     }
 
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, Result<Path>>,
-    ) -> BoxStream<'static, Result<Path>> {
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         let store = Arc::clone(&self.0);
         let delete = move |location: Result<Path>| {
             let one = futures::stream::iter([location]).boxed();
