@@ -177,9 +177,9 @@ fn case_30_one_direction_lost_ends_like_both() -> anyhow::Result<()> {
 fn case_04_agents_train_on_while_no_coordinator_runs() -> anyhow::Result<()> {
     const AT: u64 = 15;
     const DOWN: u64 = 120;
-    for_seeds("case_04", 2, |seed| {
+    for_seeds("case_04_agents_train_on", 1, |seed| {
         let mut plan = Plan::of(seed);
-        (plan.trials, plan.steps) = (8, 20_000);
+        (plan.trials, plan.steps) = (8, 10_000);
         let mut world = World::start(plan)?;
         world.run_until(seconds(AT))?;
         Fault::CoordinatorCrash.strike(&mut world, COORDINATOR);

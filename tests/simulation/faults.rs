@@ -63,7 +63,10 @@ impl Fault {
                 world.cut.set(host, true);
                 world.sim.partition_oneway(host, COORDINATOR);
             }
-            Fault::CutFrom => world.sim.partition_oneway(COORDINATOR, host),
+            Fault::CutFrom => {
+                world.cut.set(host, true);
+                world.sim.partition_oneway(COORDINATOR, host);
+            }
             Fault::Slow => world.sim.set_link_latency(host, COORDINATOR, Duration::from_millis(1500)),
             Fault::Crash => world.sim.crash(host),
             Fault::PowerLoss => {
@@ -96,7 +99,10 @@ impl Fault {
                 world.cut.set(host, false);
                 world.sim.repair_oneway(host, COORDINATOR);
             }
-            Fault::CutFrom => world.sim.repair_oneway(COORDINATOR, host),
+            Fault::CutFrom => {
+                world.cut.set(host, false);
+                world.sim.repair_oneway(COORDINATOR, host);
+            }
             Fault::Slow => {
                 world.sim.set_link_latency(host, COORDINATOR, LATENCY[0]);
                 world.sim.set_link_max_message_latency(host, COORDINATOR, LATENCY[1]);

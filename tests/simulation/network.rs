@@ -21,7 +21,7 @@ use crate::trace::{Frames, record};
 /// Where the coordinator listens.
 pub const PORT: u16 = 7733;
 
-/// Hosts whose packets to the coordinator vanish, and [`ABSENT`] where no coordinator runs. turmoil refuses connections over a
+/// Hosts whose packets to the coordinator or from it vanish, and [`ABSENT`] where no coordinator runs. turmoil refuses connections over a
 /// cut link at once and leaves those to a host without processes unanswered; in the world it is the other way round, and an
 /// agent concludes from it.
 #[derive(Clone, Default)]
@@ -97,7 +97,11 @@ impl plateau_agent::machine::Network for Connecting {
                 async move {
                     let target = (uri.host().unwrap_or_default().to_owned(), uri.port_u16().unwrap_or(PORT));
                     record(format_args!("{name} connects"));
-                    if cut.is_cut(ABSENT) && !cut.is_cut(&host) {
+                    if cut.is_cut(&host) {
+                        // The greeting or its answer is lost. (turmoil's answer is never.)
+                        std::future::pending::<()>().await;
+                    }
+                    if cut.is_cut(ABSENT) {
                         tokio::time::sleep(REFUSAL).await;
                         return Err(io::ErrorKind::ConnectionRefused.into());
                     }
