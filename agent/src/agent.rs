@@ -1,11 +1,12 @@
 //! The agent's main loop: grants in, reports out, one cohort in training and the next one at hand.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use plateau_common::failure::FailureClass;
+use plateau_common::limits;
 use plateau_proto::v1::agent_message::{
     Body, FreePlaces, Goodbye, Heartbeat, Hello, LeaseProgress, LogReport, Released,
 };
@@ -13,13 +14,15 @@ use plateau_proto::v1::coordinator_message::{Body as Order, Grant};
 use plateau_proto::v1::{LeaseKey, LogLine, TrainerEvent, trainer_command};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::AgentOptions;
-use crate::child::TrainerChild;
 use crate::classify;
 use crate::cohort::{Batch, Cohort, Held};
 use crate::driver_log::{self, DriverEvent};
+use crate::files::Files;
 use crate::link::{Link, LinkEvent};
+use crate::machine::{Machine, Trainer};
 use crate::prepare::{Prepared, Unprepared, prepare, resume_folder_of};
 use crate::reporter::{self, Outcome, Report, Reports};
 
@@ -29,6 +32,10 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const LAST_REPORTS: Duration = Duration::from_secs(10);
 /// How long a trainer that was told to stop may take to save its checkpoints.
 pub(crate) const STOPPING: Duration = Duration::from_secs(60);
+/// How long after the last sign that nobody else can have its leases an agent stops training them, and kills a trainer that
+/// has not stopped.
+const ALONE: Duration = Duration::from_secs(limits::LEASE_SECONDS - limits::LEASE_STOP_SECONDS);
+const ALONE_AT_MOST: Duration = Duration::from_secs(limits::LEASE_SECONDS - limits::LEASE_KILL_SECONDS);
 
 /// Runs an agent until `stop` resolves; then the cohort in training is checkpointed, its leases are given back, and the
 /// agent leaves.
@@ -37,18 +44,34 @@ pub(crate) const STOPPING: Duration = Duration::from_secs(60);
 /// When the address is not one, the work folder cannot be used, or another agent of the same name has taken over. A
 /// coordinator that cannot be reached is waited for.
 pub async fn run(options: AgentOptions, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let incarnation = uuid::Uuid::new_v4().to_string();
+    let machine = Machine::real(&options);
+    run_on(machine, options, stop).await
+}
+
+/// [`run`] on a machine that need not be this one.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on(
+    machine: Machine,
+    options: AgentOptions,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let incarnation = machine.names.draw();
+    let files = Files(machine.execution);
     // Of live agents only this one has the name, so what lies in its folder was left by a predecessor that was killed.
     let work_dir = std::path::absolute(&options.work_dir)
         .with_context(|| format!("finding out where {} is", options.work_dir.display()))?;
     let own = work_dir.join(&blake3::hash(options.name.as_bytes()).to_hex()[..16]);
-    if tokio::fs::try_exists(&own).await.unwrap_or(false) {
-        tokio::fs::remove_dir_all(&own)
+    if files.exists(&own).await {
+        files
+            .remove_folder(&own)
             .await
             .with_context(|| format!("clearing what a killed agent left in {}", own.display()))?;
     }
     let scratch = own.join(&incarnation);
-    tokio::fs::create_dir_all(&scratch)
+    files
+        .create_folder(&scratch)
         .await
         .with_context(|| format!("making the work folder {}", scratch.display()))?;
     let hello = Hello {
@@ -74,10 +97,12 @@ pub async fn run(options: AgentOptions, stop: impl Future<Output = ()>) -> anyho
         });
         events.ok()
     });
-    let (link, orders) = Link::start(&options.coordinator, &options.credentials, hello)?;
-    let (reports, outcomes) = reporter::start(link.clone());
+    let (link, orders) =
+        Link::start(&options.coordinator, &options.credentials, machine.network.as_ref(), hello)?;
+    let (reports, outcomes) = reporter::start(link.clone(), files);
     let agent = Agent {
         options,
+        machine,
         scratch: scratch.clone(),
         link,
         reports,
@@ -90,21 +115,23 @@ pub async fn run(options: AgentOptions, stop: impl Future<Output = ()>) -> anyho
         grants: 0,
         numbered: 0,
         asked: Wish::default(),
-        speeds: HashMap::new(),
+        speeds: BTreeMap::new(),
         lines: Vec::new(),
         leaving: false,
         stop_by: None,
+        alone_since: Instant::now(),
+        cut_off: false,
         steps_per_second: 0.0,
         driver_events,
         driver_said: None,
         unhealthy: None,
     };
     let worked = agent.work(orders, outcomes, stop).await;
-    if let Err(error) = tokio::fs::remove_dir_all(&scratch).await {
+    if let Err(error) = files.remove_folder(&scratch).await {
         tracing::warn!(folder = %scratch.display(), %error, "the work folder could not be removed");
     }
     // Not empty where a successor of the same name works in it.
-    let _ = tokio::fs::remove_dir(&own).await;
+    let _ = files.remove_empty_folder(&own).await;
     worked
 }
 
@@ -127,6 +154,7 @@ struct Wish {
 
 pub(crate) struct Agent {
     pub options: AgentOptions,
+    pub machine: Machine,
     pub scratch: PathBuf,
     pub link: Link,
     pub reports: Reports,
@@ -138,7 +166,7 @@ pub(crate) struct Agent {
     preparing: JoinSet<(u64, Prepared)>,
     /// The batch whose speed is being measured.
     pub calibrating: Option<u64>,
-    pub child: Option<TrainerChild>,
+    pub child: Option<Box<dyn Trainer>>,
     /// Leases whose last report has not been answered yet.
     unsettled: Vec<LeaseKey>,
     /// Grants received in this session.
@@ -148,12 +176,17 @@ pub(crate) struct Agent {
     /// What was asked for last.
     asked: Wish,
     /// Replica-steps per second of the cohorts trained so far, by cohort key.
-    pub speeds: HashMap<String, f64>,
+    pub speeds: BTreeMap<String, f64>,
     /// Lines of logs that wait for the next heartbeat.
     pub lines: Vec<(LeaseKey, LogLine)>,
     pub leaving: bool,
     /// When a trainer that was told to stop is killed.
-    pub stop_by: Option<tokio::time::Instant>,
+    pub stop_by: Option<Instant>,
+    /// The last moment of which it is known that nobody else could be given our leases for a whole term after it: a
+    /// heartbeat was sent that the coordinator heard, or no coordinator was running.
+    alone_since: Instant,
+    /// The cohort in training was told to stop because that moment is too long ago.
+    pub cut_off: bool,
     pub steps_per_second: f64,
     /// Events of the card's driver, where they can be read.
     pub driver_events: Option<mpsc::Receiver<DriverEvent>>,
@@ -175,12 +208,22 @@ impl Agent {
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !(self.leaving && self.cohort.is_none()) {
             tokio::select! {
+                // What is rare and urgent first, so that a trainer with much to tell holds nothing up.
+                biased;
                 () = &mut stop, if !self.leaving => self.leave().await,
+                () = deadline(self.stop_by) => self.kill_trainer().await,
+                () = deadline(self.end_of_leases()) => self.lose_touch().await,
+                _ = heartbeat.tick() => self.heartbeat(),
                 event = orders.recv() => match event {
                     Some(LinkEvent::Connected) => {
                         self.grants = 0;
                         self.heartbeat();
                     }
+                    // One that was sent before the newest grant came does not list its leases.
+                    Some(LinkEvent::Heard(sent, grants)) if grants == self.grants => self.is_alone_since(sent),
+                    Some(LinkEvent::Heard(..)) => {}
+                    // When one runs again, every lease gets a fresh term.
+                    Some(LinkEvent::NobodyThere(at)) => self.is_alone_since(at),
                     Some(LinkEvent::Message(order)) => self.obey(order).await,
                     Some(LinkEvent::Superseded(reason)) => anyhow::bail!(
                         "another agent took over the name `{}` ({reason}); give each agent a --name of its own",
@@ -188,7 +231,6 @@ impl Agent {
                     ),
                     None => break,
                 },
-                () = deadline(self.stop_by) => self.kill_trainer().await,
                 Some(event) = next_driver_event(&mut self.driver_events) => self.driver_spoke(event),
                 Some(outcome) = outcomes.recv() => self.note(outcome).await,
                 Some(prepared) = self.preparing.join_next() => self.prepared(prepared),
@@ -196,7 +238,6 @@ impl Agent {
                     Some(event) => self.trained(event).await,
                     None => self.mourn().await,
                 },
-                _ = heartbeat.tick() => self.heartbeat(),
             }
             self.advance().await;
             if self.wish() != self.asked {
@@ -290,7 +331,7 @@ impl Agent {
         if self.cohort.is_none() {
             return;
         }
-        self.stop_by.get_or_insert_with(|| tokio::time::Instant::now() + STOPPING);
+        self.stop_by.get_or_insert_with(|| Instant::now() + STOPPING);
         self.command(trainer_command::Body::Stop(trainer_command::Stop {})).await;
     }
 
@@ -304,6 +345,29 @@ impl Agent {
         }
     }
 
+    fn is_alone_since(&mut self, moment: Instant) {
+        self.alone_since = self.alone_since.max(moment);
+    }
+
+    /// When training must stop, unless a sign comes that nobody else can have the leases.
+    fn end_of_leases(&self) -> Option<Instant> {
+        let trains = self.cohort.is_some() || !self.waiting.is_empty();
+        (trains && !self.cut_off && !self.leaving).then(|| self.alone_since + ALONE)
+    }
+
+    /// The coordinator is silent, and may be about to give our trials to others. They are saved and given back: where it
+    /// was silent for everybody, they continue here from what was saved.
+    async fn lose_touch(&mut self) {
+        let seconds = ALONE.as_secs();
+        tracing::warn!("nothing was heard of the coordinator for {seconds} s: training stops and is saved");
+        self.stop("the coordinator was not heard of").await;
+        if self.cohort.is_some() {
+            self.cut_off = true;
+            let latest = self.alone_since + ALONE_AT_MOST;
+            self.stop_by = Some(self.stop_by.map_or(latest, |by| by.min(latest)));
+        }
+    }
+
     /// A trainer that does not stop is not waited for any longer. One that cannot be killed hangs in the driver, which needs a
     /// person's attention.
     async fn kill_trainer(&mut self) {
@@ -311,6 +375,16 @@ impl Agent {
             Some(child) => child.kill().await,
             None => true,
         };
+        if self.cut_off && gone {
+            // No fault of the trials.
+            self.stop_by = None;
+            let cohort = self.cohort.take();
+            let (size, members) = cohort.map_or((1, Vec::new()), |cohort| (cohort.size, cohort.members));
+            for held in members.iter().filter(|held| !held.over) {
+                self.release(held, size, "the coordinator was not heard of, and the trainer did not stop");
+            }
+            return;
+        }
         let asked = format!("the trainer did not stop within {} s", STOPPING.as_secs());
         match gone {
             true => self.crash(FailureClass::Unresponsive, format!("{asked} and was killed")),
@@ -363,7 +437,8 @@ impl Agent {
             held.span.in_scope(|| tracing::info!(agent = self.options.name, "lease received"));
         }
         let spans = batch.held.iter().map(|held| held.span.clone()).collect();
-        let preparation = prepare(grant.leases, spans, self.link.clone(), self.scratch.clone());
+        let files = Files(self.machine.execution);
+        let preparation = prepare(grant.leases, spans, self.link.clone(), files, self.scratch.clone());
         self.preparing.spawn(async move { (number, preparation.await) });
         self.waiting.push_back(batch);
         self.heartbeat();
@@ -498,7 +573,7 @@ impl Agent {
 }
 
 /// Resolves at the deadline; never, where there is none.
-async fn deadline(at: Option<tokio::time::Instant>) {
+async fn deadline(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
@@ -516,7 +591,7 @@ async fn next_driver_event(events: &mut Option<mpsc::Receiver<DriverEvent>>) -> 
 }
 
 /// The child's next event, or `None` for its death; never, where there is no child.
-async fn next_event(child: &mut Option<TrainerChild>) -> Option<TrainerEvent> {
+async fn next_event(child: &mut Option<Box<dyn Trainer>>) -> Option<TrainerEvent> {
     match child {
         Some(child) => child.event().await,
         None => std::future::pending().await,

@@ -9,6 +9,7 @@ use plateau_proto::convert;
 use plateau_proto::v1::{trainer_command, trainer_event};
 
 use crate::child::TrainerChild;
+use crate::machine::Trainer as _;
 
 /// What a measurement of one shape on one device found.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,7 +82,7 @@ async fn measure_on(
     let mut measured = Vec::with_capacity(shapes.len());
     match child.event().await.and_then(|event| event.body) {
         Some(trainer_event::Body::Ready(_)) => {}
-        _ => bail!("{}", child.obituary().await.0),
+        _ => bail!("{}", Box::new(child).obituary().await.0),
     }
     let start_seconds = began.elapsed().as_secs_f64();
     for shape in shapes {
@@ -89,7 +90,7 @@ async fn measure_on(
         child.command(trainer_command::Body::Calibrate(shape)).await?;
         match child.event().await.and_then(|event| event.body) {
             Some(trainer_event::Body::Calibrated(found)) => measured.push(read(found)?),
-            _ => bail!("{}", child.obituary().await.0),
+            _ => bail!("{}", Box::new(child).obituary().await.0),
         }
     }
     Ok((measured, start_seconds))

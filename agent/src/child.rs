@@ -14,6 +14,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 
 use crate::classify::End;
+use crate::machine::Trainer;
 use crate::oom::OomKills;
 use crate::{environment, pipe};
 
@@ -89,29 +90,29 @@ impl TrainerChild {
         });
         Ok(TrainerChild { process, commands, events, last_lines, kills })
     }
+}
 
-    /// Sends a command.
-    pub async fn command(&mut self, body: trainer_command::Body) -> anyhow::Result<()> {
+#[tonic::async_trait]
+impl Trainer for TrainerChild {
+    async fn command(&mut self, body: trainer_command::Body) -> anyhow::Result<()> {
         let command = TrainerCommand { body: Some(body) };
         pipe::write_async(&mut self.commands, &command).await.context("commanding the trainer")
     }
 
-    /// The next event; `None` when the child is gone. Cancel-safe.
-    pub async fn event(&mut self) -> Option<TrainerEvent> {
+    async fn event(&mut self) -> Option<TrainerEvent> {
         self.events.recv().await
     }
 
-    /// Kills the child; whether it is gone then. (It was asked to stop before: a signal that can be ignored would say no
-    /// more than that.)
-    pub async fn kill(mut self) -> bool {
+    // It was asked to stop before: a signal that can be ignored would say no more than that.
+    async fn kill(mut self: Box<Self>) -> bool {
         match tokio::time::timeout(KILLING, self.process.kill()).await {
             Ok(killed) => killed.is_ok(),
             Err(_) => false,
         }
     }
 
-    /// Waits for the end of a child that closed its output, and says how it ended, for a person and for its class.
-    pub async fn obituary(mut self) -> (String, End) {
+    /// Waits for the end of a child that closed its output.
+    async fn obituary(mut self: Box<Self>) -> (String, End) {
         let (status, end) = match self.process.wait().await {
             Ok(status) => (status.to_string(), End::of(status, self.kills.happened())),
             Err(error) => (format!("unknown status: {error}"), End::default()),

@@ -2,12 +2,13 @@
 //!
 //! Owns the book-keeping only; `agent` talks to the coordinator about it and `training` to the trainer.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use plateau_common::identity;
 use plateau_common::trace::TraceContext;
 use plateau_proto::convert;
 use plateau_proto::v1::{Lease, LeaseKey, trainer_command};
+use tokio::time::Instant;
 
 /// A cohort that ends within this time is about to end: its successor should be at hand.
 const ABOUT_TO_END: Duration = Duration::from_secs(2);

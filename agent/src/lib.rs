@@ -5,31 +5,40 @@
 //! after any error (`child`, `trainer`, `training`; how it broke: `classify`, `oom`, `driver_log`), and passes metrics, checkpoints and endings on in an order that makes
 //! a resumed trial complete (`reporter`).
 //!
+//! `machine` is what a simulation replaces: network, files, what trains.
+//!
 //! Owns no decision about what runs where, and trusts no lease: every report carries its attempt number and the
 //! coordinator may refuse it.
 
 mod agent;
+mod backoff;
 mod calibration;
 mod child;
 mod classify;
 mod cohort;
+#[cfg(feature = "trainer")]
 mod device;
 mod driver_log;
 mod environment;
+mod files;
 mod link;
+pub mod machine;
 mod oom;
 pub mod pipe;
 mod prepare;
 mod reporter;
+#[cfg(feature = "trainer")]
 mod trainer;
 mod training;
 mod transfer;
 
 use std::path::PathBuf;
 
-pub use agent::run;
+pub use agent::{run, run_on};
 pub use calibration::{Measured, measure};
+pub use classify::End;
 pub use driver_log::KERNEL_LOG;
+#[cfg(feature = "trainer")]
 pub use trainer::trainer_main;
 
 /// What an agent needs to know.

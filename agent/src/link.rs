@@ -3,12 +3,11 @@
 //! Messages that change state are kept until the coordinator has acknowledged or refused them and are sent again, in
 //! their order, on every new connection: delivery is at least once, and the coordinator records once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use plateau_common::limits;
-use plateau_common::random::Stream;
 use plateau_proto::connection::{Channel, Credentials, Route, innermost};
 use plateau_proto::protocol::{OLDEST_PROTOCOL, OURS, PROTOCOL, Protocols};
 use plateau_proto::v1::agent_message::{Body, Hello};
@@ -17,8 +16,12 @@ use plateau_proto::v1::{
     AgentMessage, CoordinatorMessage, LeaseKey, agent_service_client::AgentServiceClient,
 };
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
+
+use crate::backoff::Backoff;
+use crate::machine::Network;
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
@@ -42,6 +45,10 @@ pub enum Delivery {
 pub enum LinkEvent {
     /// A session is open.
     Connected,
+    /// A heartbeat was heard that was sent at this moment, by an agent that had seen so many grants of the session.
+    Heard(Instant, u64),
+    /// At this moment, or later, nothing listened at the coordinator's address: no coordinator ran there.
+    NobodyThere(Instant),
     /// An order: train these leases, or stop.
     Message(Answer),
     /// Another agent of this name has taken over; the session is over for good.
@@ -74,6 +81,7 @@ impl Link {
     pub fn start(
         url: &str,
         credentials: &Credentials,
+        network: &dyn Network,
         hello: Hello,
     ) -> anyhow::Result<(Link, mpsc::Receiver<LinkEvent>)> {
         let (outgoing, commands) = mpsc::channel(QUEUE);
@@ -81,7 +89,7 @@ impl Link {
         let (events, receiver) = mpsc::channel(QUEUE);
         let held = Arc::new(Mutex::new(Vec::new()));
         let route = Route::new(url, credentials)?;
-        let channel = route.connect_lazy();
+        let channel = network.channel(&route);
         let session = Session {
             url: url.to_owned(),
             route,
@@ -92,6 +100,7 @@ impl Link {
             news: latest,
             events,
             unanswered: BTreeMap::new(),
+            heartbeats: VecDeque::new(),
             next: 1,
             leaving: false,
         };
@@ -140,6 +149,9 @@ struct Session {
     events: mpsc::Sender<LinkEvent>,
     /// Messages sent and not yet answered, by sequence number, in order.
     unanswered: BTreeMap<u64, (Body, oneshot::Sender<Delivery>)>,
+    /// Heartbeats of this connection that were not answered yet: their numbers, when they were sent, and the grants seen
+    /// by then.
+    heartbeats: VecDeque<(u64, Instant, u64)>,
     next: u64,
     /// Whether we have said goodbye, so that the end of the connection is no news.
     leaving: bool,
@@ -150,6 +162,8 @@ enum Over {
     Closed,
     /// Connection lost; try again.
     Lost(String),
+    /// Nothing listens at the coordinator's address; try again.
+    NobodyThere(String),
     /// Another agent has our name.
     Superseded(String),
 }
@@ -160,24 +174,38 @@ impl Over {
             Code::Aborted => Over::Superseded(status.message().to_owned()),
             // Of a failed connection the message alone says no more than that.
             _ if std::error::Error::source(status).is_some() => {
-                Over::Lost(format!("{}: {}", status.message(), innermost(status)))
+                let reason = format!("{}: {}", status.message(), innermost(status));
+                if is_refusal(status) { Over::NobodyThere(reason) } else { Over::Lost(reason) }
             }
             _ => Over::Lost(status.message().to_owned()),
         }
     }
 }
 
+/// Whether the coordinator's machine answered that nothing listens there. Silence is no such answer.
+fn is_refusal(status: &tonic::Status) -> bool {
+    let mut error: Option<&(dyn std::error::Error + 'static)> = Some(status);
+    while let Some(current) = error {
+        if let Some(io) = current.downcast_ref::<std::io::Error>()
+            && io.kind() == std::io::ErrorKind::ConnectionRefused
+        {
+            return true;
+        }
+        error = current.source();
+    }
+    false
+}
+
 impl Session {
     async fn run(mut self) {
-        // The jitter keeps a fleet from reconnecting in step; it has no part in any result.
-        let name = format!("reconnect/{}", self.hello.incarnation);
-        let mut jitter = Stream::new(u64::from(std::process::id()), &name, 0);
-        let mut pause = FIRST_RETRY;
+        // So that a fleet does not reconnect in step.
+        let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY, &self.hello.incarnation);
         loop {
-            let opened = self.next;
+            let (opened, tried) = (self.next, Instant::now());
+            self.heartbeats.clear();
             match self.connection().await {
                 Over::Closed => return,
-                Over::Lost(_) if self.leaving => return,
+                Over::Lost(_) | Over::NobodyThere(_) if self.leaving => return,
                 Over::Superseded(reason) => {
                     // The agent may be gone already.
                     let _ = self.events.send(LinkEvent::Superseded(reason)).await;
@@ -186,9 +214,17 @@ impl Session {
                 Over::Lost(reason) => {
                     tracing::warn!(coordinator = self.url, reason, "no connection to the coordinator")
                 }
+                Over::NobodyThere(reason) => {
+                    tracing::warn!(coordinator = self.url, reason, "no coordinator at its address");
+                    if self.events.send(LinkEvent::NobodyThere(tried)).await.is_err() {
+                        return;
+                    }
+                }
             }
-            pause = if self.next > opened { FIRST_RETRY } else { (pause * 2).min(LAST_RETRY) };
-            tokio::time::sleep(pause.mul_f64(0.5 + jitter.unit())).await;
+            if self.next > opened {
+                backoff.reset();
+            }
+            tokio::time::sleep(backoff.pause()).await;
             if self.events.is_closed() {
                 return;
             }
@@ -244,6 +280,25 @@ impl Session {
         }
         loop {
             tokio::select! {
+                // In this order: answers are few, and news are worth more the newer they are.
+                biased;
+                message = incoming.message() => match message {
+                    Ok(Some(message)) => if !self.receive(message).await { return Over::Closed },
+                    Ok(None) => return Over::Lost("the coordinator closed the session".to_owned()),
+                    Err(status) => return Over::of(&status),
+                },
+                Some(body) = self.news.recv() => {
+                    self.leaving |= matches!(body, Body::Goodbye(_));
+                    let grants = match &body {
+                        Body::Heartbeat(heartbeat) => Some(heartbeat.grants),
+                        _ => None,
+                    };
+                    let message = self.number(body);
+                    self.heartbeats.extend(grants.map(|grants| (message.sequence, Instant::now(), grants)));
+                    if sender.send(message).await.is_err() {
+                        return Over::Lost("the connection closed".to_owned());
+                    }
+                }
                 command = self.commands.recv() => {
                     let Some(command) = command else { return Over::Closed };
                     let message = self.number(command.body.clone());
@@ -252,18 +307,6 @@ impl Session {
                         return Over::Lost("the connection closed".to_owned());
                     }
                 }
-                Some(body) = self.news.recv() => {
-                    self.leaving |= matches!(body, Body::Goodbye(_));
-                    let message = self.number(body);
-                    if sender.send(message).await.is_err() {
-                        return Over::Lost("the connection closed".to_owned());
-                    }
-                }
-                message = incoming.message() => match message {
-                    Ok(Some(message)) => if !self.receive(message).await { return Over::Closed },
-                    Ok(None) => return Over::Lost("the coordinator closed the session".to_owned()),
-                    Err(status) => return Over::of(&status),
-                },
             }
         }
     }
@@ -278,12 +321,28 @@ impl Session {
     /// Handles one message; false when nobody listens any more.
     async fn receive(&mut self, message: CoordinatorMessage) -> bool {
         match message.body {
-            Some(Answer::Acknowledged(done)) => self.answer(done.sequence, Delivery::Acknowledged),
+            Some(Answer::Acknowledged(done)) => {
+                self.answer(done.sequence, Delivery::Acknowledged);
+                return self.heard(done.sequence).await;
+            }
             Some(Answer::Refused(refused)) => {
                 self.answer(refused.sequence, Delivery::Refused(refused.reason))
             }
             Some(body) => return self.events.send(LinkEvent::Message(body)).await.is_ok(),
             None => tracing::warn!("the coordinator sent an empty message; a newer version?"),
+        }
+        true
+    }
+
+    /// Tells of the heartbeat of this number, if it is one; false when nobody listens any more.
+    async fn heard(&mut self, sequence: u64) -> bool {
+        while let Some((number, sent, grants)) = self.heartbeats.front().copied()
+            && number <= sequence
+        {
+            self.heartbeats.pop_front();
+            if number == sequence {
+                return self.events.send(LinkEvent::Heard(sent, grants)).await.is_ok();
+            }
         }
         true
     }

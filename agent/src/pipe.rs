@@ -1,6 +1,8 @@
 //! Length-delimited protobuf messages on the pipes between agent and trainer child.
 
-use std::io::{self, Read, Write};
+use std::io;
+#[cfg(any(feature = "trainer", test))]
+use std::io::{Read, Write};
 
 use plateau_common::limits::MAX_PIPE_MESSAGE_BYTES;
 use prost::Message;
@@ -21,12 +23,14 @@ fn framed(message: &impl Message) -> Vec<u8> {
 }
 
 /// Writes one message and flushes it.
+#[cfg(any(feature = "trainer", test))]
 pub fn write(pipe: &mut impl Write, message: &impl Message) -> io::Result<()> {
     pipe.write_all(&framed(message))?;
     pipe.flush()
 }
 
 /// Reads one message; `None` at the end of the pipe.
+#[cfg(any(feature = "trainer", test))]
 pub fn read<M: Message + Default>(pipe: &mut impl Read) -> io::Result<Option<M>> {
     let mut length = [0; 4];
     match pipe.read_exact(&mut length) {

@@ -7,12 +7,16 @@ use plateau_proto::convert::{self, WireError};
 use plateau_proto::v1::{CheckpointReference, Lease, LeaseKey, trainer_command};
 use tracing::Instrument as _;
 
+use crate::backoff::Backoff;
+use crate::files::Files;
 use crate::link::Link;
 use crate::transfer::{self, Failed};
 
 /// How often, and how far apart, the checkpoint to continue from is asked for while the coordinator is away.
-const DOWNLOAD_TRIES: u32 = 30;
-const DOWNLOAD_PAUSE: Duration = Duration::from_secs(1);
+const DOWNLOAD_TRIES: u32 = 15;
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+
 /// The trainer's orders about each lease, or why there are none.
 pub type Prepared = Result<Vec<trainer_command::Member>, Unprepared>;
 
@@ -35,6 +39,7 @@ pub async fn prepare(
     leases: Vec<Lease>,
     spans: Vec<tracing::Span>,
     link: Link,
+    files: Files,
     scratch: PathBuf,
 ) -> Prepared {
     let mut members = Vec::with_capacity(leases.len());
@@ -47,7 +52,7 @@ pub async fn prepare(
             let folder = resume_folder_of(&scratch, &key);
             let span =
                 tracing::info_span!(parent: &attempt, "load", trial = key.trial, step = checkpoint.step);
-            fetch(&link, &key, &checkpoint, &folder).instrument(span).await?;
+            fetch(&link, files, &key, &checkpoint, &folder).instrument(span).await?;
             resume_folder = folder.to_string_lossy().into_owned();
         }
         members.push(trainer_command::Member {
@@ -68,16 +73,17 @@ pub fn resume_folder_of(scratch: &Path, key: &LeaseKey) -> PathBuf {
 /// Downloads a checkpoint; tries again for a while where that may help.
 async fn fetch(
     link: &Link,
+    files: Files,
     key: &LeaseKey,
     checkpoint: &CheckpointReference,
     folder: &Path,
 ) -> Result<(), Unprepared> {
     let mut tries = 0;
+    let mut backoff =
+        Backoff::new(FIRST_RETRY, LAST_RETRY, &format!("download/{}/{}", key.trial, key.attempt));
     loop {
-        let Err(error) = transfer::download(link.channel(), key.clone(), checkpoint.clone(), folder).await
-        else {
-            return Ok(());
-        };
+        let fetched = transfer::download(link.channel(), files, key.clone(), checkpoint.clone(), folder);
+        let Err(error) = fetched.await else { return Ok(()) };
         let error = error.context(format!("fetching the checkpoint that trial {} continues from", key.trial));
         match transfer::classify(&error) {
             Failed::ForNow => {}
@@ -89,6 +95,6 @@ async fn fetch(
             return Err(Unprepared::Passing(format!("{error:#}")));
         }
         tracing::warn!(error = format!("{error:#}"), "no checkpoint yet");
-        tokio::time::sleep(DOWNLOAD_PAUSE).await;
+        tokio::time::sleep(backoff.pause()).await;
     }
 }

@@ -15,6 +15,8 @@ use plateau_proto::v1::LeaseKey;
 use plateau_proto::v1::agent_message::{Body, MetricsReport, Released};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::backoff::Backoff;
+use crate::files::Files;
 use crate::link::{Delivery, Link};
 use crate::transfer;
 
@@ -57,17 +59,25 @@ fn key(lease: &LeaseKey) -> Key {
 
 /// Starts the reporter. The queue is unbounded so that training goes on while the coordinator is away: what waits is a few
 /// numbers per evaluation in memory, and checkpoints in the work folder.
-pub fn start(link: Link) -> (Reports, mpsc::UnboundedReceiver<Outcome>) {
+pub fn start(link: Link, files: Files) -> (Reports, mpsc::UnboundedReceiver<Outcome>) {
     let (reports, queue) = mpsc::unbounded_channel();
     let (outcomes, receiver) = mpsc::unbounded_channel();
-    let reporter =
-        Reporter { link, queue, outcomes, chunks: BTreeMap::new(), dropped: BTreeMap::new(), waiting: None };
+    let reporter = Reporter {
+        link,
+        files,
+        queue,
+        outcomes,
+        chunks: BTreeMap::new(),
+        dropped: BTreeMap::new(),
+        waiting: None,
+    };
     tokio::spawn(reporter.run());
     (reports, receiver)
 }
 
 struct Reporter {
     link: Link,
+    files: Files,
     queue: mpsc::UnboundedReceiver<Report>,
     outcomes: mpsc::UnboundedSender<Outcome>,
     /// Number of the next metrics chunk of each attempt.
@@ -181,9 +191,10 @@ impl Reporter {
     }
 
     async fn checkpoint(&mut self, lease: LeaseKey, step: u64, folder: PathBuf) {
-        let mut pause = FIRST_RETRY;
+        let of = format!("upload/{}/{}", lease.trial, lease.attempt);
+        let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY, &of);
         while !self.dropped.contains_key(&key(&lease)) {
-            match transfer::upload(self.link.channel(), lease.clone(), step, &folder).await {
+            match transfer::upload(self.link.channel(), self.files, lease.clone(), step, &folder).await {
                 Ok(()) => break,
                 Err(status) if transfer::may_succeed_later(status.code()) => {
                     tracing::warn!(
@@ -192,8 +203,7 @@ impl Reporter {
                         reason = status.message(),
                         "checkpoint not stored yet"
                     );
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LAST_RETRY);
+                    tokio::time::sleep(backoff.pause()).await;
                 }
                 Err(status) => {
                     let reason = format!("checkpoint not stored: {}", status.message());
@@ -204,7 +214,7 @@ impl Reporter {
                 }
             }
         }
-        if let Err(error) = tokio::fs::remove_dir_all(&folder).await {
+        if let Err(error) = self.files.remove_folder(&folder).await {
             tracing::warn!(folder = %folder.display(), %error, "a sent checkpoint could not be removed from scratch");
         }
     }

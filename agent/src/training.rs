@@ -1,7 +1,7 @@
 //! The agent's side of training: what is begun when, what the trainer reports, and how cohorts end.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use plateau_common::failure::FailureClass;
@@ -9,9 +9,9 @@ use plateau_common::throughput::CALIBRATION_SECONDS;
 use plateau_proto::convert;
 use plateau_proto::v1::agent_message::{Body, Crashed, EndedReport, OutOfMemory, Started, Throughput};
 use plateau_proto::v1::{LeaseKey, ThroughputPoint, TrainerEvent, trainer_command, trainer_event};
+use tokio::time::Instant;
 
 use crate::agent::Agent;
-use crate::child::TrainerChild;
 use crate::classify;
 use crate::cohort::{Batch, Cohort, Held};
 use crate::driver_log::DriverEvent;
@@ -55,6 +55,7 @@ impl Agent {
             let speed = self.speeds.get(&batch.key).copied().unwrap_or(0.0);
             self.driver_said = None;
             self.cohort = Some(Cohort::new(self.numbered, batch, speed));
+            self.cut_off = false;
             let cohort = self.numbered;
             let train = trainer_command::Train { members, device, threads, scratch, cohort, memory_bytes };
             trainer_command::Body::Train(train)
@@ -75,8 +76,7 @@ impl Agent {
     /// Gives the trainer something to do; starts one where there is none.
     async fn begin(&mut self, command: trainer_command::Body) -> anyhow::Result<()> {
         if self.child.is_none() {
-            let (program, log) = (&self.options.trainer_program, self.options.log_file.as_deref());
-            self.child = Some(TrainerChild::start(program, &self.scratch, log)?);
+            self.child = Some(self.machine.trainers.start(&self.scratch)?);
         }
         self.child.as_mut().context("no trainer")?.command(command).await
     }
@@ -115,7 +115,7 @@ impl Agent {
         }
         let number = cohort.number;
         if cohort.live().all(|held| held.leaving) {
-            self.stop_by.get_or_insert_with(|| tokio::time::Instant::now() + crate::agent::STOPPING);
+            self.stop_by.get_or_insert_with(|| Instant::now() + crate::agent::STOPPING);
             self.command(trainer_command::Body::Stop(trainer_command::Stop {})).await;
             return;
         }

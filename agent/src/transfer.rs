@@ -11,12 +11,11 @@ use plateau_proto::v1::upload_checkpoint_request::{Header, Part as Upload};
 use plateau_proto::v1::{
     CheckpointChunk, CheckpointReference, DownloadCheckpointRequest, LeaseKey, UploadCheckpointRequest,
 };
-use tokio::fs;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
+use crate::files::Files;
 use crate::link::client;
 
 /// What arrived is not what the manifest says.
@@ -31,13 +30,14 @@ const WINDOW: usize = 4;
 /// may help.
 pub async fn upload(
     channel: Channel,
+    files: Files,
     lease: LeaseKey,
     step: u64,
     folder: &Path,
 ) -> Result<(), tonic::Status> {
     let (sender, receiver) = mpsc::channel(WINDOW);
     let folder = folder.to_owned();
-    let reading = tokio::spawn(async move { send_files(&sender, lease, step, &folder).await });
+    let reading = tokio::spawn(async move { send_files(&sender, files, lease, step, &folder).await });
     let answer = client(channel).upload_checkpoint(ReceiverStream::new(receiver)).await;
     let read = reading.await.map_err(|error| tonic::Status::internal(error.to_string()))?;
     match (answer, read) {
@@ -53,6 +53,7 @@ pub async fn upload(
 
 async fn send_files(
     sender: &mpsc::Sender<UploadCheckpointRequest>,
+    files: Files,
     lease: LeaseKey,
     step: u64,
     folder: &Path,
@@ -65,23 +66,26 @@ async fn send_files(
     };
     let chunk = |part| Upload::Chunk(CheckpointChunk { part: Some(part) });
     let path = folder.join(MANIFEST_FILE);
-    let bytes = fs::read(&path).await.with_context(|| format!("reading {}", path.display()))?;
+    let bytes = files.read(&path).await.with_context(|| format!("reading {}", path.display()))?;
     let manifest = Manifest::parse(&bytes).map_err(anyhow::Error::msg)?;
     send(Upload::Header(Header { lease: Some(lease), step })).await?;
     send(chunk(Part::Manifest(bytes))).await?;
     for listed in &manifest.files {
         let path = folder.join(&listed.name);
-        let mut file = fs::File::open(&path).await.with_context(|| format!("opening {}", path.display()))?;
+        let mut file = files.open(&path).await.with_context(|| format!("opening {}", path.display()))?;
         let mut offset = 0;
         loop {
-            let mut data = vec![0; CHECKPOINT_CHUNK_BYTES];
-            let count = file.read(&mut data).await.with_context(|| format!("reading {}", path.display()))?;
-            if count == 0 {
+            let data;
+            (file, data) = files
+                .read_piece(file, CHECKPOINT_CHUNK_BYTES)
+                .await
+                .with_context(|| format!("reading {}", path.display()))?;
+            if data.is_empty() {
                 break;
             }
-            data.truncate(count);
+            let count = data.len() as u64;
             send(chunk(Part::Data(FileBytes { name: listed.name.clone(), offset, data }))).await?;
-            offset += count as u64;
+            offset += count;
         }
     }
     Ok(())
@@ -90,11 +94,12 @@ async fn send_files(
 /// Fetches a checkpoint into `folder` (made anew) and verifies sizes and digests.
 pub async fn download(
     channel: Channel,
+    files: Files,
     lease: LeaseKey,
     checkpoint: CheckpointReference,
     folder: &Path,
 ) -> anyhow::Result<()> {
-    fs::create_dir_all(folder).await.with_context(|| format!("making {}", folder.display()))?;
+    files.create_folder(folder).await.with_context(|| format!("making {}", folder.display()))?;
     let request = DownloadCheckpointRequest { lease: Some(lease), checkpoint: Some(checkpoint) };
     let mut stream =
         client(channel).download_checkpoint(request).await.context("asking for the checkpoint")?.into_inner();
@@ -110,8 +115,7 @@ pub async fn download(
         );
         // The name is one of the two that `Manifest::parse` allows, so the path stays inside the folder.
         let path = folder.join(&listed.name);
-        let mut file =
-            fs::File::create(&path).await.with_context(|| format!("creating {}", path.display()))?;
+        let mut file = files.create(&path).await.with_context(|| format!("creating {}", path.display()))?;
         let mut digest = blake3::Hasher::new();
         let mut offset = 0;
         while offset < listed.bytes {
@@ -125,14 +129,16 @@ pub async fn download(
             offset += piece.data.len() as u64;
             ensure!(offset <= listed.bytes, Mismatch(format!("{} is too long", listed.name)));
             digest.update(&piece.data);
-            file.write_all(&piece.data).await.with_context(|| format!("writing {}", path.display()))?;
+            file = files
+                .write_piece(file, piece.data)
+                .await
+                .with_context(|| format!("writing {}", path.display()))?;
         }
-        file.flush().await.with_context(|| format!("writing {}", path.display()))?;
         let found = digest.finalize().to_hex();
         ensure!(found.as_str() == listed.blake3, Mismatch(format!("the digest of {}", listed.name)));
     }
     let path = folder.join(MANIFEST_FILE);
-    fs::write(&path, &bytes).await.with_context(|| format!("writing {}", path.display()))
+    files.write(&path, bytes).await.with_context(|| format!("writing {}", path.display()))
 }
 
 /// What a failed download says.

@@ -87,6 +87,11 @@ pub const MAX_HISTORY_EVENTS: u64 = 1000;
 
 /// Seconds a lease lasts without renewal.
 pub const LEASE_SECONDS: u64 = 60;
+/// Seconds before a lease may end, by the clock of an agent that counts from before it sent the last renewal that was heard,
+/// at which it tells its trainer to save and stop.
+pub const LEASE_STOP_SECONDS: u64 = 15;
+/// The same, at which it kills a trainer that has not stopped: more than a kill and the drift of two clocks take.
+pub const LEASE_KILL_SECONDS: u64 = 5;
 /// Seconds between renewals by an agent.
 pub const RENEWAL_SECONDS: u64 = 15;
 /// Seconds without progress after which a trial counts as stalled.

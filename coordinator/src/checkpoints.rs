@@ -6,6 +6,7 @@
 //! is kept for inspection and read by nobody. Whether an attempt may store anything is the core's decision.
 
 mod links;
+mod on_the_spot;
 mod whole;
 
 use std::collections::HashSet;
@@ -20,9 +21,11 @@ use object_store::{ObjectStore, ObjectStoreExt, WriteMultipart};
 use plateau_common::checkpoint::{MANIFEST_FILE, Manifest};
 use plateau_common::identity::TrialId;
 use plateau_common::limits;
+use plateau_machine::{Execution, Names};
 
 use crate::core::LeaseKey;
 use crate::failpoint;
+use crate::machine::Machine;
 
 /// Parts of an upload on their way to the store at once.
 const PARTS_IN_FLIGHT: usize = 4;
@@ -118,6 +121,10 @@ pub struct Checkpoints {
     store: Arc<dyn ObjectStore>,
     /// The folder, where the store is one.
     folder: Option<PathBuf>,
+    /// Names of uploads.
+    names: Names,
+    /// Where files are synchronised.
+    execution: Execution,
 }
 
 impl Checkpoints {
@@ -141,7 +148,24 @@ impl Checkpoints {
         })?;
         let store =
             object_store::local::LocalFileSystem::new_with_prefix(&folder).map_err(store_error("opening"))?;
-        Ok(Checkpoints { store: Arc::new(store), folder: Some(folder) })
+        Ok(Self::of(Arc::new(store), Some(folder)))
+    }
+
+    fn of(store: Arc<dyn ObjectStore>, folder: Option<PathBuf>) -> Self {
+        Checkpoints { store, folder, names: Names::random(), execution: Execution::Threads }
+    }
+
+    /// The same store on this machine.
+    pub fn on(self, machine: &Machine) -> Result<Self, CheckpointError> {
+        let store = match (&self.folder, machine.execution) {
+            (Some(folder), Execution::OnTheSpot) => {
+                let local = object_store::local::LocalFileSystem::new_with_prefix(folder);
+                Arc::new(on_the_spot::OnTheSpot(Arc::new(local.map_err(store_error("opening"))?)))
+            }
+            _ => self.store,
+        };
+        let (names, execution) = (machine.names.clone(), machine.execution);
+        Ok(Checkpoints { store, folder: self.folder, names, execution })
     }
 
     /// The store at a URL: `file:///…`, or with the feature `cloud` also `s3://…`, `gs://…`, `az://…`, whose
@@ -174,7 +198,7 @@ impl Checkpoints {
         let (store, prefix) =
             object_store::parse_url_opts(&parsed, options).map_err(store_error("opening"))?;
         let store = object_store::prefix::PrefixStore::new(store, prefix.join(owner));
-        Ok(Checkpoints { store: Arc::new(store), folder: None })
+        Ok(Self::of(Arc::new(store), None))
     }
 
     fn place(trial: TrialId, attempt: u64, step: u64) -> Path {
@@ -208,7 +232,7 @@ impl Checkpoints {
                 limits::MAX_CHECKPOINT_BYTES
             )));
         }
-        let folder = Path::from(format!("uploads/{}", uuid::Uuid::new_v4()));
+        let folder = Path::from(format!("uploads/{}", self.names.draw()));
         self.refuse_links(&folder).await?;
         let staged = Staged { folder, manifest, manifest_bytes };
         let received = self.receive(&staged, pieces).await;
@@ -473,7 +497,7 @@ impl Checkpoints {
                 }
             }
         };
-        tokio::task::spawn_blocking(synchronise).await.map_err(|error| CheckpointError::Io {
+        self.execution.run(synchronise).await.map_err(|error| CheckpointError::Io {
             doing: "synchronising",
             path: key.to_string(),
             source: std::io::Error::other(error),

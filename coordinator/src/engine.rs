@@ -4,14 +4,16 @@
 //! synchronisation, then every answer and message of the batch. A failed write is fatal: nothing of the batch is
 //! answered, the thread ends and the coordinator with it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use plateau_common::identity::TrialId;
 use plateau_common::trace::TraceContext;
+use plateau_machine::{Execution, WallClock};
 use plateau_proto::v1;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tonic::Status;
 
 use crate::checkpoints::Checkpoints;
@@ -19,6 +21,7 @@ use crate::core::{
     Answer, Checkpoint, Effect, Granted, Input, Now, Report, State, Subject, SweepNumber, ToAgent, Write,
 };
 use crate::failpoint;
+use crate::machine::Machine;
 use crate::retention::apply_with_transition;
 use crate::store::{Store, StoreError};
 use crate::wire;
@@ -62,10 +65,10 @@ struct Session {
 
 /// The open sessions by number.
 #[derive(Clone, Default)]
-pub struct Sessions(Arc<Mutex<HashMap<u64, Session>>>);
+pub struct Sessions(Arc<Mutex<BTreeMap<u64, Session>>>);
 
 impl Sessions {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Session>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Session>> {
         // The map is whole between any two statements, so a panic elsewhere does not spoil it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -140,7 +143,11 @@ impl Handle {
 
     /// Stores configurations ahead of the submission that names them; from a blocking thread.
     pub fn put_configurations(&self, configurations: Vec<(TrialId, String)>) -> Result<(), Stopped> {
-        self.commands.blocking_send(Command::Configurations(configurations)).map_err(|_| Stopped)
+        match self.commands.try_send(Command::Configurations(configurations)) {
+            Err(TrySendError::Full(command)) => self.commands.blocking_send(command).map_err(|_| Stopped),
+            Err(TrySendError::Closed(_)) => Err(Stopped),
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Asks about the durable state.
@@ -191,8 +198,18 @@ pub type EngineEnd = oneshot::Receiver<Result<(), StoreError>>;
 
 /// Loads the state and starts the thread.
 pub fn start(store: Store, checkpoints: Checkpoints) -> Result<(Handle, EngineEnd), StoreError> {
-    let started = Instant::now();
-    let state = store.load(now(started))?;
+    start_on(&Machine::real(), store, checkpoints)
+}
+
+/// [`start`] on a machine that need not be this one. Where work is done on the spot, the engine is a task of the runtime that
+/// starts it: what it does is then a step between those of other tasks, in an order that can be repeated.
+pub fn start_on(
+    machine: &Machine,
+    store: Store,
+    checkpoints: Checkpoints,
+) -> Result<(Handle, EngineEnd), StoreError> {
+    let (started, wall) = (Instant::now(), machine.wall.clone());
+    let state = store.load(now(started, &wall))?;
     // No submission is on its way yet.
     store.drop_unused_configurations()?;
     let (commands, receiver) = mpsc::channel(QUEUE);
@@ -210,21 +227,25 @@ pub fn start(store: Store, checkpoints: Checkpoints) -> Result<(Handle, EngineEn
     };
     let (end, ended) = oneshot::channel();
     let runtime = tokio::runtime::Handle::current();
+    let open = sessions.clone();
     let engine =
-        Engine { store, state, started, changes, sessions, checkpoints, runtime, commits, abandoned };
+        Engine { store, state, started, wall, changes, sessions, checkpoints, runtime, commits, abandoned };
+    let ending = move |result: Result<(), StoreError>| {
+        // After a failure too: agents whose reports nobody will answer must notice.
+        open.close_all();
+        if let Err(error) = &result {
+            tracing::error!(%error, "the store failed: the coordinator stops");
+        }
+        // Nobody listening means that the process is ending anyway.
+        let _ = end.send(result);
+    };
+    if machine.execution == Execution::OnTheSpot {
+        tokio::spawn(async move { ending(engine.run_as_task(receiver).await) });
+        return Ok((handle, ended));
+    }
     std::thread::Builder::new()
         .name("engine".to_owned())
-        .spawn(move || {
-            let sessions = engine.sessions.clone();
-            let result = engine.run(receiver);
-            // After a failure too: agents whose reports nobody will answer must notice.
-            sessions.close_all();
-            if let Err(error) = &result {
-                tracing::error!(%error, "the store failed: the coordinator stops");
-            }
-            // Nobody listening means that the process is ending anyway.
-            let _ = end.send(result);
-        })
+        .spawn(move || ending(engine.run(receiver)))
         .map_err(|source| StoreError::Io {
             doing: "starting the thread of",
             path: "the engine".to_owned(),
@@ -233,12 +254,8 @@ pub fn start(store: Store, checkpoints: Checkpoints) -> Result<(Handle, EngineEn
     Ok((handle, ended))
 }
 
-fn now(started: Instant) -> Now {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now {
-        monotonic: started.elapsed(),
-        unix_milliseconds: i64::try_from(wall.as_millis()).unwrap_or(i64::MAX),
-    }
+fn now(started: Instant, wall: &WallClock) -> Now {
+    Now { monotonic: started.elapsed(), unix_milliseconds: wall.unix_milliseconds() }
 }
 
 /// Comes by a place where tests make commits fail.
@@ -251,6 +268,7 @@ struct Engine {
     store: Store,
     state: State,
     started: Instant,
+    wall: WallClock,
     changes: broadcast::Sender<SweepNumber>,
     sessions: Sessions,
     checkpoints: Checkpoints,
@@ -272,30 +290,43 @@ enum Departure {
 impl Engine {
     fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), StoreError> {
         while let Some(first) = commands.blocking_recv() {
-            let mut batch = vec![first];
-            while batch.len() < MAX_BATCH
-                && let Ok(next) = commands.try_recv()
-            {
-                batch.push(next);
-            }
-            let abandoned = self.abandoned.load(std::sync::atomic::Ordering::Relaxed);
-            if abandoned {
+            if self.step(first, &mut commands)? {
                 break;
-            }
-            match self.batch(batch) {
-                Ok(stop) if stop => break,
-                Ok(_) => {}
-                // Asked what is wrong while the files are as they were when the write failed.
-                Err(error) => return Err(error.at(self.store.path())),
             }
         }
         self.sessions.close_all();
         self.store.close()
     }
 
+    /// [`Engine::run`] as a task.
+    async fn run_as_task(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), StoreError> {
+        while let Some(first) = commands.recv().await {
+            if self.step(first, &mut commands)? {
+                break;
+            }
+        }
+        self.sessions.close_all();
+        self.store.close()
+    }
+
+    /// Applies `first` and what is queued behind it as one batch; true: the engine is to end.
+    fn step(&mut self, first: Command, commands: &mut mpsc::Receiver<Command>) -> Result<bool, StoreError> {
+        let mut batch = vec![first];
+        while batch.len() < MAX_BATCH
+            && let Ok(next) = commands.try_recv()
+        {
+            batch.push(next);
+        }
+        if self.abandoned.load(std::sync::atomic::Ordering::Relaxed) {
+            return Ok(true);
+        }
+        // Asked what is wrong while the files are as they were when the write failed.
+        self.batch(batch).map_err(|error| error.at(self.store.path()))
+    }
+
     /// Applies a batch; true: it asked the engine to stop.
     fn batch(&mut self, commands: Vec<Command>) -> Result<bool, StoreError> {
-        let now = now(self.started);
+        let now = now(self.started, &self.wall);
         let mut departures = Vec::new();
         let mut stop = false;
         let mut wrote = false;

@@ -4,6 +4,8 @@
 //! `store` is SQLite, `checkpoints` the object store, `chunk` the stored form of metrics, `rpc` the gRPC services, `verify` looks
 //! over a directory at rest, `backup` copies one, `retention` deletes what nothing names. [`start`] puts them together.
 //!
+//! `machine` is what a simulation replaces.
+//!
 //! `access` decides who may call what. Deliberately absent: training and tensors; statistics.
 
 pub mod access;
@@ -14,6 +16,7 @@ pub mod core;
 pub mod disk;
 pub mod engine;
 pub mod failpoint;
+pub mod machine;
 mod retention;
 pub mod rpc;
 mod service;
@@ -21,4 +24,5 @@ pub mod store;
 pub mod verify;
 pub mod wire;
 
-pub use service::{Options, Running, start};
+pub use machine::Machine;
+pub use service::{Options, Running, start, start_on};

@@ -17,6 +17,7 @@ use crate::checkpoints::Checkpoints;
 use crate::core::Input;
 use crate::disk::Room;
 use crate::engine::{self, EngineEnd, Handle};
+use crate::machine::{Listener, Machine};
 use crate::retention::{self, Orphans};
 use crate::rpc;
 use crate::store::{Store, StoreError};
@@ -65,6 +66,11 @@ pub struct Running {
 
 /// Opens the data directory, loads the state and serves.
 pub async fn start(options: Options) -> Result<Running> {
+    start_on(Machine::real(), options).await
+}
+
+/// [`start`] on a machine that need not be this one.
+pub async fn start_on(machine: Machine, options: Options) -> Result<Running> {
     if !options.listen.ip().is_loopback() && options.keys.is_none() {
         bail!(
             "listening on {} needs keys, so that connections are encrypted and everybody is asked who they are: make them \
@@ -84,12 +90,14 @@ pub async fn start(options: Options) -> Result<Running> {
         None => Checkpoints::in_folder(data_dir.join("checkpoints"))?,
     };
     let database = store.path().to_owned();
-    let (engine, end) = engine::start(store, checkpoints.clone())?;
+    let checkpoints = checkpoints.on(&machine)?;
+    let (engine, end) = engine::start_on(&machine, store, checkpoints.clone())?;
     sweep_checkpoints(&engine, &checkpoints).await?;
 
-    let listener = tokio::net::TcpListener::bind(options.listen)
-        .await
-        .with_context(|| format!("listening on {}: is another process using the port?", options.listen))?;
+    let listener =
+        machine.network.listen(options.listen).await.with_context(|| {
+            format!("listening on {}: is another process using the port?", options.listen)
+        })?;
     let local_addr = listener.local_addr().context("reading the address listened on")?;
     let address_file = data_dir.join(ADDRESS_FILE);
     write_address(&address_file, local_addr, keys.is_some())?;
@@ -98,7 +106,9 @@ pub async fn start(options: Options) -> Result<Running> {
     let orphans = Orphans::default();
     let sweeper = tokio::spawn(retention::watch(orphans.clone(), engine.clone(), checkpoints.clone()));
     let room = Room::default();
-    let context = rpc::Context { engine: engine.clone(), checkpoints, room, database, stopping, orphans };
+    let execution = machine.execution;
+    let context =
+        rpc::Context { engine: engine.clone(), checkpoints, room, database, stopping, orphans, execution };
     let (server_stop, server_stopped) = oneshot::channel::<()>();
     let live = keys.as_ref().map(|keys| Arc::clone(&keys.live));
     let builder = match &keys {
@@ -151,7 +161,7 @@ async fn serve(
     builder: Server,
     guard: Guard,
     context: rpc::Context,
-    listener: tokio::net::TcpListener,
+    listener: Box<dyn Listener>,
     stopped: oneshot::Receiver<()>,
 ) -> Result<impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static> {
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -262,6 +272,7 @@ impl Running {
     /// Waits until the coordinator ends by itself, which it does only when it must: the store or the server failed.
     pub async fn wait(&mut self) -> Result<()> {
         tokio::select! {
+            biased;
             ended = &mut self.end => {
                 let ended: Result<(), StoreError> = ended.context("the engine's thread broke")?;
                 Ok(ended?)

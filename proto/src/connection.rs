@@ -143,6 +143,12 @@ impl Route {
         InterceptedService::new(self.endpoint.connect_lazy(), self.bearer.clone())
     }
 
+    /// [`Route::connect_lazy`] with a connection that `connect` makes of the endpoint: for a network that is not this
+    /// machine's.
+    pub fn connect_by(&self, connect: impl FnOnce(&Endpoint) -> tonic::transport::Channel) -> Channel {
+        InterceptedService::new(connect(&self.endpoint), self.bearer.clone())
+    }
+
     /// Reads the token file again, for calls from now on: a token is renewed without a restart.
     pub fn reload(&self) -> Result<(), ConnectionError> {
         self.bearer.reload()

@@ -56,7 +56,7 @@ impl Checkpoints {
         step: u64,
     ) -> Result<String, CheckpointError> {
         let place = Self::place(trial, attempt, step);
-        let name = format!("{trial}-attempt-{attempt}-step-{step}-{}", uuid::Uuid::new_v4().simple());
+        let name = format!("{trial}-attempt-{attempt}-step-{step}-{}", self.names.draw());
         let aside = Path::from(DAMAGED).join(name);
         self.refuse_links(&place).await?;
         self.refuse_links(&aside).await?;

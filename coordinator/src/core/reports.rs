@@ -57,6 +57,8 @@ pub(super) fn receive(
                 agent.free_places = wish.places.filter(|_| current);
             });
             heartbeat(state, session, agent, sequence, &leases, &waiting, now, effects);
+            // An agent that hears nothing of its renewals must stop before its leases may end.
+            effects.push(acknowledge);
         }
         Report::Started { lease, from_step } => match objection(state, lease, agent) {
             Some(reason) => effects.push(refuse(lease, reason)),

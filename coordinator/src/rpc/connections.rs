@@ -12,10 +12,11 @@ use std::time::Duration;
 use futures::Stream;
 use plateau_common::limits;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
+
+use crate::machine::{Listener, Socket};
 
 /// Pause after a connection could not be accepted, e.g. for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -25,13 +26,13 @@ const GREETING: Duration = Duration::from_secs(limits::GREETING_SECONDS);
 const SILENCE: Duration = Duration::from_secs(limits::LEASE_SECONDS);
 
 /// Accepts connections for ever; trouble with one is no end of the others.
-pub fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<Connection>> {
+pub fn incoming(listener: Box<dyn Listener>) -> impl Stream<Item = io::Result<Connection>> {
     let places = Arc::new(Semaphore::new(limits::MAX_CONNECTIONS));
     futures::stream::unfold((listener, places), |(listener, places)| async move {
         // The semaphore is never closed.
         let permit = places.clone().acquire_owned().await.ok()?;
         loop {
-            match listener.accept().await.and_then(|(stream, _)| stream.set_nodelay(true).map(|()| stream)) {
+            match listener.accept().await {
                 Ok(stream) => return Some((Ok(Connection::new(stream, permit)), (listener, places))),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -44,7 +45,7 @@ pub fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<Connecti
 
 /// One connection.
 pub struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Socket>,
     last_heard: Instant,
     allowed: Duration,
     /// Ends no earlier than the silence allowed after the last byte; set anew only when it ends, not at each byte.
@@ -53,7 +54,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    fn new(stream: TcpStream, permit: OwnedSemaphorePermit) -> Self {
+    fn new(stream: Box<dyn Socket>, permit: OwnedSemaphorePermit) -> Self {
         Connection {
             stream,
             last_heard: Instant::now(),
@@ -118,9 +119,8 @@ impl AsyncWrite for Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    /// Who is at the other end matters to nobody: agents and clients are known by what they say.
+    type ConnectInfo = ();
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
-    }
+    fn connect_info(&self) {}
 }

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use plateau_common::limits;
+use plateau_machine::Execution;
 use plateau_proto::v1::agent_service_server::AgentServiceServer;
 use plateau_proto::v1::plateau_service_server::PlateauServiceServer;
 use tokio::sync::watch as signal;
@@ -50,6 +51,8 @@ pub struct Context {
     pub stopping: signal::Receiver<bool>,
     /// Files that nothing names.
     pub orphans: Orphans,
+    /// Where work that blocks is done.
+    pub execution: Execution,
 }
 
 impl Context {
@@ -59,7 +62,7 @@ impl Context {
         question: impl FnOnce(&Reader) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Status> {
         let path = self.database.clone();
-        blocking(move || question(&Reader::open(&path)?).map_err(Failure::Store)).await
+        blocking(self.execution, move || question(&Reader::open(&path)?).map_err(Failure::Store)).await
     }
 }
 
@@ -79,9 +82,10 @@ impl From<StoreError> for Failure {
 
 /// Runs `work` where it may block.
 pub async fn blocking<T: Send + 'static>(
+    execution: Execution,
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Status> {
-    match tokio::task::spawn_blocking(work).await {
+    match execution.run(work).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(Failure::Status(status))) => Err(status),
         Ok(Err(Failure::Store(error))) => {

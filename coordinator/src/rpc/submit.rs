@@ -12,7 +12,6 @@ use tonic::Status;
 
 use super::{Context, Failure, blocking, refused};
 use crate::core::{Answer, Input, Shape, Specification, SweepNumber};
-use crate::engine::Handle;
 use crate::failpoint;
 use crate::wire;
 
@@ -24,7 +23,7 @@ const ID_DIGITS: usize = 12;
 /// Accepts a study.
 pub async fn submit(context: &Context, source: StudySource) -> Result<v1::SubmitResponse, Status> {
     let encoded = wire::study_source_to_wire(&source).encode_to_vec();
-    let study = blocking(move || Study::from_source(&source).map_err(invalid)).await?;
+    let study = blocking(context.execution, move || Study::from_source(&source).map_err(invalid)).await?;
     let id: String = study.digest().chars().take(ID_DIGITS).collect();
     let name = study.name.clone();
     let known = context.engine.query({
@@ -36,7 +35,7 @@ pub async fn submit(context: &Context, source: StudySource) -> Result<v1::Submit
         Vec::new()
     } else {
         context.room.check(&context.database, "a new study", 0)?;
-        expand(&context.engine, study).await?
+        expand(context, study).await?
     };
     pass(failpoint::SUBMIT_CONFIGURED)?;
     match context.engine.request(Input::Submit { id, name, source: encoded, trials }).await? {
@@ -60,9 +59,9 @@ fn invalid(error: plateau_common::study::StudyError) -> Failure {
 }
 
 /// All trials of a study; their configurations are stored on the way.
-async fn expand(engine: &Handle, study: Study) -> Result<Vec<Specification>, Status> {
-    let engine = engine.clone();
-    blocking(move || {
+async fn expand(context: &Context, study: Study) -> Result<Vec<Specification>, Status> {
+    let engine = context.engine.clone();
+    blocking(context.execution, move || {
         // Refused before anything is stored: every combination is looked at once.
         for trial in study.trials() {
             trial.map_err(invalid)?;
@@ -127,7 +126,7 @@ pub async fn extend(
     let stored = context.read(move |reader| reader.source(sweep)).await?;
     let stored = stored.ok_or_else(|| Status::not_found("the study of the sweep is not stored"))?;
     let what = describe(&seeds, steps);
-    let study = blocking(move || {
+    let study = blocking(context.execution, move || {
         let message = v1::StudySource::decode(stored.as_slice())
             .map_err(|error| Failure::Status(Status::internal(format!("the stored study: {error}"))))?;
         let source =
@@ -136,7 +135,7 @@ pub async fn extend(
     })
     .await?;
     let encoded = wire::study_source_to_wire(study.source()).encode_to_vec();
-    let trials = expand(&context.engine, study).await?;
+    let trials = expand(context, study).await?;
     match context.engine.request(Input::Extend { sweep, source: encoded, trials, what }).await? {
         Answer::Extended { new_trials, continued_trials } => Ok((new_trials, continued_trials)),
         Answer::Refused(refusal, reason) => Err(refused(refusal, reason)),
