@@ -147,7 +147,7 @@ fn pass_on(mut source: impl Source, card: &str, sender: &mpsc::Sender<DriverEven
 mod tests {
     use super::*;
 
-    /// Lines as kernels log them, of two cards.
+    /// Lines in the form in which kernels log them (composed, not captured from a failing card), of two cards.
     const RECORDED: &str = include_str!("driver_log/recorded.log");
 
     /// A log that has ended.

@@ -79,7 +79,7 @@ fn case_70_a_card_that_falls_off_the_bus_gives_its_trial_back_and_is_named() -> 
     bench.succeed(["run", "study.toml", "--agents", "1", "--data-dir", "peace"])?;
     let expected = results(&bench, ["--data-dir", "peace"], "last")?;
 
-    // Nobody's card can be thrown off the bus for a test: the driver's words are recorded ones, everything else is real.
+    // Nobody's card can be thrown off the bus for a test: the driver's words are written in their published form, everything else is real.
     let log =
         bench.write("kern.log", "kernel: NVRM: Xid (PCI:0000:3b:00): 79, pid=1, before the agent began\n")?;
     let coordinator = bench.coordinator("data")?;
