@@ -258,28 +258,6 @@ fn case_21_when_most_of_a_fleet_vanishes_few_leases_end_and_it_is_flagged() -> a
 }
 
 #[test]
-fn case_25_a_day_without_agents_burns_no_attempt() -> anyhow::Result<()> {
-    const DAY: u64 = 86_400;
-    for_seeds("case_25", 1, |seed| {
-        let mut plan = Plan::of(seed);
-        (plan.tick, plan.look, plan.longest) = (seconds(1), seconds(60), seconds(2 * DAY));
-        let mut world = World::start(plan)?;
-        for host in world.hosts.clone() {
-            Fault::Crash.strike(&mut world, &host);
-        }
-        world.run_until(seconds(DAY))?;
-        for host in world.hosts.clone() {
-            Fault::Crash.heal(&mut world, &host);
-        }
-        world.finish()?;
-        oracles::check(&mut world)?;
-        let all = attempts(&world)?;
-        ensure!(all.values().all(|attempts| attempts.len() == 1), "attempts were burnt: {all:?}");
-        Ok(())
-    })
-}
-
-#[test]
 fn case_28_replies_that_are_lost_change_nothing() -> anyhow::Result<()> {
     for_seeds("case_28", 3, |seed| {
         let mut world = World::start(Plan::of(seed))?;
