@@ -350,22 +350,38 @@ impl Checkpoints {
             };
         };
         // What is half received is a file and no object yet.
-        let file = root.join(place);
-        match tokio::fs::remove_file(&file).await {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                let path = file.display().to_string();
-                return Err(CheckpointError::Io { doing: "deleting", path, source });
+        let (root, file) = (root.clone(), root.join(place));
+        let folder = root.clone();
+        let delete = move || {
+            match std::fs::remove_file(&file) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    let path = file.display().to_string();
+                    return Err(CheckpointError::Io { doing: "deleting", path, source });
+                }
+                _ => {}
             }
-            _ => {}
-        }
-        let inside = |folder: &&std::path::Path| folder.starts_with(root) && folder != root;
-        for folder in file.ancestors().skip(1).take_while(inside) {
-            // One that is not empty stays, and so do those above it.
-            if tokio::fs::remove_dir(folder).await.is_err() {
-                break;
+            let inside = |folder: &&std::path::Path| folder.starts_with(&root) && **folder != *root;
+            for folder in file.ancestors().skip(1).take_while(inside) {
+                // One that is not empty stays, and so do those above it.
+                if std::fs::remove_dir(folder).is_err() {
+                    break;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        self.on_disk(&folder, delete).await
+    }
+
+    /// Does something with files where it may block.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        folder: &std::path::Path,
+        work: impl FnOnce() -> Result<T, CheckpointError> + Send + 'static,
+    ) -> Result<T, CheckpointError> {
+        self.execution.run(work).await.unwrap_or_else(|error| {
+            let (path, source) = (folder.display().to_string(), std::io::Error::other(error));
+            Err(CheckpointError::Io { doing: "working in", path, source })
+        })
     }
 
     /// Deletes everything that `referenced` does not name: uploads that were cut off, checkpoints that were forgotten.

@@ -20,6 +20,7 @@ fn state() -> State {
                 cost: 1,
                 keep: 1,
                 keep_every: None,
+                keep_around: None,
                 shape: Shape { state_bytes: 1, workspace_bytes: 1, flops_per_update: 1.0 },
             })
         });

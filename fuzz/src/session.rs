@@ -162,6 +162,7 @@ fn specification(number: u8, budget: u8, cohort: u8) -> Option<Specification> {
         cost: u64::from(budget) * 10,
         keep: 1,
         keep_every: None,
+        keep_around: None,
         shape: Shape { state_bytes: 1 << 20, workspace_bytes: 2 << 20, flops_per_update: 1e6 },
     })
 }
@@ -416,7 +417,11 @@ impl World {
                 lines: vec![v1::LogLine::default(); usize::from(lines)],
             }),
             Said::Crashed { keys: list } => {
-                Body::Crashed(said::Crashed { leases: keys(list), reason: "signal 11".to_owned() })
+                Body::Crashed(said::Crashed {
+                    leases: keys(list),
+                    reason: "signal 11".to_owned(),
+                    class: v1::FailureClass::Signalled.into(),
+                })
             }
             Said::OutOfMemory { keys: list, size, suspected } => Body::OutOfMemory(said::OutOfMemory {
                 leases: keys(list),

@@ -30,7 +30,8 @@ impl Session {
     pub async fn open(url: &str, name: &str, max_cohort: u32) -> anyhow::Result<Self> {
         let (outgoing, queue) = mpsc::channel(QUEUE);
         let hello = Hello {
-            protocol: plateau_proto::PROTOCOL,
+            protocol: plateau_proto::protocol::PROTOCOL,
+            oldest_protocol: plateau_proto::protocol::OLDEST_PROTOCOL,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             name: name.to_owned(),
             incarnation: format!("{name}/{}", std::process::id()),

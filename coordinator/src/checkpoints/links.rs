@@ -18,20 +18,24 @@ impl Checkpoints {
     pub(super) async fn refuse_links(&self, key: &Path) -> Result<(), CheckpointError> {
         let Some(root) = &self.folder else { return Ok(()) };
         let mut path = root.clone();
-        for part in key.parts() {
-            path.push(part.as_ref());
-            let problem = match tokio::fs::symlink_metadata(&path).await {
-                Ok(metadata) if !metadata.is_symlink() => continue,
-                Ok(_) => io::Error::other(
-                    "it is a symbolic link, and none is followed within the store: put a folder there, or a mount",
-                ),
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-                Err(error) => error,
-            };
-            let path = path.display().to_string();
-            return Err(CheckpointError::Io { doing: "looking at", path, source: problem });
-        }
-        Ok(())
+        let parts: Vec<String> = key.parts().map(|part| part.as_ref().to_owned()).collect();
+        let look = move || {
+            for part in parts {
+                path.push(part);
+                let problem = match std::fs::symlink_metadata(&path) {
+                    Ok(metadata) if !metadata.is_symlink() => continue,
+                    Ok(_) => io::Error::other(
+                        "it is a symbolic link, and none is followed within the store: put a folder there, or a mount",
+                    ),
+                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                    Err(error) => error,
+                };
+                let path = path.display().to_string();
+                return Err(CheckpointError::Io { doing: "looking at", path, source: problem });
+            }
+            Ok(())
+        };
+        self.on_disk(root, look).await
     }
 
     /// The names of what lies directly in the place of a checkpoint.
@@ -55,7 +59,7 @@ impl Checkpoints {
                 remove(&file)?;
             }
             // An empty directory is no object; that another upload has just filled it is no failure.
-            let _ = tokio::fs::remove_dir(folder).await;
+            let _ = self.execution.run(move || std::fs::remove_dir(folder)).await;
             return Ok(());
         }
         let found: Vec<_> =
