@@ -55,7 +55,9 @@ mod tests {
             length = f64::min(length * 2.0, 5.0);
         }
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5), "c");
-        (0..9).for_each(|_| drop(backoff.pause()));
+        (0..9).for_each(|_| {
+            backoff.pause();
+        });
         backoff.reset();
         assert!(backoff.pause() < Duration::from_millis(150));
     }

@@ -416,13 +416,11 @@ impl World {
                 lease: self.key(key),
                 lines: vec![v1::LogLine::default(); usize::from(lines)],
             }),
-            Said::Crashed { keys: list } => {
-                Body::Crashed(said::Crashed {
-                    leases: keys(list),
-                    reason: "signal 11".to_owned(),
-                    class: v1::FailureClass::Signalled.into(),
-                })
-            }
+            Said::Crashed { keys: list } => Body::Crashed(said::Crashed {
+                leases: keys(list),
+                reason: "signal 11".to_owned(),
+                class: v1::FailureClass::Signalled.into(),
+            }),
             Said::OutOfMemory { keys: list, size, suspected } => Body::OutOfMemory(said::OutOfMemory {
                 leases: keys(list),
                 cohort_size: size,

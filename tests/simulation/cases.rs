@@ -27,7 +27,7 @@ fn attempts(world: &World) -> anyhow::Result<BTreeMap<String, Vec<AttemptRecord>
 /// An agent's history, with its times in simulated milliseconds.
 fn history(world: &World, agent: &str) -> anyhow::Result<Vec<HistoryRow>> {
     let subject = plateau_coordinator::core::Subject::Agent(agent.to_owned());
-    Ok(Inspection::open(&world.data())?.reader().history(&subject.key())?)
+    Ok(Inspection::open(&world.data())?.reader().history(&subject)?)
 }
 
 /// Milliseconds of simulated time of the lines of the trace that contain `text`.

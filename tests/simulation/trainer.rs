@@ -208,7 +208,7 @@ impl Process {
             match command {
                 Command::Train(train) => {
                     let error = self.train(train).await.err().map(|error| format!("{error:#}"));
-                    let finished = Finished { error: error.unwrap_or_default(), out_of_memory: None };
+                    let finished = Finished { error: error.unwrap_or_default(), ..Finished::default() };
                     self.tell(Event::Finished(finished)).await;
                 }
                 Command::Calibrate(shape) => {

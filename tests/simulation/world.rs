@@ -247,6 +247,7 @@ impl World {
                     work_dir: self.folder.path().join(host),
                     trainer_program: PathBuf::new(),
                     log_file: None,
+                    driver_log: None,
                 };
                 (machine, options)
             })

@@ -211,7 +211,8 @@ impl Tables<'_> {
     }
 
     fn load_retention(&self, state: &mut State) -> Result<(), StoreError> {
-        let mut statement = self.connection.prepare("SELECT trial, keep_around, transition FROM retention")?;
+        let mut statement =
+            self.connection.prepare("SELECT trial, keep_around, transition FROM retention")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let trial = self.trial("retention", row.get(0)?)?;
