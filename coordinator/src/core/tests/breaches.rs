@@ -119,18 +119,19 @@ fn sweeps_and_trials_agree() {
 
 #[test]
 fn an_agent_asks_only_while_it_is_connected_and_is_charged_once() {
-    says("is not connected, yet asks", |state| {
-        let agent = agent(state, "b");
-        (agent.session, agent.idle) = (None, true);
-    });
-    says("is not connected, yet asks", |state| {
-        let agent = agent(state, "b");
-        (agent.session, agent.idle, agent.wants_next) = (None, false, true);
-    });
-    says("is not connected, yet asks", |state| {
-        let agent = agent(state, "b");
-        (agent.session, agent.idle, agent.free_places) = (None, false, Some((0, 1)));
-    });
+    let asks = |how: fn(&mut Agent)| {
+        says("is not connected, yet asks", |state| {
+            state.asking.insert("b".to_owned());
+            let agent = agent(state, "b");
+            (agent.session, agent.idle) = (None, false);
+            how(agent);
+        });
+    };
+    asks(|agent| agent.idle = true);
+    asks(|agent| agent.wants_next = true);
+    asks(|agent| agent.free_places = Some((0, 1)));
+    says("ask for trials, and they are not all", |state| agent(state, "b").idle = true);
+    says("ask for trials, and they are not all", |state| drop(state.asking.insert("nobody".to_owned())));
     says("charged twice with one trial", |state| {
         agent(state, "b").crashed = vec![BTreeSet::from([trial(1)]), BTreeSet::from([trial(1)])].into();
     });
