@@ -126,7 +126,10 @@ fn case_16_a_trial_that_stalls_is_taken_away_and_its_trainer_killed() -> anyhow:
 fn cut_off(fault: Fault, seed: u64) -> anyhow::Result<()> {
     const AT: u64 = 20;
     const FOR: u64 = 150;
-    let mut world = World::start(Plan::of(seed))?;
+    let mut plan = Plan::of(seed);
+    // Its training would last longer than the cut.
+    plan.steps = 12_000;
+    let mut world = World::start(plan)?;
     world.run_until(seconds(AT))?;
     fault.strike(&mut world, "host-1");
     world.run_until(seconds(AT + FOR))?;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -146,11 +146,34 @@ pub struct World {
     pub clocks: Clocks,
     told: Arc<Mutex<Told>>,
     folder: tempfile::TempDir,
+    /// Dropped last.
+    _alone: MutexGuard<'static, ()>,
+}
+
+/// Tasks of one runtime are kept in so many lists by their numbers, and dropped list by list when their host crashes.
+const TASK_LISTS: u64 = 4;
+
+/// Waits until no other simulation runs in this process, and brings the numbers of tasks into line. tokio numbers the tasks of
+/// all runtimes of a process in one row, and what a crash drops first depends on the numbers, so that simulations beside
+/// each other would not be repeatable.
+fn alone() -> anyhow::Result<MutexGuard<'static, ()>> {
+    static RUNNING: Mutex<()> = Mutex::new(());
+    // One that failed left nothing behind.
+    let alone = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().context("making a runtime")?;
+    for _ in 0..TASK_LISTS {
+        let number: u64 = runtime.spawn(async {}).id().to_string().parse().context("a task's number")?;
+        if number % TASK_LISTS == TASK_LISTS - 1 {
+            break;
+        }
+    }
+    Ok(alone)
 }
 
 impl World {
     /// Starts everything.
     pub fn start(plan: Plan) -> anyhow::Result<Self> {
+        let alone = alone()?;
         trace::begin();
         // Synchronising a disk takes no simulated time, but real time; where the system has a folder in memory, it is free.
         let memory = Path::new("/dev/shm");
@@ -178,6 +201,7 @@ impl World {
             clocks: Clocks::default(),
             told: Arc::default(),
             folder: folder.context("making a folder")?,
+            _alone: alone,
         };
         world.start_coordinator();
         for (host, agents) in
