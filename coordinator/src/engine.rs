@@ -249,7 +249,7 @@ pub fn start_on(
         .map_err(|source| StoreError::Io {
             doing: "starting the thread of",
             path: "the engine".to_owned(),
-            source,
+            cause: source,
         })?;
     Ok((handle, ended))
 }
@@ -261,7 +261,7 @@ fn now(started: Instant, wall: &WallClock) -> Now {
 /// Comes by a place where tests make commits fail.
 fn fail_at(place: &'static str) -> Result<(), StoreError> {
     let doing = "committing to";
-    failpoint::pass(place).map_err(|source| StoreError::Io { doing, path: "the database".to_owned(), source })
+    failpoint::pass(place).map_err(|source| StoreError::Io { doing, path: "the database".to_owned(), cause: source })
 }
 
 struct Engine {

@@ -41,6 +41,7 @@ pub struct WallClock(Arc<dyn Fn() -> Duration + Send + Sync>);
 
 impl WallClock {
     /// The machine's.
+    #[allow(clippy::disallowed_methods)] // for display
     pub fn system() -> Self {
         WallClock::reading(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
     }

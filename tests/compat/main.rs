@@ -11,7 +11,7 @@ use plateau_tests::Bench;
 use plateau_tests::outcome::{all_different, metrics, results, trials};
 
 /// Formats of data directories there has been a program for, this one's last.
-const FORMATS: [&str; 4] = ["1", "2", "3", "4"];
+const FORMATS: [&str; 5] = ["1", "2", "3", "4", "6"];
 /// The trial that had ended in every recorded directory.
 const ENDED: &str = "910fb053d25ee678e24540bd8fac9bae";
 /// A trial that had a checkpoint at step 1000 in every one of them and none after.

@@ -39,7 +39,11 @@ try:
          "--max-cohort", "1", "--work-dir", work], **quiet)
     while True:
         ended = rows("SELECT count(*) FROM trials WHERE state = 'completed'")[0][0]
-        saved = rows("SELECT count(*) FROM checkpoints JOIN trials ON id = trial WHERE state = 'running'")[0][0]
+        # Trials were keyed by their ids up to format 4, since then by numbers.
+        key = "trial" if rows("PRAGMA user_version")[0][0] > 4 else "id"
+        saved = rows(
+            f"SELECT count(*) FROM checkpoints JOIN trials ON trials.{key} = checkpoints.trial WHERE state = 'running'"
+        )[0][0]
         if ended >= 1 and saved >= 1:
             break
         time.sleep(0.02)

@@ -243,7 +243,7 @@ fn open_unchanged(path: &Path) -> Result<Connection, StoreError> {
     let resolved = path.canonicalize().map_err(|source| StoreError::Io {
         doing: "opening the database",
         path: path.display().to_string(),
-        source,
+        cause: source,
     })?;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let url = url::Url::from_file_path(&resolved).ok().filter(|_| !has_log);

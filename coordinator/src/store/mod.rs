@@ -38,25 +38,25 @@ pub enum StoreError {
     Sqlite(#[from] rusqlite::Error),
     /// The file's pages are damaged.
     #[error(
-        "the database {path} is damaged ({source}): restore the data directory from a copy, or move it away to begin \
+        "the database {path} is damaged ({cause}): restore the data directory from a copy, or move it away to begin \
          anew; `plateau verify` says what else of it is whole"
     )]
     Malformed {
         /// The file.
         path: String,
         /// What SQLite says.
-        source: rusqlite::Error,
+        cause: rusqlite::Error,
     },
     /// The file system does not let SQLite do what it must.
     #[error(
-        "the database {path} cannot be written ({source}; {system}): free space or restore access to its folder, then \
+        "the database {path} cannot be written ({cause}; {system}): free space or restore access to its folder, then \
          start the coordinator again; what was acknowledged is kept"
     )]
     Unusable {
         /// The file.
         path: String,
         /// What SQLite says.
-        source: rusqlite::Error,
+        cause: rusqlite::Error,
         /// What the operating system says to a small write beside the file.
         system: String,
     },
@@ -105,24 +105,24 @@ pub enum StoreError {
     },
     /// The directory does not take the lock's file.
     #[error(
-        "the data directory {path} cannot be written ({source}): free space there, mount it writable or give its owner \
+        "the data directory {path} cannot be written ({cause}): free space there, mount it writable or give its owner \
          the right to write, or choose another"
     )]
     NotWritable {
         /// The directory.
         path: String,
         /// Why it failed.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// The file system refused.
-    #[error("{doing} {path}: {source}")]
+    #[error("{doing} {path}: {cause}")]
     Io {
         /// What was being done.
         doing: &'static str,
         /// To what.
         path: String,
         /// Why it failed.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A row does not say what it must.
     #[error(
@@ -143,7 +143,7 @@ impl StoreError {
         let StoreError::Sqlite(source) = self else { return self };
         let named = path.display().to_string();
         match source.sqlite_error_code() {
-            Some(Code::DatabaseCorrupt | Code::NotADatabase) => StoreError::Malformed { path: named, source },
+            Some(Code::DatabaseCorrupt | Code::NotADatabase) => StoreError::Malformed { path: named, cause: source },
             Some(
                 Code::DiskFull
                 | Code::SystemIoFailure
@@ -151,7 +151,7 @@ impl StoreError {
                 | Code::CannotOpen
                 | Code::PermissionDenied
                 | Code::NoLargeFileSupport,
-            ) => StoreError::Unusable { path: named, system: crate::disk::try_to_write(path), source },
+            ) => StoreError::Unusable { path: named, system: crate::disk::try_to_write(path), cause: source },
             _ => StoreError::Sqlite(source),
         }
     }

@@ -89,7 +89,7 @@ impl Reader {
     pub fn copy_to(&self, path: &Path) -> Result<(), StoreError> {
         let io = |doing| {
             let path = path.display().to_string();
-            move |source| StoreError::Io { doing, path, source }
+            move |source| StoreError::Io { doing, path, cause: source }
         };
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io("replacing")(error)),
