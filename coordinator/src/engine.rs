@@ -261,7 +261,11 @@ fn now(started: Instant, wall: &WallClock) -> Now {
 /// Comes by a place where tests make commits fail.
 fn fail_at(place: &'static str) -> Result<(), StoreError> {
     let doing = "committing to";
-    failpoint::pass(place).map_err(|source| StoreError::Io { doing, path: "the database".to_owned(), cause: source })
+    failpoint::pass(place).map_err(|source| StoreError::Io {
+        doing,
+        path: "the database".to_owned(),
+        cause: source,
+    })
 }
 
 struct Engine {

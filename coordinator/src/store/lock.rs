@@ -61,14 +61,19 @@ impl DirectoryLock {
     /// Takes the lock, or says who holds it.
     pub fn take(directory: &Path) -> Result<Self, StoreError> {
         let path = directory.join(LOCK_FILE);
-        let refused = |source| StoreError::NotWritable { path: directory.display().to_string(), cause: source };
+        let refused =
+            |source| StoreError::NotWritable { path: directory.display().to_string(), cause: source };
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = opened.map_err(refused)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(locked(directory, &mut file)),
             Err(TryLockError::Error(source)) => {
-                return Err(StoreError::Io { doing: "locking", path: path.display().to_string(), cause: source });
+                return Err(StoreError::Io {
+                    doing: "locking",
+                    path: path.display().to_string(),
+                    cause: source,
+                });
             }
         }
         file.set_len(0).map_err(refused)?;

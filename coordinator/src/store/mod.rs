@@ -143,7 +143,9 @@ impl StoreError {
         let StoreError::Sqlite(source) = self else { return self };
         let named = path.display().to_string();
         match source.sqlite_error_code() {
-            Some(Code::DatabaseCorrupt | Code::NotADatabase) => StoreError::Malformed { path: named, cause: source },
+            Some(Code::DatabaseCorrupt | Code::NotADatabase) => {
+                StoreError::Malformed { path: named, cause: source }
+            }
             Some(
                 Code::DiskFull
                 | Code::SystemIoFailure
