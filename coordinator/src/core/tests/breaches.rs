@@ -131,8 +131,10 @@ fn an_agent_asks_only_while_it_is_connected_and_is_charged_once() {
     asks(|agent| agent.wants_next = true);
     asks(|agent| agent.free_places = Some((0, 1)));
     says("ask for trials, and they are not all", |state| agent(state, "b").idle = true);
-    says("ask for trials, and they are not all", |state| drop(state.asking.insert("nobody".to_owned())));
+    says("ask for trials, and they are not all", |state| {
+        state.asking.insert("nobody".to_owned());
+    });
     says("charged twice with one trial", |state| {
-        agent(state, "b").crashed = vec![BTreeSet::from([trial(1)]), BTreeSet::from([trial(1)])].into();
+        agent(state, "b").crashed = vec![BTreeSet::from([trial(1)]), BTreeSet::from([trial(1)])];
     });
 }
