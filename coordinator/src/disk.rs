@@ -42,7 +42,7 @@ fn check_room(path: &Path, what: &'static str, wanted: u64) -> Result<(), Low> {
     Err(Low { path: path.display().to_string(), what, free, wanted })
 }
 
-/// [`check_room`] that remembers what it refused, for who asks why nothing gets on; one per coordinator.
+/// Refuses what would not leave the reserve, and remembers it for who asks why nothing gets on; one per coordinator.
 #[derive(Clone, Default)]
 pub struct Room(Arc<Mutex<Option<Low>>>);
 
@@ -52,7 +52,8 @@ impl Room {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// [`check_room`]; the first refusal after there was room is logged, and that there is room again.
+    /// Whether `what`, which takes `wanted` bytes at `path`, leaves room for what must be recorded. The first refusal after
+    /// there was room is logged, and that there is room again.
     pub fn check(&self, path: &Path, what: &'static str, wanted: u64) -> Result<(), Low> {
         let checked = check_room(path, what, wanted);
         let mut last = self.last();
