@@ -333,3 +333,67 @@ fn measuring_pays_from_a_hundred_times_its_cost() {
     assert!(pays(enough));
     assert!(!pays(enough - enough / 10));
 }
+
+#[test]
+fn seconds_of_training_add_up_over_attempts() {
+    let mut world = one_trial();
+    world.connect("a", "1", vec![]);
+    for _ in 0..2 {
+        let lease = world.idle("a").remove(0).1;
+        world.say("a", Report::Released { lease, reason: "by hand".to_owned(), train_seconds: 2.5 });
+    }
+    let lease = world.idle("a").remove(0).1;
+    let (ending, weights_hash) = (Ending::Completed, String::new());
+    world.say("a", Report::Ended { lease, ending, step: 10, train_seconds: 0.5, weights_hash });
+    assert_eq!(world.state.trials[&trial(1)].train_seconds, 5.5);
+}
+
+#[test]
+fn a_sweep_remembers_its_last_failure() {
+    let mut world = one_trial();
+    world.connect("a", "1", vec![]);
+    let lease = world.idle("a").remove(0).1;
+    let ending = Ending::Failed { reason: "no such file".to_owned() };
+    let weights_hash = String::new();
+    world.say("a", Report::Ended { lease, ending, step: 0, train_seconds: 0.0, weights_hash });
+    let (failed, why, _) = world.state.sweeps[&1].last_failure.clone().unwrap();
+    assert_eq!(failed, trial(1));
+    assert!(why.contains("no such file"), "{why}");
+}
+
+#[test]
+fn a_result_keeps_its_step_when_its_checkpoint_is_found_damaged() {
+    let mut world = one_trial();
+    world.connect("a", "1", vec![]);
+    let lease = world.idle("a").remove(0).1;
+    world.apply(Input::CheckpointStored { lease, step: 10, weights_hash: "w".to_owned(), bytes: 1 });
+    world.complete("a", lease, 10);
+    let problem = "torn".to_owned();
+    world.apply(Input::CheckpointDamaged { trial: trial(1), attempt: 1, step: 10, problem });
+    let record = &world.state.trials[&trial(1)];
+    assert_eq!((record.state, record.step, record.checkpoints.len()), (TrialState::Completed, 10, 0));
+}
+
+#[test]
+fn of_crashes_that_share_a_trial_an_agent_is_charged_with_the_smallest() {
+    let mut world = World::new();
+    world.submit("s", vec![specification(1, 10, 0), specification(2, 10, 0)]);
+    world.connect("a", "1", vec![]);
+    let both: Vec<LeaseKey> = world.idle("a").into_iter().map(|granted| granted.1).collect();
+    assert_eq!(both.len(), 2);
+    world.crash("a", both);
+    world.pass(10);
+    let alone = world.idle("a").remove(0).1;
+    world.crash("a", vec![alone]);
+    let charged = |world: &World| world.state.agents["a"].crashed.clone();
+    assert_eq!(charged(&world), [[alone.trial].into()]);
+    // The same trial again explains no more.
+    world.pass(20);
+    let again = world.idle("a").remove(0).1;
+    world.crash("a", vec![again]);
+    let expected: Vec<std::collections::BTreeSet<_>> = match again.trial == alone.trial {
+        true => vec![[alone.trial].into()],
+        false => vec![[alone.trial].into(), [again.trial].into()],
+    };
+    assert_eq!(charged(&world), expected);
+}
