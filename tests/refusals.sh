@@ -80,22 +80,22 @@ if mount -t tmpfs -o size=20m tmpfs small 2>/dev/null; then
     sleep "${SECONDS_TO_FILL:-15}"
     df -h small | cat
     show list --coordinator "$url"
-    study later >later.toml
-    sed -i 's/\[0, 1\]/[2, 3]/' later.toml
-    show submit later.toml --coordinator "$url"
-    trial=$("$plateau" --output quiet trials last --coordinator "$url" 2>/dev/null | head -1)
+    trial=$("$plateau" --output quiet trials disk --coordinator "$url" 2>/dev/null | head -1)
     [ -n "$trial" ] && show explain "$trial" --coordinator "$url"
+    dd if=/dev/zero of=small/filler bs=1M count=4 status=none
+    study later | sed 's/\[0, 1\]/[2, 3]/' >later.toml
+    show submit later.toml --coordinator "$url"
     echo "-- the coordinator's own words:"
     grep -vE "received|submitted" disk.txt | cut -c1-400 | tail -8
     echo "-- the agent's:"
     grep -E "WARN|ERROR" agent.txt | cut -c1-400 | tail -3
-    dd if=/dev/zero of=small/filler bs=1M status=none 2>/dev/null
+    dd if=/dev/zero of=small/filler2 bs=1M status=none 2>/dev/null
     sleep 5
     echo "-- and with no byte left:"
     cut -c1-600 disk.txt | tail -2
     kill -0 "$coordinator" 2>/dev/null && echo "the coordinator runs" || echo "the coordinator has stopped"
     show coordinator --data-dir small/data --listen 127.0.0.1:0
-    rm small/filler
+    rm small/filler small/filler2
     show verify small/data
 else
     echo "not shown: no file system can be mounted here"

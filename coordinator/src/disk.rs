@@ -3,6 +3,7 @@
 //! New studies and checkpoints are refused while there is still room for what must be recorded: endings and metrics of
 //! what already trains. Owns no file.
 
+use std::collections::BTreeMap;
 use std::io::{Seek as _, Write as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,10 +45,11 @@ fn check_room(path: &Path, what: &'static str, wanted: u64) -> Result<(), Low> {
 
 /// Refuses what would not leave the reserve, and remembers it for who asks why nothing gets on; one per coordinator.
 #[derive(Clone, Default)]
-pub struct Room(Arc<Mutex<Option<Low>>>);
+pub struct Room(Arc<Mutex<BTreeMap<&'static str, Low>>>);
 
 impl Room {
-    fn last(&self) -> MutexGuard<'_, Option<Low>> {
+    /// By what was refused.
+    fn last(&self) -> MutexGuard<'_, BTreeMap<&'static str, Low>> {
         // Whole between any two statements.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -56,19 +58,27 @@ impl Room {
     /// there was room is logged, and that there is room again.
     pub fn check(&self, path: &Path, what: &'static str, wanted: u64) -> Result<(), Low> {
         let checked = check_room(path, what, wanted);
-        let mut last = self.last();
-        match (&checked, last.as_ref()) {
-            (Err(low), None) => tracing::warn!("{low}"),
-            (Ok(()), Some(before)) => tracing::info!("the disk of {} has room again", before.path),
-            _ => {}
+        let mut refused = self.last();
+        match &checked {
+            Err(low) => {
+                if refused.insert(what, low.clone()).is_none() {
+                    tracing::warn!("{low}");
+                }
+            }
+            Ok(()) => {
+                if let Some(before) = refused.remove(what) {
+                    tracing::info!("the disk of {} has room for {what} again", before.path);
+                }
+            }
         }
-        *last = checked.as_ref().err().cloned();
         checked
     }
 
-    /// What was refused last, if nothing was let through since.
-    pub fn refused(&self) -> Option<Low> {
-        self.last().clone()
+    /// What was refused and still would be, as it is now.
+    pub fn refused(&self) -> Vec<Low> {
+        let refused = self.last().clone();
+        let still = |low: &Low| check_room(Path::new(&low.path), low.what, low.wanted).err();
+        refused.values().filter_map(still).collect()
     }
 }
 

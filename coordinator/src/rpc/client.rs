@@ -303,7 +303,7 @@ impl PlateauService for Clients {
             Status::not_found(format!("neither a sweep, a trial nor an agent has this name ({problem})"))
         })?;
         let mut summary = explanation.summary;
-        if let Some(low) = self.context.room.refused() {
+        for low in self.context.room.refused() {
             summary.push_str(&format!(" Note: {low}."));
         }
         let history = self.context.read(move |reader| reader.history(&subject)).await?;

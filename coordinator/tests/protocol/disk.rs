@@ -94,6 +94,7 @@ async fn case_34_a_disk_that_runs_low_refuses_what_can_wait_and_records_endings(
     let explain = v1::ExplainRequest { subject: cohort[1].key.clone().unwrap().trial };
     let why = client.explain(explain.clone()).await.unwrap().into_inner().summary;
     assert!(why.contains("a checkpoint is refused until space is freed"), "{why}");
+    assert!(why.contains("a new study is refused until space is freed"), "{why}");
     // What is known already needs no room, and what trains is recorded.
     assert!(submit(&mut client, STUDY).await.existing);
     agent.metrics(&cohort[0], 0, &(0..=10).collect::<Vec<u64>>()).await.unwrap();
