@@ -57,23 +57,31 @@ pub async fn coordinator(data: &Path) -> Running {
     start(options(data)).await.unwrap()
 }
 
-/// Every file under a folder by its path from there, with its bytes, sorted.
+/// Every file under a folder by its path from there, with its bytes, sorted. The coordinator may be deleting some of it.
 pub fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(next) = folders.pop() {
-        for entry in std::fs::read_dir(next).unwrap() {
+        for entry in there(std::fs::read_dir(next)).into_iter().flatten() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
             } else {
                 let name = path.strip_prefix(folder).unwrap().display().to_string();
-                found.push((name, std::fs::read(&path).unwrap()));
+                found.extend(there(std::fs::read(&path)).map(|bytes| (name, bytes)));
             }
         }
     }
     found.sort();
     found
+}
+
+/// What was asked for, unless it has just been deleted.
+fn there<T>(found: std::io::Result<T>) -> Option<T> {
+    match found {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        found => Some(found.unwrap()),
+    }
 }
 
 pub async fn channel(running: &Running) -> Channel {
