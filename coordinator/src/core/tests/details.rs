@@ -397,3 +397,15 @@ fn of_crashes_that_share_a_trial_an_agent_is_charged_with_the_smallest() {
     };
     assert_eq!(charged(&world), expected);
 }
+
+#[test]
+fn a_sweep_is_extended_unless_it_is_cancelled() {
+    let mut world = one_trial();
+    let trials = vec![specification(1, 10, 0), specification(2, 10, 0)];
+    let extend = Input::Extend { sweep: 1, source: vec![2], trials, what: "a seed".to_owned() };
+    let answer = world.apply(extend.clone()).unwrap();
+    assert_eq!(answer, Answer::Extended { new_trials: 1, continued_trials: 0 });
+    world.apply(Input::Cancel { sweep: 1, reason: String::new() });
+    let reason = "sweep s is cancelled: submit its study again first".to_owned();
+    assert_eq!(world.apply(extend), Some(Answer::Refused(Refusal::Precondition, reason)));
+}

@@ -163,3 +163,10 @@ fn an_agent_whose_waiting_trials_crashed_on_it_says_so() {
     assert!(said.starts_with("Waits: for an idle agent other than those it crashed on;"), "{said}");
     assert!(said.contains(&format!("crashed 1 of {limit} times")) && said.ends_with("broke."), "{said}");
 }
+
+#[test]
+fn an_agent_that_has_not_asked_is_busy_for_those_who_wait() {
+    let mut world = world(1);
+    world.connect("a", "1", vec![]);
+    assert_eq!(of_trial(&world, 1), "Waits: all 1 available agents are busy, 0 trials are ahead of it.");
+}
