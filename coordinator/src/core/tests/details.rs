@@ -246,12 +246,15 @@ fn a_lease_that_neither_trains_nor_waits_for_its_turn_stalls() {
         let mut world = one_trial();
         world.connect("a", "1", vec![]);
         let lease = world.idle("a").remove(0).1;
-        for _ in 0..=limits::STALL_SECONDS / 10 {
+        let beat = |world: &mut World| {
             let waiting = if waits { vec![lease] } else { vec![] };
             let (leases, wish) = (vec![(lease, 0)], Wish::default());
             world.say("a", Report::Heartbeat { leases, speed: 1.0, idle: false, waiting, wish });
             world.pass(10);
-        }
+        };
+        (0..limits::STALL_SECONDS / 10).for_each(|_| beat(&mut world));
+        assert_eq!(world.state_of(1), TrialState::Leased, "not before the time is over");
+        beat(&mut world);
         assert_eq!(world.state_of(1) == TrialState::Leased, waits);
     }
 }
@@ -408,4 +411,15 @@ fn a_sweep_is_extended_unless_it_is_cancelled() {
     world.apply(Input::Cancel { sweep: 1, reason: String::new() });
     let reason = "sweep s is cancelled: submit its study again first".to_owned();
     assert_eq!(world.apply(extend), Some(Answer::Refused(Refusal::Precondition, reason)));
+}
+
+#[test]
+fn a_sweep_changes_when_the_agent_of_its_trials_is_cut_off() {
+    let mut world = one_trial();
+    world.connect("a", "1", vec![]);
+    world.idle("a");
+    let session = world.state.agents["a"].session.unwrap();
+    let cut = Input::Disconnected { session, agent: "a".to_owned() };
+    let effects = apply(&mut world.state, cut, world.now);
+    assert!(effects.contains(&Effect::Changed(vec![1])), "{effects:?}");
 }
