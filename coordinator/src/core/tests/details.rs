@@ -423,3 +423,19 @@ fn a_sweep_changes_when_the_agent_of_its_trials_is_cut_off() {
     let effects = apply(&mut world.state, cut, world.now);
     assert!(effects.contains(&Effect::Changed(vec![1])), "{effects:?}");
 }
+
+#[test]
+fn ticks_that_are_late_by_less_than_a_renewal_are_no_pause() {
+    let mut world = one_trial();
+    world.connect("a", "1", vec![]);
+    world.idle("a");
+    let renewal = std::time::Duration::from_secs(limits::RENEWAL_SECONDS);
+    let deadline = |world: &World| world.state.trials[&trial(1)].lease.as_ref().unwrap().deadline;
+    let before = deadline(&world);
+    world.now.monotonic += renewal;
+    world.apply(Input::Tick);
+    assert_eq!(deadline(&world), before);
+    world.now.monotonic += renewal + std::time::Duration::from_millis(1);
+    world.apply(Input::Tick);
+    assert!(deadline(&world) > before);
+}

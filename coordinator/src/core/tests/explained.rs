@@ -170,3 +170,15 @@ fn an_agent_that_has_not_asked_is_busy_for_those_who_wait() {
     world.connect("a", "1", vec![]);
     assert_eq!(of_trial(&world, 1), "Waits: all 1 available agents are busy, 0 trials are ahead of it.");
 }
+
+#[test]
+fn a_sweep_without_a_reason_or_with_its_last_agent_drained_says_no_more_than_is_so() {
+    let mut world = world(2);
+    world.connect_with("a", "1", vec![], |agent| agent.max_cohort = 1);
+    world.idle("a");
+    world.apply(Input::Drain { agent: "a".to_owned(), reason: "by hand".to_owned() });
+    let runs = "Runs: 0 of 2 trials have ended, 1 are with agents, 1 wait; 1 agents connected.";
+    assert_eq!(of_sweep(&world), runs);
+    world.apply(Input::Cancel { sweep: 1, reason: String::new() });
+    assert_eq!(of_sweep(&world), "Cancelled.");
+}
