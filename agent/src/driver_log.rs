@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     /// Lines in the form in which kernels log them (composed, not captured from a failing card), of two cards.
-    const RECORDED: &str = include_str!("driver_log/recorded.log");
+    const COMPOSED: &str = include_str!("driver_log/composed.log");
 
     /// A log that has ended.
     struct Recording(&'static [u8], usize);
@@ -166,10 +166,10 @@ mod tests {
     }
 
     #[test]
-    fn case_70_recorded_events_are_read_and_those_of_other_cards_left_alone() {
+    fn case_70_events_are_read_and_those_of_other_cards_left_alone() {
         for piece in [1, 7, 4096] {
             let (sender, mut receiver) = mpsc::channel(QUEUE);
-            pass_on(Recording(RECORDED.as_bytes(), piece), "0000:3b:00", &sender).unwrap_err();
+            pass_on(Recording(COMPOSED.as_bytes(), piece), "0000:3b:00", &sender).unwrap_err();
             drop(sender);
             let mut found = Vec::new();
             while let Ok(event) = receiver.try_recv() {

@@ -228,7 +228,7 @@ impl PipeObserver<'_> {
         }
     }
 
-    #[allow(clippy::disallowed_methods)] // for display
+    #[allow(clippy::disallowed_methods, reason = "for display")]
     fn log(&mut self, replica: usize, level: &str, mut message: String) {
         if message.len() > MAX_LOG_LINE_BYTES {
             let end = (0..=MAX_LOG_LINE_BYTES).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);

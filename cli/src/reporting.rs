@@ -41,7 +41,7 @@ pub fn write(
 }
 
 /// Where the results come from.
-#[allow(clippy::disallowed_methods)] // for display
+#[allow(clippy::disallowed_methods, reason = "for display")]
 fn provenance(read: &ReadStudy, sweep: &str) -> Provenance {
     let source = read.study.source();
     let overrides: Vec<String> =

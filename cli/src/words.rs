@@ -81,7 +81,7 @@ pub fn time(unix_milliseconds: i64) -> String {
 }
 
 /// How long ago a time was: `3m 20s ago`.
-#[allow(clippy::disallowed_methods)] // for display
+#[allow(clippy::disallowed_methods, reason = "for display")]
 pub fn ago(unix_milliseconds: i64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
     format!("{} ago", duration((now - unix_milliseconds as f64 / 1000.0).max(0.0).round()))

@@ -4,13 +4,14 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use plateau_common::config::KeepAround;
 use plateau_common::identity::TrialId;
 use plateau_common::limits;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::checkpoints::{Checkpoints, DAMAGED};
 use crate::core::{Effect, Input, Now, Report, State, apply};
@@ -50,8 +51,10 @@ fn first_reached(policy: &KeepAround, data: &[u8]) -> Result<Option<u64>, String
     let Some(column) = chunk.columns.iter().find(|column| column.name == policy.metric.name()) else {
         return Ok(None);
     };
+    // A sender says what is missing, so looking each place up in its list could take quadratic time.
+    let missing: HashSet<u32> = column.missing.iter().copied().collect();
     let measured = chunk.steps.iter().zip(&column.values).enumerate();
-    let mut measured = measured.filter(|(place, _)| !column.missing.contains(&(*place as u32)));
+    let mut measured = measured.filter(|(place, _)| !missing.contains(&(*place as u32)));
     Ok(measured.find(|(_, (_, value))| policy.is_reached(**value)).map(|(_, (step, _))| *step))
 }
 

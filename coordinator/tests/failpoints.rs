@@ -6,10 +6,10 @@
 //! end without reaching the next. Builds without debug assertions have no such places; then these tests say so and pass.
 
 // Helper functions of tests are no `#[test]` themselves, so clippy's exception for tests does not reach them.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 #[path = "protocol/support.rs"]
-#[allow(dead_code)] // shared with the protocol's tests, which use all of it
+#[allow(dead_code, reason = "shared with the protocol's tests, which use all of it")]
 mod support;
 
 use std::collections::BTreeMap;

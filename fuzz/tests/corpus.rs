@@ -1,7 +1,7 @@
 //! The corpus of every fuzz target, replayed: what fuzzing has found once is looked at in every ordinary test.
 
 // Helper functions of tests are no `#[test]` themselves, so clippy's exception for tests does not reach them.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,7 @@
 //! Checkpoints of every format there has been, recorded in `tests/compat`, are read; those of a later one are refused.
 
 // Helper functions of tests are no `#[test]` themselves, so clippy's exception for tests does not reach them.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use std::path::{Path, PathBuf};
 

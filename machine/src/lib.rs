@@ -41,7 +41,7 @@ pub struct WallClock(Arc<dyn Fn() -> Duration + Send + Sync>);
 
 impl WallClock {
     /// The machine's.
-    #[allow(clippy::disallowed_methods)] // for display
+    #[allow(clippy::disallowed_methods, reason = "for display")]
     pub fn system() -> Self {
         WallClock::reading(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
     }

@@ -5,7 +5,7 @@
 //! renumbered, retyped or removed makes its file say something else when it is read and written again.
 
 // Helper functions of tests are no `#[test]` themselves, so clippy's exception for tests does not reach them.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use std::path::{Path, PathBuf};
 

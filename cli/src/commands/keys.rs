@@ -264,7 +264,7 @@ fn hand_over(
 }
 
 /// When a token was made; shown to people and nothing else.
-#[allow(clippy::disallowed_methods)] // for display
+#[allow(clippy::disallowed_methods, reason = "for display")]
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
