@@ -73,7 +73,7 @@ pub const MAX_CHECKPOINT_BYTES: u64 = 64 << 30;
 /// Evaluations in one metrics chunk.
 pub const MAX_CHUNK_EVALUATIONS: usize = 4096;
 /// Metric names in one chunk.
-pub const MAX_METRICS: usize = 4096;
+pub const MAX_METRICS: usize = 16_384;
 /// Bytes of one log line; longer lines are cut.
 pub const MAX_LOG_LINE_BYTES: usize = 4096;
 /// Log lines kept per trial.

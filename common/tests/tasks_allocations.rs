@@ -6,7 +6,7 @@ mod task_list;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use plateau_common::tasks::Batch;
+use plateau_common::tasks::{Batch, Draw};
 use task_list::{batch_sizes, for_every_task, forms};
 
 thread_local! {
@@ -71,10 +71,10 @@ fn from_the_second_on_draws_allocate_nothing() {
         for form in forms(task) {
             for size in batch_sizes(task) {
                 let (examples, mut batch) = (task.examples(5), Batch::empty());
-                let first = allocations(|| examples.draw(1, size, *form, &mut batch));
+                let first = allocations(|| examples.draw(Draw::of(1, size), *form, &mut batch));
                 assert!(first > 0, "a first batch needs memory");
                 for update in 2..=20 {
-                    let further = allocations(|| examples.draw(update, size, *form, &mut batch));
+                    let further = allocations(|| examples.draw(Draw::of(update, size), *form, &mut batch));
                     assert_eq!(further, 0, "update {update}, size {size:?}, {form:?}");
                 }
             }

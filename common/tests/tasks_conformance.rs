@@ -3,7 +3,7 @@
 
 mod task_list;
 
-use plateau_common::tasks::{Batch, Form, Input, Output, ReadOut, Split, Targets, TaskConfig};
+use plateau_common::tasks::{Batch, Draw, Form, Input, Output, ReadOut, Split, Targets, TaskConfig};
 use serde_json::{Value, json};
 use task_list::{batch_sizes, configurations, for_every_task, forms, read};
 
@@ -162,9 +162,9 @@ fn drawing_over_a_used_batch_gives_a_fresh_one() {
             for size in batch_sizes(task) {
                 let (fresh, reused) = (task.examples(9), task.examples(9));
                 for (update, mut batch) in (1..).zip(used_batches(task)) {
-                    reused.draw(update, size, *form, &mut batch);
+                    reused.draw(Draw::of(update, size), *form, &mut batch);
                     assert_eq!(batch, fresh.train(update, size, *form), "{size:?} {form:?}");
-                    reused.draw(update + 5, size, *form, &mut batch);
+                    reused.draw(Draw::of(update + 5, size), *form, &mut batch);
                     assert_eq!(batch, task.examples(9).train(update + 5, size, *form), "{size:?} {form:?}");
                 }
             }

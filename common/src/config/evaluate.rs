@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::GridConfig;
 use crate::fields::{ConfigError, ConfigResult, Fields, unknown_word};
 use crate::node::Value;
 use crate::tasks::TaskConfig;
@@ -44,6 +45,9 @@ pub struct EvaluateConfig {
     pub per_decade: Option<u32>,
     /// Probes to compute at each evaluation, sorted, each once. Default: `weight-norm`, `gradient-norm`.
     pub probes: Vec<ProbeKind>,
+    /// Exact match over the sizes of problems. Default: not measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grid: Option<GridConfig>,
 }
 
 impl EvaluateConfig {
@@ -53,6 +57,7 @@ impl EvaluateConfig {
             every: None,
             per_decade: Some(10),
             probes: vec![ProbeKind::WeightNorm, ProbeKind::GradientNorm],
+            grid: None,
         };
         let Some(mut fields) = fields else { return Ok(config) };
         config.every = fields.integer("every", 1..=u64::MAX >> 1)?;
@@ -82,6 +87,10 @@ impl EvaluateConfig {
             config.probes.sort_unstable();
             config.probes.dedup();
         }
+        config.grid = match fields.table("grid")? {
+            Some(grid) => Some(GridConfig::read(grid, task)?),
+            None => None,
+        };
         fields.finish()?;
         Ok(config)
     }
@@ -91,7 +100,8 @@ impl EvaluateConfig {
         if step == 0 || step == steps {
             return true;
         }
-        if self.every.is_some_and(|every| step.is_multiple_of(every)) {
+        let every = |every: Option<u64>| every.is_some_and(|every| step.is_multiple_of(every));
+        if every(self.every) || every(self.grid.as_ref().and_then(|grid| grid.every)) {
             return true;
         }
         // `step` is due if it is round(10^(i/per_decade)) for some whole i.
@@ -106,7 +116,9 @@ impl EvaluateConfig {
 
     /// The first step after `step` that is evaluated whatever the run's length; `None`: none below 2⁶³.
     pub fn next_due(&self, step: u64) -> Option<u64> {
-        let by_steps = self.every.and_then(|every| (step / every).checked_add(1)?.checked_mul(every));
+        let after = |every: u64| (step / every).checked_add(1)?.checked_mul(every);
+        let by_grid = self.grid.as_ref().and_then(|grid| grid.every).and_then(after);
+        let by_steps = self.every.and_then(after);
         let by_decades = self.per_decade.and_then(|per_decade| {
             let per_decade = f64::from(per_decade);
             // One early, because the step itself was rounded.
@@ -119,7 +131,7 @@ impl EvaluateConfig {
                 index += 1.0;
             }
         });
-        by_steps.into_iter().chain(by_decades).min()
+        by_steps.into_iter().chain(by_grid).chain(by_decades).min()
     }
 }
 
@@ -129,7 +141,7 @@ mod tests {
 
     #[test]
     fn log_spaced_steps_are_exact_and_include_both_ends() {
-        let config = EvaluateConfig { every: None, per_decade: Some(4), probes: Vec::new() };
+        let config = EvaluateConfig { every: None, per_decade: Some(4), probes: Vec::new(), grid: None };
         let due: Vec<u64> = (0..=1200).filter(|step| config.is_due(*step, 1200)).collect();
         assert_eq!(due, [0, 1, 2, 3, 6, 10, 18, 32, 56, 100, 178, 316, 562, 1000, 1200]);
     }
@@ -139,7 +151,7 @@ mod tests {
         for (every, per_decade) in
             [(None, Some(4)), (Some(7), None), (Some(50), Some(10)), (None, Some(1000))]
         {
-            let config = EvaluateConfig { every, per_decade, probes: Vec::new() };
+            let config = EvaluateConfig { every, per_decade, probes: Vec::new(), grid: None };
             let by_question: Vec<u64> = (1..=3000).filter(|step| config.is_due(*step, u64::MAX)).collect();
             let next = |step: &u64| config.next_due(*step);
             let one_by_one: Vec<u64> =
@@ -150,7 +162,7 @@ mod tests {
 
     #[test]
     fn every_and_log_spacing_are_united() {
-        let config = EvaluateConfig { every: Some(50), per_decade: Some(1), probes: Vec::new() };
+        let config = EvaluateConfig { every: Some(50), per_decade: Some(1), probes: Vec::new(), grid: None };
         let due: Vec<u64> = (0..=160).filter(|step| config.is_due(*step, 160)).collect();
         assert_eq!(due, [0, 1, 10, 50, 100, 150, 160]);
     }

@@ -5,6 +5,7 @@
 
 mod checkpoint;
 mod evaluate;
+mod grid;
 mod keep_around;
 mod model;
 mod optimizer;
@@ -13,6 +14,7 @@ mod train;
 
 pub use checkpoint::CheckpointConfig;
 pub use evaluate::{EvaluateConfig, ProbeKind};
+pub use grid::{Category, GridConfig};
 pub use keep_around::{KeepAround, TransitionMetric, Window};
 pub use model::{Activation, Initialisation, ModelConfig, Norm, Positions, TransformerConfig};
 pub use optimizer::{AdamConfig, OptimizerConfig, SgdConfig};

@@ -14,6 +14,24 @@ pub enum Form {
     Counts,
 }
 
+/// Which examples of the training data an update is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// Number of the update, from 1.
+    pub update: u64,
+    /// Examples that the updates before it were given.
+    pub first: u64,
+    /// Examples to draw; `None`: the whole training set (finite tasks only; then every update sees the same batch).
+    pub size: Option<usize>,
+}
+
+impl Draw {
+    /// Of an update among updates of one size.
+    pub fn of(update: u64, size: Option<usize>) -> Self {
+        Draw { update, first: update.saturating_sub(1).saturating_mul(size.unwrap_or(0) as u64), size }
+    }
+}
+
 /// The inputs of `B` examples.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {

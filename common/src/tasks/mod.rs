@@ -7,17 +7,21 @@
 //! and `tests/tasks_allocations.rs`.
 
 mod batch;
+mod grid;
 mod modular;
 mod most_frequent;
 mod noise;
 mod query_count;
 mod sequences;
 
-pub use batch::{Batch, Form, Input, Memory, Targets};
+pub use batch::{Batch, Draw, Form, Input, Memory, Targets};
+pub use grid::{Cell, GridAxes};
 pub use modular::{Layout, Modular, Operation};
 pub use most_frequent::{MostFrequent, MostFrequentTarget};
 pub use noise::Noise;
 pub use query_count::{Head, QueryCount, QueryMode, TargetScale};
+
+use std::ops::Range;
 
 use serde::Serialize;
 
@@ -106,25 +110,39 @@ pub trait Task: Clone + std::fmt::Debug + PartialEq + Serialize + Sized {
     fn supports_counts(&self) -> bool {
         false
     }
+    /// The tokens that are digits, for positions counted within numbers; empty: none are.
+    fn digits(&self) -> Range<u32> {
+        0..0
+    }
+    /// The sizes along which problems can be made longer than in training, where there are such.
+    fn grid(&self) -> Option<GridAxes> {
+        None
+    }
     /// The examples of the trial with this seed: equal seeds give equal examples, always.
     fn examples(&self, seed: u64) -> Box<dyn Examples>;
 }
 
 /// The examples of one trial.
 pub trait Examples: Send {
-    /// Overwrites `batch` with that of update number `update` (from 1): `size` examples, or the whole training set for
-    /// `None` (finite tasks only; then every update sees the same batch). A pure function: neither earlier calls nor what
-    /// `batch` held change what is drawn.
+    /// Overwrites `batch` with that of an update. A pure function: neither earlier calls nor what `batch` held change what is
+    /// drawn.
     ///
-    /// A training step allocates nothing, so from the second draw of equal `size` and `form` into the same batch on this
+    /// A training step allocates nothing, so from the second draw of equal size and `form` into the same batch on this
     /// must not either: it writes into the batch's own [`Memory`], and what else it needs is kept between calls.
-    fn draw(&self, update: u64, size: Option<usize>, form: Form, batch: &mut Batch);
-    /// The batch of [`Examples::draw`] in memory of its own.
+    fn draw(&self, draw: Draw, form: Form, batch: &mut Batch);
+    /// The batch of [`Examples::draw`] in memory of its own, where all updates have batches of one size.
     fn train(&self, update: u64, size: Option<usize>, form: Form) -> Batch {
-        Batch::filled(|batch| self.draw(update, size, form, batch))
+        Batch::filled(|batch| self.draw(Draw::of(update, size), form, batch))
     }
     /// The fixed evaluation set of a split, or `None` for the training split of a task with endless data.
     fn evaluation(&self, split: Split, form: Form) -> Option<Batch>;
+    /// The problems of one cell of the evaluation grid, `problems` of them or all there are: a function of the seed and the
+    /// cell. Sequences are as long as the cell's longest problem needs, whatever the length in training. Empty where the task has no
+    /// [`Task::grid`].
+    fn cell(&self, cell: Cell, problems: usize) -> Batch {
+        let _ = (cell, problems);
+        Batch::empty()
+    }
     /// The unit of scalar outputs.
     fn scale(&self) -> Scale {
         Scale::RAW
@@ -177,6 +195,16 @@ macro_rules! task_list {
             /// Whether [`Form::Counts`] may be asked for.
             pub fn supports_counts(&self) -> bool {
                 match self { $(TaskConfig::$name(task) => task.supports_counts(),)+ }
+            }
+
+            /// The tokens that are digits; empty: none are.
+            pub fn digits(&self) -> Range<u32> {
+                match self { $(TaskConfig::$name(task) => task.digits(),)+ }
+            }
+
+            /// The sizes along which problems can be made longer than in training.
+            pub fn grid(&self) -> Option<GridAxes> {
+                match self { $(TaskConfig::$name(task) => task.grid(),)+ }
             }
 
             /// The examples of the trial with this seed.

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 
 use serde::Serialize;
 
-use super::{Batch, Examples, Form, Input, Memory, Output, ReadOut, Split, Targets, Task, TaskShape};
+use super::{Batch, Draw, Examples, Form, Input, Memory, Output, ReadOut, Split, Targets, Task, TaskShape};
 use crate::fields::{ConfigResult, Fields};
 use crate::limits;
 use crate::random::{Stream, StreamFamily};
@@ -351,12 +351,11 @@ impl Table {
 }
 
 impl Examples for Table {
-    fn draw(&self, update: u64, size: Option<usize>, _form: Form, batch: &mut Batch) {
-        let Some(size) = size else { return self.write(self.train.iter().copied(), batch) };
+    fn draw(&self, draw: Draw, _form: Form, batch: &mut Batch) {
+        let Some(size) = draw.size else { return self.write(self.train.iter().copied(), batch) };
         // Epochs are shuffled one by one and laid end to end; a batch may span several of them.
         let total = self.train.len();
-        let start = (update - 1) * size as u64;
-        let (mut number, mut place) = (start / total as u64, (start % total as u64) as usize);
+        let (mut number, mut place) = (draw.first / total as u64, (draw.first % total as u64) as usize);
         let mut epoch = self.epoch.borrow_mut();
         epoch.turn_to(number, total, &self.shuffles);
         let rows = (0..size).map(|_| {

@@ -5,7 +5,9 @@ use serde::Serialize;
 
 use super::query_count::{Counting, TargetScale};
 use super::sequences::{Sequence, Sequences};
-use super::{Batch, Examples, Form, Head, Memory, Output, ReadOut, Scale, Split, Targets, Task, TaskShape};
+use super::{
+    Batch, Draw, Examples, Form, Head, Memory, Output, ReadOut, Scale, Split, Targets, Task, TaskShape,
+};
 use crate::fields::{ConfigResult, Fields};
 use crate::random::Stream;
 
@@ -132,8 +134,8 @@ impl MostFrequentExamples {
 }
 
 impl Examples for MostFrequentExamples {
-    fn draw(&self, update: u64, size: Option<usize>, form: Form, batch: &mut Batch) {
-        self.write(self.sequences.train.at(update), size.unwrap_or(1), form, batch);
+    fn draw(&self, draw: Draw, form: Form, batch: &mut Batch) {
+        self.write(self.sequences.train.at(draw.update), draw.size.unwrap_or(1), form, batch);
     }
 
     fn evaluation(&self, split: Split, form: Form) -> Option<Batch> {

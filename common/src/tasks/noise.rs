@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::{Batch, Examples, Form, Input, Memory, Output, ReadOut, Split, Targets, Task, TaskShape};
+use super::{Batch, Draw, Examples, Form, Input, Memory, Output, ReadOut, Split, Targets, Task, TaskShape};
 use crate::fields::{ConfigResult, Fields};
 use crate::limits;
 use crate::random::{Stream, StreamFamily};
@@ -99,8 +99,8 @@ impl NoiseExamples {
 }
 
 impl Examples for NoiseExamples {
-    fn draw(&self, update: u64, size: Option<usize>, _form: Form, batch: &mut Batch) {
-        self.write(self.train.at(update), size.unwrap_or(1), batch);
+    fn draw(&self, draw: Draw, _form: Form, batch: &mut Batch) {
+        self.write(self.train.at(draw.update), draw.size.unwrap_or(1), batch);
     }
 
     fn evaluation(&self, split: Split, _form: Form) -> Option<Batch> {

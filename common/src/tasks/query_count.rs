@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::sequences::{Sequence, Sequences};
-use super::{Batch, Examples, Form, Memory, Output, ReadOut, Scale, Split, Targets, Task, TaskShape};
+use super::{Batch, Draw, Examples, Form, Memory, Output, ReadOut, Scale, Split, Targets, Task, TaskShape};
 use crate::fields::{ConfigError, ConfigResult, Fields};
 use crate::limits;
 use crate::random::Stream;
@@ -217,8 +217,8 @@ impl QueryCountExamples {
 }
 
 impl Examples for QueryCountExamples {
-    fn draw(&self, update: u64, size: Option<usize>, form: Form, batch: &mut Batch) {
-        self.write(self.sequences.train.at(update), size.unwrap_or(1), form, batch);
+    fn draw(&self, draw: Draw, form: Form, batch: &mut Batch) {
+        self.write(self.sequences.train.at(draw.update), draw.size.unwrap_or(1), form, batch);
     }
 
     fn evaluation(&self, split: Split, form: Form) -> Option<Batch> {

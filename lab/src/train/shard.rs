@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use plateau_common::config::{Batch as BatchSize, ModelConfig, Precision, ProbeKind, TrialConfig};
 use plateau_common::metrics::Evaluation;
 use plateau_common::random::StreamFamily;
-use plateau_common::tasks::{Batch, Examples, Form, Scale, Split, TaskConfig};
+use plateau_common::tasks::{Batch, Draw, Examples, Form, Scale, Split, TaskConfig};
 use plateau_common::trial::Ending;
 
 use super::{Event, Start};
@@ -208,7 +208,7 @@ impl<'a> Shard<'a> {
         let fresh = size.is_some() || !self.drawn;
         if fresh {
             for (replica, batch) in self.replicas.iter().zip(&mut self.batches) {
-                replica.examples.draw(update, size, self.form, batch);
+                replica.examples.draw(Draw::of(update, size), self.form, batch);
             }
             self.drawn = true;
         }

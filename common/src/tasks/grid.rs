@@ -1,0 +1,34 @@
+//! Sizes along which a task's problems can be made longer than in training: what generalisation to lengths is measured on.
+//!
+//! Owns how a cell of such a grid is named and counted. Which cells a study evaluates is `evaluate.grid`'s business.
+
+/// What the two sizes of a task's problems are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GridAxes {
+    /// The first size for axes of figures, e.g. "digits of the first operand".
+    pub rows: &'static str,
+    /// The second.
+    pub columns: &'static str,
+    /// The largest sizes trained on (all from 1 are).
+    pub trained: (usize, usize),
+    /// The largest sizes that problems can be made of.
+    pub largest: (usize, usize),
+    /// Whether the first symbol of an answer means something by itself (of a sorted list the minimum) and is scored too.
+    pub scores_first: bool,
+}
+
+/// Problems of one pair of sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cell {
+    /// The first size, from 1.
+    pub row: usize,
+    /// The second, from 1.
+    pub column: usize,
+}
+
+impl std::fmt::Display for Cell {
+    /// `ROWxCOLUMN`, as metrics name it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}x{}", self.row, self.column)
+    }
+}
