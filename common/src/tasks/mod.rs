@@ -110,6 +110,10 @@ pub trait Task: Clone + std::fmt::Debug + PartialEq + Serialize + Sized {
     fn supports_counts(&self) -> bool {
         false
     }
+    /// Whether batches have weights.
+    fn is_weighted(&self) -> bool {
+        false
+    }
     /// The tokens that are digits, for positions counted within numbers; empty: none are.
     fn digits(&self) -> Range<u32> {
         0..0
@@ -195,6 +199,11 @@ macro_rules! task_list {
             /// Whether [`Form::Counts`] may be asked for.
             pub fn supports_counts(&self) -> bool {
                 match self { $(TaskConfig::$name(task) => task.supports_counts(),)+ }
+            }
+
+            /// Whether batches have weights.
+            pub fn is_weighted(&self) -> bool {
+                match self { $(TaskConfig::$name(task) => task.is_weighted(),)+ }
             }
 
             /// The tokens that are digits; empty: none are.
