@@ -26,6 +26,19 @@ pub struct Cell {
     pub column: usize,
 }
 
+impl Cell {
+    /// Whether both sizes are from 1 to these.
+    pub fn is_within(self, largest: (usize, usize)) -> bool {
+        (1..=largest.0).contains(&self.row) && (1..=largest.1).contains(&self.column)
+    }
+
+    /// The random stream of this cell's problem `number`: that of no other problem of any cell, for sizes and numbers below
+    /// 2²¹.
+    pub(super) fn stream(self, number: u64) -> u64 {
+        (self.row as u64) << 42 | (self.column as u64) << 21 | number
+    }
+}
+
 impl std::fmt::Display for Cell {
     /// `ROWxCOLUMN`, as metrics name it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
