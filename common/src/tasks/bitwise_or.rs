@@ -137,7 +137,7 @@ impl Strings {
     /// Writes them with their answer into the emptied `problem`.
     fn write(&self, problem: &mut Problem) {
         let Strings { lengths: Cell { row, column }, place, first_holds } = *self;
-        let mut string = |length: usize, holds: bool, problem: &mut Problem| {
+        let string = |length: usize, holds: bool, problem: &mut Problem| {
             (0..length).for_each(|at| problem.push(DIGITS.start + u32::from(holds && at == place)));
         };
         string(row, first_holds, problem);

@@ -1,4 +1,5 @@
 //! Configurations of every task of the list, and what the suites ask of each.
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 use plateau_common::fields::Fields;
 use plateau_common::node::Node;

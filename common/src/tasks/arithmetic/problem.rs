@@ -123,3 +123,30 @@ impl Problem {
         self.equals
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pads stand before characters until there are as many as may be, the rest is left as it was.
+    #[test]
+    fn pads_come_to_an_end() {
+        let pads = Pads { probability: 0.9, most: 3 };
+        let mut stopped = 0;
+        for index in 0..200 {
+            let mut problem = Problem::with_capacity(0);
+            problem.push_number(&[1, 2, 3], None);
+            problem.push_equals();
+            problem.push_number(&[4], None);
+            problem.push_end();
+            problem.insert_pads(&mut Stream::new(1, "pads", index), pads);
+            let left: Vec<u32> = problem.tokens().iter().copied().filter(|token| *token != PAD).collect();
+            assert_eq!(left, [5, 6, 7, EQUALS, 8, END]);
+            assert_eq!(problem.tokens()[problem.equals()], EQUALS);
+            let pads = problem.tokens().len() - left.len();
+            assert!(pads <= 3 && problem.tokens()[problem.tokens().len() - 2] != PAD);
+            stopped += usize::from(pads == 3);
+        }
+        assert!(stopped > 150, "{stopped}");
+    }
+}
