@@ -124,24 +124,21 @@ fn sizes_and_names_of_sorted_numbers_are_uniform() {
 
 #[test]
 fn additions_among_subtractions_have_their_share() {
-    let count = |share: Value, rows: &dyn Fn(&TaskConfig) -> Vec<Row>| {
+    // In training, the test set and a cell.
+    let counts = |share: Value| {
         let mut json = json!({"kind": "subtraction", "digits": 3, "test-examples": 4000});
         if !share.is_null() {
             json["addition-share"] = share;
         }
         let task = read(&json);
-        texts(&task, &rows(&task)).iter().filter(|text| text.contains('+')).count()
+        let cell = rows(&task.examples(4).cell(Cell { row: 7, column: 2 }, 4000));
+        [trained(&task, 4, 4000), tested(&task, 4), cell]
+            .map(|rows| texts(&task, &rows).iter().filter(|text| text.contains('+')).count())
     };
-    let train = |task: &TaskConfig| trained(task, 4, 4000);
-    let test = |task: &TaskConfig| tested(task, 4);
-    let cell = |task: &TaskConfig| rows(&task.examples(4).cell(Cell { row: 7, column: 2 }, 4000));
-    let all: [&dyn Fn(&TaskConfig) -> Vec<Row>; 3] = [&train, &test, &cell];
-    for rows in all {
-        assert_eq!((count(json!(0), rows), count(json!(1), rows)), (0, 4000));
-        // Five standard deviations.
-        assert!(count(Value::Null, rows).abs_diff(2000) < 160);
-        assert!(count(json!(0.2), rows).abs_diff(800) < 130);
-    }
+    assert_eq!((counts(json!(0)), counts(json!(1))), ([0; 3], [4000; 3]));
+    // Five standard deviations.
+    assert!(counts(Value::Null).iter().all(|count| count.abs_diff(2000) < 160));
+    assert!(counts(json!(0.2)).iter().all(|count| count.abs_diff(800) < 130));
     // The operands are the same at every share.
     let operands = |share: f64| {
         let task = read(&json!({"kind": "subtraction", "digits": 3, "addition-share": share}));

@@ -45,3 +45,28 @@ impl std::fmt::Display for Cell {
         write!(f, "{}x{}", self.row, self.column)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_problems_of_any_cells_share_a_stream() {
+        let sizes = [1, 2, 3, 199, 200, (1 << 21) - 1];
+        let mut streams = std::collections::BTreeSet::new();
+        for row in sizes {
+            for column in sizes {
+                for number in [0, 1, 200, 1 << 20, (1 << 21) - 1] {
+                    assert!(streams.insert(Cell { row, column }.stream(number)), "{row}x{column}, {number}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_count_from_one() {
+        let within = |row, column| Cell { row, column }.is_within((3, 4));
+        assert!(within(1, 1) && within(3, 4));
+        assert!(!within(0, 1) && !within(1, 0) && !within(4, 4) && !within(3, 5));
+    }
+}
