@@ -30,6 +30,11 @@ fn tasks() -> Vec<(Value, Value)> {
             json!({"kind": "noise", "vocab": 4, "length": 5, "read-out": "every", "test-examples": 200}),
             json!(64),
         ),
+        (json!({"kind": "addition", "digits": 2, "test-examples": 200}), json!(64)),
+        (json!({"kind": "subtraction", "digits": 2, "test-examples": 200}), json!(64)),
+        (json!({"kind": "multiplication", "digits": 2, "test-examples": 200}), json!(64)),
+        (json!({"kind": "sorting", "digits": 2, "items": 2, "test-examples": 200}), json!(64)),
+        (json!({"kind": "bitwise-or", "length": 4}), json!("full")),
     ]
 }
 
@@ -66,7 +71,8 @@ fn check(json: Value, scratch: &std::path::Path) {
     }
     assert_eq!(recorder.curve(0, "gradient_norm").len(), 2, "{json}");
     // Endless data have no fixed training set to compare, but their test set follows the same law.
-    let name = if json["task"]["kind"] == "modular" { "train_loss" } else { "test_loss" };
+    let finite = ["modular", "bitwise-or"].iter().any(|kind| json["task"]["kind"] == *kind);
+    let name = if finite { "train_loss" } else { "test_loss" };
     let (first, last) = (recorder.curve(0, name)[0], recorder.curve(0, name)[2]);
     assert!(last < first, "{name} went from {first} to {last} in {json}");
 }
@@ -90,6 +96,38 @@ fn every_task_trains_with_every_model() {
                     check(trial(&task, &batch, model), scratch.path());
                 }
             }
+        }
+    }
+}
+
+/// Schemes that count digits, biases of attention, loops, injection and heads, with every task that has digits; and a grid of
+/// longer problems at the end.
+#[test]
+fn arithmetic_trains_with_every_scheme_and_loop() {
+    let scratch = tempfile::tempdir().unwrap();
+    let arithmetic = |(task, _): &(Value, Value)| support::has_grid(task);
+    for (task, batch) in tasks().into_iter().filter(arithmetic) {
+        for (positions, injection, layers, recurrences) in [
+            ("abacus", "none", 1, 1),
+            ("fire", "layer", 2, 1),
+            ("abacus+fire", "block", 1, 2),
+            ("rotary+abacus", "layer", 2, 2),
+            ("learned+randomised", "none", 1, 1),
+            ("fire+randomised", "none", 1, 2),
+        ] {
+            let model = json!({"kind": "transformer", "layers": layers, "heads": 2, "dim": 8, "mlp-dim": 16,
+                "positions": positions, "injection": injection, "recurrences": recurrences, "norm": "post",
+                "activation": "geglu", "initialisation": "deepnorm-straight", "embedding-norm": true,
+                "head": "transform", "randomised": {"positions": 64}, "abacus": {"k": 5}});
+            let mut json = trial(&task, &batch, model);
+            json["evaluate"]["grid"] = json!({"longest": 4, "problems": 5, "recurrences": [1, 3]});
+            json["train"]["progressive-loss"] = json!({"weight": 0.5});
+            check(json.clone(), scratch.path());
+            let recorder = train(&[member(json)], 1, scratch.path());
+            for name in ["exact_match/id", "exact_match/ood", "exact_match/4x3", "exact_match/after_3/2x2"] {
+                assert_eq!(recorder.curve(0, name).len(), 1, "{name}");
+            }
+            assert_eq!(recorder.curve(0, "test_exact_match").len(), 3);
         }
     }
 }

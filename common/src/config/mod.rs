@@ -26,9 +26,9 @@ pub use train::{Batch, GradientDepth, Pass, Precision, ProgressiveLoss, TrainCon
 use serde::Serialize;
 
 use crate::cost;
-use crate::fields::{ConfigResult, Fields};
+use crate::fields::{ConfigError, ConfigResult, Fields};
 use crate::node::Node;
-use crate::tasks::TaskConfig;
+use crate::tasks::{Input, TaskConfig};
 
 /// Everything one trial's result depends on, and the budget and bookkeeping that it does not.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -64,7 +64,28 @@ impl TrialConfig {
         let evaluate = EvaluateConfig::read(fields.table("evaluate")?, &task)?;
         let checkpoint = CheckpointConfig::read(fields.table("checkpoint")?, train.steps)?;
         fields.finish()?;
-        Ok(TrialConfig { seed, task, model, train, evaluate, checkpoint })
+        let config = TrialConfig { seed, task, model, train, evaluate, checkpoint };
+        config.check_grid(root)?;
+        Ok(config)
+    }
+
+    /// Refuses a grid whose longest problems are longer than the tables of the model's position schemes.
+    fn check_grid(&self, root: &Node) -> ConfigResult<()> {
+        let (Some(grid), Some(axes)) = (&self.evaluate.grid, self.task.grid()) else { return Ok(()) };
+        let ModelConfig::Transformer(model) = &self.model;
+        let cells = grid.cells(&axes);
+        let Some(largest) = cells.iter().max_by_key(|cell| cell.row + cell.column) else { return Ok(()) };
+        let batch = self.task.examples(0).cell(*largest, 1);
+        let Input::Tokens { tokens, length } = &batch.input else { return Ok(()) };
+        match model.positions.misfit(tokens, *length, self.task.shape().length) {
+            None => Ok(()),
+            Some(problem) => Err(ConfigError::new(
+                "evaluate.grid",
+                root.at_path("evaluate.grid").and_then(|node| node.location),
+                format!("problems of {largest} do not fit the model: {problem}"),
+            )
+            .suggest("give the scheme's table more rows, or make the grid smaller")),
+        }
     }
 
     /// Reads the canonical JSON form (from the wire or from a manifest).

@@ -219,6 +219,12 @@ impl TransformerConfig {
                 .error("positions", format!("rotary positions need an even head size, found {}", dim / heads))
                 .suggest("change `dim` or `heads`"));
         }
+        let has_fire = config.positions.entries().any(|entry| matches!(entry, Entry::Fire(_)));
+        if has_fire && !config.causal {
+            return Err(fields
+                .error("positions", "FIRE is defined for causal attention only")
+                .suggest("drop `fire`, or set causal = true"));
+        }
         if config.tied && shape.output.width() != shape.vocabulary {
             return Err(fields
                 .error(

@@ -179,11 +179,40 @@ impl Positions {
             }
         }
         let schemes = Position::read_all(fields, task, &words)?;
-        let positions = Positions { schemes };
+        let mut positions = Positions { schemes };
         if let Err(problem) = positions.check_combination() {
             return Err(fields.error("positions", problem));
         }
+        positions.make_room(fields)?;
         Ok(positions)
+    }
+
+    /// Positions to choose from, where they are chosen at random.
+    pub fn random_positions(&self) -> Option<usize> {
+        self.entries().find_map(|entry| match entry {
+            Entry::RandomNumbering { positions } => Some(positions),
+            _ => None,
+        })
+    }
+
+    /// Gives a learned table a row for every position that may be drawn.
+    fn make_room(&mut self, fields: &Fields<'_>) -> ConfigResult<()> {
+        let Some(drawn) = self.random_positions() else { return Ok(()) };
+        for scheme in &mut self.schemes {
+            let Position::Learned(learned) = scheme else { continue };
+            match learned.rows {
+                Some(rows) if rows < drawn => {
+                    let problem =
+                        format!("a table of {rows} rows has none for some of the {drawn} positions drawn");
+                    return Err(fields
+                        .error("learned", problem)
+                        .suggest(format!("use at least {drawn}, or lower randomised.positions")));
+                }
+                Some(_) => {}
+                None => learned.rows = Some(drawn),
+            }
+        }
+        Ok(())
     }
 
     fn check_combination(&self) -> Result<(), &'static str> {

@@ -78,6 +78,10 @@ impl Task for BitwiseOr {
         Some(self.problems())
     }
 
+    fn is_weighted(&self) -> bool {
+        true
+    }
+
     fn digits(&self) -> Range<u32> {
         DIGITS
     }

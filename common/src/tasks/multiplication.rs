@@ -32,6 +32,10 @@ impl Task for Multiplication {
         None
     }
 
+    fn is_weighted(&self) -> bool {
+        true
+    }
+
     fn digits(&self) -> Range<u32> {
         DIGITS
     }

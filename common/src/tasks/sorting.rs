@@ -62,6 +62,10 @@ impl Task for Sorting {
         None
     }
 
+    fn is_weighted(&self) -> bool {
+        true
+    }
+
     fn digits(&self) -> Range<u32> {
         DIGITS
     }

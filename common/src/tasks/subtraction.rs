@@ -44,6 +44,10 @@ impl Task for Subtraction {
         None
     }
 
+    fn is_weighted(&self) -> bool {
+        true
+    }
+
     fn digits(&self) -> Range<u32> {
         DIGITS
     }

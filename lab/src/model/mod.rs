@@ -12,7 +12,6 @@ pub use transformer::Transformer;
 
 use candle_core::Result;
 use plateau_common::config::{Batch, ModelConfig, Pass, TransformerConfig, TrialConfig};
-use plateau_common::positions::Entry;
 use plateau_common::tasks::{Form, Output, ReadOut, TaskConfig, TaskShape};
 
 use crate::ops::objective::Answers;
@@ -49,8 +48,7 @@ impl Occasion {
             Batch::Full => config.task.training_set_size().unwrap_or(1),
             Batch::Size(size) => size,
         };
-        let renumbered =
-            model.positions.entries().any(|entry| matches!(entry, Entry::RandomNumbering { .. }));
+        let renumbered = model.positions.random_positions().is_some();
         Occasion { examples, dropout: model.dropout > 0.0, renumbered, ..Self::of_evaluation(config) }
     }
 

@@ -20,6 +20,13 @@ pub fn member(json: Value) -> Member {
     Member { id: TrialId::of(&config), config, resume: None }
 }
 
+/// Whether a task has a grid of sizes.
+pub fn has_grid(task: &serde_json::Value) -> bool {
+    let node = plateau_common::node::Node::from_json(task);
+    let fields = plateau_common::fields::Fields::new("task", &node).expect("a table");
+    plateau_common::tasks::TaskConfig::read(fields).expect("a task").grid().is_some()
+}
+
 /// Remembers everything it is told; asks to stop once a member has passed `stop_after` updates.
 #[derive(Default)]
 pub struct Recorder {

@@ -17,13 +17,9 @@ impl Transformer {
         if !occasion.renumbered {
             return None;
         }
-        self.config.positions.entries().find_map(|entry| match entry {
-            Entry::RandomNumbering { positions } => {
-                let extent = Extent { rows: Rows::Fixed(occasion.length), width: 1 };
-                Some(graph.slot(Source::Numbering { positions }, extent))
-            }
-            _ => None,
-        })
+        let extent = Extent { rows: Rows::Fixed(occasion.length), width: 1 };
+        let positions = self.config.positions.random_positions()?;
+        Some(graph.slot(Source::Numbering { positions }, extent))
     }
 
     /// The rows before the first block.
@@ -141,11 +137,7 @@ impl Transformer {
 
     /// Positions that sequences of `length` tokens may have.
     fn positions_of(&self, length: usize) -> usize {
-        let drawn = self.config.positions.entries().filter_map(|entry| match entry {
-            Entry::RandomNumbering { positions } => Some(positions),
-            _ => None,
-        });
-        drawn.fold(length, usize::max)
+        self.config.positions.random_positions().map_or(length, |drawn| drawn.max(length))
     }
 
     /// What is added to the attention logits of each layer.
