@@ -120,7 +120,7 @@ fn arithmetic_trains_with_every_scheme_and_loop() {
                 "activation": "geglu", "initialisation": "deepnorm-straight", "embedding-norm": true,
                 "head": "transform", "randomised": {"positions": 64}, "abacus": {"k": 5}});
             let mut json = trial(&task, &batch, model);
-            json["evaluate"]["grid"] = json!({"longest": 4, "problems": 5, "recurrences": [1, 3]});
+            json["evaluate"]["grid"] = json!({"longest": 5, "problems": 5, "recurrences": [1, 3]});
             json["train"]["progressive-loss"] = json!({"weight": 0.5});
             check(json.clone(), scratch.path());
             let recorder = train(&[member(json)], 1, scratch.path());
