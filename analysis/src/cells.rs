@@ -9,10 +9,12 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use plateau_common::results::{Parameter, TrialRecord};
+use plateau_common::tasks::GridAxes;
 use plateau_common::trial::TrialState;
 use serde_json::Value;
 
 use crate::filter::Filter;
+use crate::lengths::{self, AxesOf};
 use crate::number;
 
 /// Orders parameters: numbers by value, then switches, then words; absent ones first.
@@ -98,21 +100,33 @@ pub struct Dataset<'a> {
     /// All parameters that differ between trials, labels and followers.
     varying: BTreeSet<String>,
     preferred: Vec<String>,
+    axes_of: AxesOf,
 }
 
 impl<'a> Dataset<'a> {
     /// Groups `records`. Where several parameters vary together one to one, the label is the first of them in
     /// `preferred` (the study's axes, then what its analyses mention), else the one with the shortest name.
     pub fn new(records: &'a [TrialRecord], preferred: &[String]) -> Self {
-        Dataset::of(records.iter().collect(), preferred)
+        Dataset::of(records.iter().collect(), preferred, lengths::axes)
+    }
+
+    /// The same trials with another way to learn the sizes of their problems.
+    #[cfg(test)]
+    pub fn with_axes_of(self, axes_of: AxesOf) -> Self {
+        Dataset { axes_of, ..self }
+    }
+
+    /// What the sizes of a cell's problems are, where its task has such.
+    pub fn axes(&self, cell: &Cell) -> Option<GridAxes> {
+        cell.trials.first().and_then(|trial| (self.axes_of)(trial))
     }
 
     /// The data set of those trials that pass `filter`.
     pub fn only(&self, filter: &Filter) -> Dataset<'a> {
-        Dataset::of(self.trials().filter(|trial| filter.admits(trial)).collect(), &self.preferred)
+        Dataset::of(self.trials().filter(|trial| filter.admits(trial)).collect(), &self.preferred, self.axes_of)
     }
 
-    fn of(records: Vec<&'a TrialRecord>, preferred: &[String]) -> Self {
+    fn of(records: Vec<&'a TrialRecord>, preferred: &[String], axes_of: AxesOf) -> Self {
         let names: BTreeSet<&str> =
             records.iter().flat_map(|record| record.parameters.keys()).map(String::as_str).collect();
         let names: Vec<&str> = names.into_iter().filter(|name| distinguishes(name)).collect();
@@ -172,6 +186,7 @@ impl<'a> Dataset<'a> {
             fixed,
             varying: varying.iter().map(|name| (*name).to_owned()).collect(),
             preferred: preferred.to_vec(),
+            axes_of,
         }
     }
 
@@ -210,6 +225,15 @@ impl<'a> Dataset<'a> {
         group(self.cells.iter(), names)
     }
 
+    /// The values of a cell's labels as JSON.
+    pub fn parameters_of(&self, cell: &Cell) -> serde_json::Map<String, Value> {
+        self.labels
+            .iter()
+            .zip(&cell.values)
+            .map(|(label, value)| (label.clone(), json(value.as_ref())))
+            .collect()
+    }
+
     /// A cell's name for people: its labels and their values; `all trials` where nothing varies.
     pub fn name_of(&self, cell: &Cell) -> String {
         let labels: Vec<&str> = self.labels.iter().map(String::as_str).collect();
@@ -237,6 +261,11 @@ impl<'a> Cell<'a> {
     pub fn parameter(&self, name: &str) -> Option<&'a Parameter> {
         self.trials.first().and_then(|trial| trial.parameters.get(name))
     }
+}
+
+/// The number of the group whose values these are.
+pub fn place_of(groups: &[Group], values: &Values) -> Option<usize> {
+    groups.iter().position(|group| compare_values(&group.values, values).is_eq())
 }
 
 /// `weight-decay = 1, dim = 32`: the last part of each path where that is unambiguous, with its value.

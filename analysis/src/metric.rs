@@ -2,18 +2,54 @@
 //!
 //! It knows names only: what they mean and how they are measured is the trainer's.
 
-use plateau_common::config::{ModelConfig, Norm, ProbeKind, TrialConfig};
+use std::collections::HashSet;
+
+use plateau_common::config::{GridConfig, ModelConfig, Norm, ProbeKind, TrialConfig};
+use plateau_common::tasks::{GridAxes, ReadOut};
+
+use crate::lengths::{AFTER, sizes_of};
 
 /// The metrics that every trial measures.
 pub const ALWAYS: [&str; 4] = ["train_loss", "train_accuracy", "test_loss", "test_accuracy"];
 
-/// All metrics that a trial of this configuration can measure: those of every trial, then those of its probes.
+/// Whether a whole answer is right, of the test set of tasks that answer with several symbols.
+pub const TEST_EXACT_MATCH: &str = "test_exact_match";
+
+/// All metrics that a trial of this configuration can measure: those of every trial, then those of its probes, then those
+/// of its grid of sizes.
 pub fn measured(config: &TrialConfig) -> Vec<String> {
     let mut names: Vec<String> = ALWAYS.map(str::to_owned).into();
+    if config.task.shape().read_out == ReadOut::Every {
+        names.push(TEST_EXACT_MATCH.to_owned());
+    }
     for probe in &config.evaluate.probes {
         names.extend(of_probe(*probe, &config.model));
     }
+    names.extend(of_grid(config.evaluate.grid.as_ref(), config.task.grid()));
     names
+}
+
+fn of_grid(grid: Option<&GridConfig>, axes: Option<GridAxes>) -> Vec<String> {
+    grid.zip(axes).map_or_else(Vec::new, |(grid, axes)| grid.metrics(&axes))
+}
+
+/// Names of metrics in one line, each once. Those of the cells of a grid, of which there may be thousands, stand together.
+pub fn listed<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    let mut seen = HashSet::new();
+    let list: Vec<String> = names.map(family).filter(|name| seen.insert(name.clone())).collect();
+    list.join(", ")
+}
+
+/// `exact_match/<rows>x<columns>` for `exact_match/7x12`, and so on; other names as they are.
+fn family(name: &str) -> String {
+    let Some((start, end)) = name.rsplit_once('/') else { return name.to_owned() };
+    if sizes_of(end).is_none() {
+        return name.to_owned();
+    }
+    match start.split_once(AFTER) {
+        Some((score, _)) => format!("{score}{AFTER}<recurrences>/<size>x<size>"),
+        None => format!("{start}/<size>x<size>"),
+    }
 }
 
 fn of_probe(probe: ProbeKind, model: &ModelConfig) -> Vec<String> {

@@ -6,6 +6,7 @@
 //! caveat. Its result is typed (for figures), JSON (for machines) and tables (for people).
 
 pub mod grokking;
+pub mod length_generalisation;
 pub mod population;
 pub mod success;
 pub mod summary;
@@ -21,6 +22,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::cells::Dataset;
+use crate::metric::listed;
 use crate::number;
 use crate::table::TextTable;
 
@@ -68,6 +70,11 @@ pub const ANALYSES: &[AnalysisKind] = &[
         name: "survival",
         about: "time until a metric reaches a level, with censoring",
         read: survival::read,
+    },
+    AnalysisKind {
+        name: "length-generalisation",
+        about: "scores within and beyond the sizes trained on, and how far they reach",
+        read: length_generalisation::read,
     },
 ];
 
@@ -127,7 +134,7 @@ impl Known<'_> {
         let error = ConfigError::new(path, location, format!("`{found}` is not measured by this study"));
         Err(match nearest(found, names.iter().map(String::as_str)) {
             Some(known) => error.suggest(format!("did you mean `{known}`?")),
-            None => error.suggest(format!("measured: {}; `evaluate.probes` adds more", names.join(", "))),
+            None => error.suggest(format!("measured: {}; `evaluate.probes` adds more", listed(names.iter().map(String::as_str)))),
         })
     }
 }
