@@ -3,8 +3,10 @@
 //! Categories as in McLeish et al. 2024, section 3; the reach as in their appendix A.5. The ceiling of Abacus positions is
 //! shown beside the scores, because a score beyond it is low for another reason than a fault.
 
-use plateau_common::fields::{ConfigResult, Fields};
+use std::collections::{BTreeMap, BTreeSet};
+
 use plateau_common::config::Category;
+use plateau_common::fields::{ConfigResult, Fields};
 use plateau_common::tasks::Cell as Sizes;
 use serde::Serialize;
 use serde_json::Value;
@@ -15,6 +17,7 @@ use super::{Analysis, AnalysisResult, Common, percent};
 use crate::cells::{Cell, Dataset, human, short_name};
 use crate::lengths::{Measured, NOTHING, read_score};
 use crate::number;
+use crate::statistics::Flag;
 use crate::statistics::bootstrap::{FEWEST_RUNS, quantile};
 use crate::table::TextTable;
 
@@ -136,7 +139,7 @@ fn first_beyond(measured: &Measured) -> Option<FirstBeyond> {
     if !measured.sizes().contains(&sizes) {
         return None;
     }
-    let at = |scores: &std::collections::BTreeMap<Sizes, f64>| scores.get(&sizes).copied().unwrap_or(f64::NAN);
+    let at = |scores: &BTreeMap<Sizes, f64>| scores.get(&sizes).copied().unwrap_or(f64::NAN);
     let runs: Vec<f64> = measured.scores.iter().map(at).collect();
     // `f64::min` and `f64::max` pass over NaN.
     let lowest = runs.iter().copied().fold(f64::NAN, f64::min);
@@ -221,7 +224,9 @@ impl LengthGeneralisation {
             let mut row = vec![cell.runs.to_string()];
             row.extend(Category::ALL.map(|(word, _)| of(word)));
             row.push(cell.most_beyond.map_or(String::new(), number::human));
-            row.push(cell.categories.first().map_or(String::new(), |summary| summary.mean.remarks()));
+            let flags = cell.categories.iter().flat_map(|summary| &summary.mean.flags);
+            let flags: BTreeSet<Flag> = flags.copied().collect();
+            row.push(flags.into_iter().map(Flag::phrase).collect::<Vec<_>>().join(", "));
             row
         };
         let title = format!("Mean {words} with t {}", percent(self.confidence));

@@ -7,8 +7,15 @@
 pub mod curves;
 pub mod estimate;
 pub mod heatmap;
+pub mod map;
+pub mod panels;
+pub mod recurrence_curves;
+pub mod replicates;
 pub mod scale;
 pub mod scene;
+pub mod size_bars;
+pub mod size_curves;
+pub mod size_heatmap;
 pub mod style;
 pub mod success;
 pub mod survival;
@@ -79,6 +86,26 @@ pub const FIGURES: &[FigureKind] = &[
         name: "survival",
         about: "share of runs still without the event over steps",
         read: survival::read,
+    },
+    FigureKind {
+        name: "size-heatmap",
+        about: "scores over the two sizes of problems, trained square and ceiling outlined",
+        read: size_heatmap::read,
+    },
+    FigureKind {
+        name: "size-bars",
+        about: "scores in distribution, out of distribution and beyond, as bars with intervals",
+        read: size_bars::read,
+    },
+    FigureKind {
+        name: "size-curves",
+        about: "scores over equal sizes with the spread of replicates",
+        read: size_curves::read,
+    },
+    FigureKind {
+        name: "recurrence-curves",
+        about: "exact match over the number of recurrences at test",
+        read: recurrence_curves::read,
     },
 ];
 
