@@ -111,7 +111,10 @@ pub fn lengths(seeds: u64) -> Vec<TrialRecord> {
     let mut records = Vec::new();
     for (positions, reach) in [("abacus", 7), ("fire", 3), ("none", 1)] {
         for seed in 0..seeds {
-            let mut record = trial(seed, &[("task.size", 3.0), ("evaluate.grid.longest", 6.0), ("model.recurrences", 4.0)]);
+            let mut record = trial(
+                seed,
+                &[("task.size", 3.0), ("evaluate.grid.longest", 6.0), ("model.recurrences", 4.0)],
+            );
             record.id = format!("{positions}-{seed}");
             record.parameters.insert("model.positions".to_owned(), Parameter::Text(positions.to_owned()));
             let mut reach = reach;
@@ -121,7 +124,11 @@ pub fn lengths(seeds: u64) -> Vec<TrialRecord> {
             }
             records.push(with_grid(record, &|cell, recurrences| {
                 let late = recurrences.is_none_or(|recurrences| recurrences >= 4);
-                if cell.row.max(cell.column) <= reach && late { 1.0 } else { 0.25 / (cell.row + cell.column) as f64 }
+                if cell.row.max(cell.column) <= reach && late {
+                    1.0
+                } else {
+                    0.25 / (cell.row + cell.column) as f64
+                }
             }));
         }
     }
@@ -130,7 +137,14 @@ pub fn lengths(seeds: u64) -> Vec<TrialRecord> {
 
 /// The trial with all metrics of a grid of up to 6 × 6, and equal sizes to 9, at the last step.
 pub fn with_grid(mut record: TrialRecord, score: &dyn Fn(Sizes, Option<usize>) -> f64) -> TrialRecord {
-    let grid = GridConfig { longest: 6, step: 1, diagonal: 9, problems: 100, every: None, recurrences: vec![1, 2, 4, 8] };
+    let grid = GridConfig {
+        longest: 6,
+        step: 1,
+        diagonal: 9,
+        problems: 100,
+        every: None,
+        recurrences: vec![1, 2, 4, 8],
+    };
     let Some(axes) = digits(&record) else { return record };
     let cells = grid.cells(&axes);
     let step = record.last_step;
@@ -140,7 +154,11 @@ pub fn with_grid(mut record: TrialRecord, score: &dyn Fn(Sizes, Option<usize>) -
             .filter(|cell| grid.category(**cell, &axes) == category)
             .map(|cell| score(*cell, None))
             .collect();
-        record = with_curve(record, &format!("exact_match/{word}"), &[(step, own.iter().sum::<f64>() / own.len() as f64)]);
+        record = with_curve(
+            record,
+            &format!("exact_match/{word}"),
+            &[(step, own.iter().sum::<f64>() / own.len() as f64)],
+        );
     }
     for cell in &cells {
         record = with_curve(record, &format!("exact_match/{cell}"), &[(step, score(*cell, None))]);

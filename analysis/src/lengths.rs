@@ -22,7 +22,8 @@ pub type AxesOf = fn(&TrialRecord) -> Option<GridAxes>;
 pub const AFTER: &str = "/after_";
 
 /// What figures and tables say where no trial measured sizes.
-pub const NOTHING: &str = "No finished trial has measured scores over the sizes of problems; `[evaluate.grid]` asks for it.";
+pub const NOTHING: &str =
+    "No finished trial has measured scores over the sizes of problems; `[evaluate.grid]` asks for it.";
 
 /// The sizes of a trial's problems: its task's, read again from its parameters. `None` where the task has none, or is not
 /// known to this version.
@@ -145,7 +146,12 @@ impl Ceiling {
         needed <= self.digits
     }
 
-    /// The largest two equal sizes below it: k + S − 1 where an operand has at most S digits in training.
+    /// How [`Ceiling::equal`] follows from k and S.
+    pub fn formula(&self) -> &'static str {
+        if self.counted == Counted::Sum { "(k + 2S − 1) / 2" } else { "k + S − 1" }
+    }
+
+    /// The largest two equal sizes below it, where an operand has at most S digits in training.
     pub fn equal(&self) -> usize {
         if self.counted == Counted::Sum { self.digits / 2 } else { self.digits }
     }
@@ -263,7 +269,9 @@ mod tests {
         };
         assert_eq!((at(101.0, 20), at(175.0, 30), at(175.0, 40)), (Some(120), Some(204), Some(214)));
         let ceiling = Ceiling::of(&abacus(101.0), &SQUARE).unwrap();
-        assert!(ceiling.admits(Sizes { row: 120, column: 3 }) && !ceiling.admits(Sizes { row: 3, column: 121 }));
+        assert!(
+            ceiling.admits(Sizes { row: 120, column: 3 }) && !ceiling.admits(Sizes { row: 3, column: 121 })
+        );
     }
 
     #[test]
@@ -273,7 +281,9 @@ mod tests {
         let axes = GridAxes { trained: (15, 15), ..SQUARE };
         let ceiling = Ceiling::of(&product, &axes).unwrap();
         assert_eq!(ceiling.equal(), 19, "39 = 10 + 30 - 1 digits of the product");
-        assert!(ceiling.admits(Sizes { row: 38, column: 1 }) && !ceiling.admits(Sizes { row: 38, column: 2 }));
+        assert!(
+            ceiling.admits(Sizes { row: 38, column: 1 }) && !ceiling.admits(Sizes { row: 38, column: 2 })
+        );
         let sorting = GridAxes { rows: "numbers", columns: "digits of a number", trained: (9, 5), ..SQUARE };
         let ceiling = Ceiling::of(&abacus(3.0), &sorting).unwrap();
         assert!(ceiling.admits(Sizes { row: 99, column: 7 }) && !ceiling.admits(Sizes { row: 1, column: 8 }));
@@ -313,7 +323,9 @@ mod tests {
     fn flatten(record: &mut TrialRecord, path: &str, value: &serde_json::Value) {
         let parameter = match value {
             serde_json::Value::Object(table) => {
-                return table.iter().for_each(|(key, inner)| flatten(record, &format!("{path}.{key}"), inner));
+                return table
+                    .iter()
+                    .for_each(|(key, inner)| flatten(record, &format!("{path}.{key}"), inner));
             }
             serde_json::Value::Bool(value) => Parameter::Bool(*value),
             serde_json::Value::Number(number) => Parameter::Number(number.as_f64().unwrap()),

@@ -119,7 +119,11 @@ fn reach(measured: &Measured, level: f64) -> Option<Reach> {
         .map(|scores| {
             let at = |size: &&usize| scores.get(&Sizes { row: **size, column: **size }).copied();
             // A size that this run has not measured, or without a finite score, ends its reach.
-            equal.iter().take_while(|size| at(size).is_some_and(|score| score >= level)).last().map_or(0, |size| *size)
+            equal
+                .iter()
+                .take_while(|size| at(size).is_some_and(|score| score >= level))
+                .last()
+                .map_or(0, |size| *size)
         })
         .collect();
     let mut sorted: Vec<f64> = runs.iter().map(|size| *size as f64).collect();
@@ -197,7 +201,13 @@ impl LengthGeneralisation {
         }
     }
 
-    fn table(&self, data: &Dataset, title: String, headings: &[String], row: &dyn Fn(usize) -> Vec<String>) -> TextTable {
+    fn table(
+        &self,
+        data: &Dataset,
+        title: String,
+        headings: &[String],
+        row: &dyn Fn(usize) -> Vec<String>,
+    ) -> TextTable {
         let labels: Vec<&str> = data.labels.iter().map(String::as_str).collect();
         let columns = labels.iter().map(|label| short_name(label, &labels).to_owned());
         let mut table = TextTable::new(title, columns.chain(headings.iter().cloned()));
@@ -219,7 +229,7 @@ impl LengthGeneralisation {
             let of = |word: &str| {
                 let metric = format!("{}/{word}", self.score);
                 let own = cell.categories.iter().find(|summary| summary.metric == metric);
-                own.map_or("–".to_owned(), |summary| summary.mean.human())
+                own.map_or(String::new(), |summary| summary.mean.human())
             };
             let mut row = vec![cell.runs.to_string()];
             row.extend(Category::ALL.map(|(word, _)| of(word)));
@@ -231,11 +241,21 @@ impl LengthGeneralisation {
         };
         let title = format!("Mean {words} with t {}", percent(self.confidence));
         let mut scores = self.table(data, title, &headings, &means);
+        for (_, category) in Category::ALL {
+            drop_empty_column(&mut scores, &category_name(category, longest));
+        }
         drop_empty_column(&mut scores, "beyond, at most");
         drop_empty_column(&mut scores, "remarks");
 
         let headings = [
-            "runs", "trained to", "ceiling", "reach (median)", "reach (range)", "first size beyond", "lowest", "highest",
+            "runs",
+            "trained to",
+            "ceiling",
+            "reach (median)",
+            "reach (range)",
+            "first size beyond",
+            "lowest",
+            "highest",
             "each run",
         ];
         let reaches = |index: usize| {
@@ -248,7 +268,11 @@ impl LengthGeneralisation {
             match &cell.first_beyond {
                 Some(first) => {
                     let each: Vec<String> = first.runs.iter().map(|value| number::human(*value)).collect();
-                    row.extend([first.size.to_string(), number::human(first.lowest), number::human(first.highest)]);
+                    row.extend([
+                        first.size.to_string(),
+                        number::human(first.lowest),
+                        number::human(first.highest),
+                    ]);
                     row.push(if first.runs.len() < FEWEST_RUNS { each.join("  ") } else { String::new() });
                 }
                 None => row.extend(["–", "–", "–", ""].map(str::to_owned)),
@@ -256,7 +280,8 @@ impl LengthGeneralisation {
             row
         };
         let level = number::human(self.level);
-        let title = format!("Reach at two equal sizes ({words} ≥ {level}) and the first size beyond training");
+        let title =
+            format!("Reach at two equal sizes ({words} ≥ {level}) and the first size beyond training");
         let mut reach = self.table(data, title, &headings.map(str::to_owned), &reaches);
         drop_empty_column(&mut reach, "each run");
         vec![scores, reach]
@@ -271,7 +296,10 @@ impl LengthGeneralisation {
             return told;
         }
         if without > 0 {
-            told.push(format!("{without} of {} trials with a result have no score over sizes and are left out.", runs + without));
+            told.push(format!(
+                "{without} of {} trials with a result have no score over sizes and are left out.",
+                runs + without
+            ));
         }
         let early: usize = cells.iter().map(|cell| cell.early).sum();
         if early > 0 {
@@ -283,7 +311,8 @@ impl LengthGeneralisation {
         if cells.iter().any(|cell| cell.ceiling.is_some()) {
             told.push(
                 "Ceiling: with Abacus positions, the largest two equal sizes whose digits all have numbers that were trained \
-                 (k + S − 1 for first numbers from 1 to k and operands of up to S digits). Larger problems fail whatever \
+                 (k + S − 1 for first numbers from 1 to k and operands of up to S digits; (k + 2S − 1) / 2 for products). \
+                 Larger problems fail whatever \
                  the model has learnt, but for some at the next size whose answer has no further digit; \"beyond, at \
                  most\" is the share of sizes below the ceiling."
                     .to_owned(),
@@ -295,7 +324,9 @@ impl LengthGeneralisation {
             .map(|reach| reach.runs.iter().filter(|size| **size == reach.largest_measured).count())
             .sum();
         if limited > 0 {
-            told.push(format!("{limited} of {runs} runs reach the largest size measured, marked ≥; they may reach further."));
+            told.push(format!(
+                "{limited} of {runs} runs reach the largest size measured, marked ≥; they may reach further."
+            ));
         }
         told
     }
@@ -303,7 +334,8 @@ impl LengthGeneralisation {
 
 /// `7 … 12`, marked where the larger end is only a bound.
 fn range(reach: &Reach) -> String {
-    let bound = |size: usize| if size == reach.largest_measured { format!("≥ {size}") } else { size.to_string() };
+    let bound =
+        |size: usize| if size == reach.largest_measured { format!("≥ {size}") } else { size.to_string() };
     if reach.lowest == reach.highest {
         return bound(reach.highest);
     }

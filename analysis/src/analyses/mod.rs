@@ -134,7 +134,10 @@ impl Known<'_> {
         let error = ConfigError::new(path, location, format!("`{found}` is not measured by this study"));
         Err(match nearest(found, names.iter().map(String::as_str)) {
             Some(known) => error.suggest(format!("did you mean `{known}`?")),
-            None => error.suggest(format!("measured: {}; `evaluate.probes` adds more", listed(names.iter().map(String::as_str)))),
+            None => error.suggest(format!(
+                "measured: {}; `evaluate.probes` adds more",
+                listed(names.iter().map(String::as_str))
+            )),
         })
     }
 }

@@ -34,7 +34,8 @@ struct Curves {
 /// interval of the mean, `runs` for thin lines per run, `none`).
 pub fn read(fields: &mut Fields, context: FigureContext) -> ConfigResult<Box<dyn Figure>> {
     let scales = [("log", true), ("linear", false)];
-    let bands = [("range", Spread::Range), ("t", Spread::Interval), ("runs", Spread::Runs), ("none", Spread::None)];
+    let bands =
+        [("range", Spread::Range), ("t", Spread::Interval), ("runs", Spread::Runs), ("none", Spread::None)];
     let mut levels: Vec<f64> = fields.number("level", f64::MIN..=f64::MAX)?.into_iter().collect();
     for (index, item) in fields.array("levels")?.unwrap_or_default().iter().enumerate() {
         levels.push(match item.value {
@@ -233,8 +234,11 @@ impl Figure for Curves {
         for (index, panel) in panels.iter().enumerate() {
             let (x, y) = self.scales(&panels, panel.quantity);
             let frame = layout.frame(index, x, y);
-            let label =
-                if layout.is_first(index) || panels[index - 1].quantity != panel.quantity { panel.quantity } else { "" };
+            let label = if layout.is_first(index) || panels[index - 1].quantity != panel.quantity {
+                panel.quantity
+            } else {
+                ""
+            };
             frame.draw(&mut scene, &panel.title, "Training step", axis_label(label, data));
             for level in &self.levels {
                 if let (Some(start), Some(_)) = (frame.y.place(*level), frame.x.place_within(0.0)) {

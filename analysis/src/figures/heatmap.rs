@@ -3,8 +3,8 @@
 use plateau_common::fields::{ConfigResult, Fields};
 use plateau_common::results::Parameter;
 
-use super::scale::Scale;
 use super::map::Colours;
+use super::scale::Scale;
 use super::scene::{Anchor, Scene};
 use super::style::{
     DARK, Frame, LABEL, MARGIN, SMALL, fit_text, header, header_height, metric_name, quantity, text,

@@ -7,6 +7,8 @@ use crate::number::compact;
 
 /// Where no value is.
 const EMPTY: Ink = Ink::solid(238, 238, 238);
+/// Steps of colour in maps of small cells.
+const COARSE: f64 = 64.0;
 /// Below this width or height of a cell there are no gaps between cells.
 const LEAST_WITH_GAPS: f64 = 8.0;
 
@@ -28,6 +30,11 @@ impl Colours {
         if value.is_finite() { viridis(self.share(value)) } else { EMPTY }
     }
 
+    /// The colour in steps that cannot be told apart, so that many neighbours share one.
+    fn coarse_ink(self, value: f64) -> Ink {
+        if value.is_finite() { viridis((self.share(value) * COARSE).round() / COARSE) } else { EMPTY }
+    }
+
     /// Fills a frame with equal cells, the first row lowest; NaN is an empty cell. With `annotate` values are written in,
     /// and a dash where there is none.
     pub fn cells(self, scene: &mut Scene, frame: &Frame, rows: &[Vec<f64>], annotate: bool) {
@@ -37,14 +44,15 @@ impl Colours {
         for (row, line) in rows.iter().enumerate() {
             let top = frame.top + frame.height - (row + 1) as f64 * height;
             // Neighbours of one colour become one shape where there are no gaps: pictures of thousands of cells stay small.
-            let joined = |one: &f64, other: &f64| gap == 0.0 && self.ink(*one) == self.ink(*other);
+            let ink = |value: f64| if gap > 0.0 { self.ink(value) } else { self.coarse_ink(value) };
+            let joined = |one: &f64, other: &f64| gap == 0.0 && ink(*one) == ink(*other);
             let mut column = 0;
             for run in line.chunk_by(joined) {
                 let left = frame.left + column as f64 * width;
                 column += run.len();
                 let Some(value) = run.first() else { continue };
                 let wide = run.len() as f64 * width - 2.0 * gap;
-                scene.rectangle(left + gap, top + gap, wide, height - 2.0 * gap, self.ink(*value));
+                scene.rectangle(left + gap, top + gap, wide, height - 2.0 * gap, ink(*value));
                 if annotate {
                     let (words, ink) = if !value.is_finite() {
                         ("–".to_owned(), GREY)

@@ -50,7 +50,16 @@ impl Panels {
         };
         let gap = (96.0, 62.0 + if titled { 34.0 } else { 8.0 });
         let bottom = gap.1 - if titled { 28.0 } else { 0.0 };
-        Panels { count, columns, plot, gap, left: 86.0, right: 34.0, top: if titled { 26.0 } else { 8.0 }, bottom }
+        Panels {
+            count,
+            columns,
+            plot,
+            gap,
+            left: 86.0,
+            right: 34.0,
+            top: if titled { 26.0 } else { 8.0 },
+            bottom,
+        }
     }
 
     fn rows(&self) -> usize {
@@ -100,6 +109,9 @@ impl Panels {
 
 /// The lines of a panel's title: broken between parameters where it is wider than `width`.
 pub fn title_lines(title: &str, width: f64) -> Vec<String> {
+    if title.is_empty() {
+        return Vec::new();
+    }
     let mut lines: Vec<String> = Vec::new();
     for part in title.split(", ") {
         match lines.last_mut() {

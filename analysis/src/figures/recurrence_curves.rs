@@ -45,7 +45,12 @@ pub fn read(fields: &mut Fields, context: FigureContext) -> ConfigResult<Box<dyn
     }
     sizes.sort_unstable();
     sizes.dedup();
-    Ok(Box::new(RecurrenceCurves { name: context.name, title: context.title, restriction: context.restriction, sizes }))
+    Ok(Box::new(RecurrenceCurves {
+        name: context.name,
+        title: context.title,
+        restriction: context.restriction,
+        sizes,
+    }))
 }
 
 /// The sizes of interest among those measured.
@@ -73,7 +78,9 @@ impl RecurrenceCurves {
             for trial in ended(&cell.trials) {
                 for (size, scores) in scores_after(trial) {
                     let points = scores.into_iter().map(|(recurrences, score)| (recurrences as u64, score));
-                    runs.entry(size).or_default().push(points.filter(|(_, score)| score.is_finite()).collect());
+                    runs.entry(size)
+                        .or_default()
+                        .push(points.filter(|(_, score)| score.is_finite()).collect());
                 }
             }
             let title = if data.labels.is_empty() { String::new() } else { data.name_of(cell) };
@@ -100,7 +107,11 @@ impl Figure for RecurrenceCurves {
         let mut panels = self.panels(data);
         let total = panels.len();
         let measured: BTreeSet<usize> = panels.iter().flat_map(|panel| panel.runs.keys()).copied().collect();
-        let trained = data.cells.iter().filter_map(|cell| data.axes(cell)).map(|axes| axes.trained.0.min(axes.trained.1));
+        let trained = data
+            .cells
+            .iter()
+            .filter_map(|cell| data.axes(cell))
+            .map(|axes| axes.trained.0.min(axes.trained.1));
         let sizes = if self.sizes.is_empty() { choose(&measured, trained.max()) } else { self.sizes.clone() };
         if total == 0 {
             let words = "No finished trial has measured scores after several numbers of recurrences; \
@@ -113,7 +124,8 @@ impl Figure for RecurrenceCurves {
             return Drawing::message(&title, words);
         }
         panels.truncate(MOST_PANELS);
-        let last = panels.iter().flat_map(|panel| panel.runs.values().flatten().flatten()).map(|(at, _)| *at).max();
+        let last =
+            panels.iter().flat_map(|panel| panel.runs.values().flatten().flatten()).map(|(at, _)| *at).max();
         let mut entries: Vec<Entry> = sizes
             .iter()
             .enumerate()

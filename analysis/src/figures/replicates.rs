@@ -35,7 +35,9 @@ impl Spread {
             }
             (Spread::Runs, _) => format!("thick line: mean of up to {most} runs; thin lines: each run"),
             (Spread::RangeAndRuns, _) => {
-                format!("thick line: mean of up to {most} runs; thin lines: each run; band: smallest to largest")
+                format!(
+                    "thick line: mean of up to {most} runs; thin lines: each run; band: smallest to largest"
+                )
             }
             (Spread::None, _) => format!("mean of up to {most} runs"),
         }

@@ -95,7 +95,7 @@ impl Layout<'_, '_> {
             .map(|(lane, label)| Entry { label, ink: bar_ink(lane, count), key: Key::Band })
             .collect();
         if panels.iter().flat_map(|panel| &panel.bars).any(|bar| bar.most.is_some()) {
-            let label = "most possible: sizes up to the ceiling k + S − 1".to_owned();
+            let label = "most possible: sizes up to the ceiling".to_owned();
             entries.push(Entry { label, ink: DARK, key: Key::Line(CEILING) });
         }
         entries
@@ -118,7 +118,10 @@ impl SizeBars {
                 found.extend(self.bars(data, layout, &own));
             }
             if layout.group.is_none() {
-                panels.push(Panel { title: facet_title, bars: found.into_iter().map(|(_, bar)| bar).collect() });
+                panels.push(Panel {
+                    title: facet_title,
+                    bars: found.into_iter().map(|(_, bar)| bar).collect(),
+                });
                 continue;
             }
             for (_, category) in Category::ALL {
@@ -148,10 +151,13 @@ impl SizeBars {
         let place = place_of(&layout.places, &by).unwrap_or(0);
         let bar = |(number, (_, category)): (usize, (&str, Category))| {
             let own = summaries.iter().filter(|(of, _)| *of == category);
-            let values: Vec<f64> =
-                own.flat_map(|(_, summary)| summary.values.iter().copied()).filter(|value| value.is_finite()).collect();
+            let values: Vec<f64> = own
+                .flat_map(|(_, summary)| summary.values.iter().copied())
+                .filter(|value| value.is_finite())
+                .collect();
             let lane = layout.group.map_or(number, |_| place_of(&layout.colours, &of_group).unwrap_or(0));
-            let most = common(measured.iter().map(Measured::most_beyond)).filter(|_| category == Category::Beyond);
+            let most =
+                common(measured.iter().map(Measured::most_beyond)).filter(|_| category == Category::Beyond);
             (!values.is_empty()).then_some((category, Bar { place, lane, values, most }))
         };
         Category::ALL.into_iter().enumerate().filter_map(bar).collect()
@@ -211,7 +217,8 @@ impl Figure for SizeBars {
     fn draw(&self, data: &Dataset, _: &[AnalysisResult]) -> Drawing {
         let default = || format!("{} within and beyond the trained sizes", metric_name(self.score));
         let title = self.title.clone().unwrap_or_else(|| restricted(default(), &self.restriction));
-        let first = || data.labels.iter().map(String::as_str).find(|label| Some(*label) != self.group.as_deref());
+        let first =
+            || data.labels.iter().map(String::as_str).find(|label| Some(*label) != self.group.as_deref());
         let by: Vec<&str> = self.by.as_deref().or_else(first).into_iter().collect();
         let longest = data.cells.iter().map(|cell| Measured::of(data, cell, self.score).longest);
         let layout = Layout {
@@ -231,7 +238,8 @@ impl Figure for SizeBars {
         let columns = if layout.group.is_some() { panels.len().min(3) } else { panels.len().min(2) };
         let slot = (lanes as f64 * 30.0 + 14.0).clamp(52.0, 190.0);
         let plot_width = (slot * places as f64).clamp(if columns > 1 { 250.0 } else { 430.0 }, 1000.0);
-        let titles: Vec<Vec<String>> = panels.iter().map(|panel| title_lines(&panel.title, plot_width + 40.0)).collect();
+        let titles: Vec<Vec<String>> =
+            panels.iter().map(|panel| title_lines(&panel.title, plot_width + 40.0)).collect();
         let title_height = titles.iter().map(Vec::len).max().unwrap_or(0) as f64 * TITLE_LINE;
         let mut grid = Panels {
             count: panels.len(),
@@ -253,7 +261,8 @@ impl Figure for SizeBars {
         for (index, (panel, lines)) in panels.iter().zip(&titles).enumerate() {
             let x = Scale::Categories(Vec::new());
             let blank = grid.frame(index, x, Scale::Linear { low: 0.0, high: 1.03 });
-            let y_label = if grid.is_first(index) { capitalised(&metric_name(self.score)) } else { String::new() };
+            let y_label =
+                if grid.is_first(index) { capitalised(&metric_name(self.score)) } else { String::new() };
             blank.draw(&mut scene, "", x_name, &y_label);
             draw_title(&mut scene, &blank, lines);
             let frame = Frame { x: Scale::Linear { low: 0.0, high: places as f64 }, ..blank };
@@ -269,7 +278,9 @@ impl Figure for SizeBars {
             percent(CONFIDENCE)
         );
         if panels.iter().flat_map(|panel| &panel.bars).any(|bar| bar.most.is_some()) {
-            caption.push_str(" A dashed line marks the share of the sizes beyond for which Abacus positions were trained.");
+            caption.push_str(
+                " A dashed line marks the share of the sizes beyond for which Abacus positions were trained.",
+            );
         }
         caption.push_str(&left_out(panels.len(), total, "restrict the figure with `where`"));
         Drawing { scene, caption }

@@ -13,7 +13,7 @@ use super::{Drawing, Figure, FigureContext, restricted};
 use crate::analyses::AnalysisResult;
 use crate::analyses::length_generalisation::common;
 use crate::cells::{Dataset, Group, describe, group, place_of};
-use crate::lengths::{Measured, NOTHING, read_score};
+use crate::lengths::{Ceiling, Measured, NOTHING, read_score};
 
 /// How the largest trained size is marked.
 const TRAINED: (f64, f64) = (2.0, 3.0);
@@ -45,7 +45,7 @@ pub fn read(fields: &mut Fields, context: FigureContext) -> ConfigResult<Box<dyn
 struct Line {
     curve: Curve,
     trained: Option<usize>,
-    ceiling: Option<usize>,
+    ceiling: Option<Ceiling>,
 }
 
 struct Panel {
@@ -65,7 +65,7 @@ impl SizeCurves {
         Line {
             curve: Curve::new(runs, ink, DASHES[0]),
             trained: common(measured.iter().map(Measured::trained)),
-            ceiling: common(measured.iter().map(|own| own.ceiling.map(|ceiling| ceiling.equal()))),
+            ceiling: common(measured.iter().map(|own| own.ceiling)),
         }
     }
 
@@ -112,11 +112,9 @@ fn mark_entry(
         let first = own.next();
         own.any(|size| Some(size) != first)
     });
-    let label = match common(lines().filter(Option::is_some)) {
-        Some(size) => format!("{name} = {size}"),
-        None if coloured => format!("{name}, in the colour of its line"),
-        None => name.to_owned(),
-    };
+    let value = common(lines().filter(Option::is_some)).map_or(String::new(), |size| format!(" = {size}"));
+    let whose = if coloured { ", in the colour of its line" } else { "" };
+    let label = format!("{name}{value}{whose}");
     Some(Entry { label, ink: MARK, key: Key::Line(dash) })
 }
 
@@ -132,7 +130,8 @@ impl Figure for SizeCurves {
     fn draw(&self, data: &Dataset, _: &[AnalysisResult]) -> Drawing {
         let default = || format!("{} over equal sizes", metric_name(self.score));
         let title = self.title.clone().unwrap_or_else(|| restricted(default(), &self.restriction));
-        let by: Vec<&str> = self.by.as_deref().or(data.labels.first().map(String::as_str)).into_iter().collect();
+        let by: Vec<&str> =
+            self.by.as_deref().or(data.labels.first().map(String::as_str)).into_iter().collect();
         let values = data.group_by(&by);
         let mut panels = self.panels(data, &by, &values);
         let total = panels.len();
@@ -151,8 +150,12 @@ impl Figure for SizeCurves {
             }));
         }
         entries.extend(mark_entry(&panels, |line| line.trained, largest, "largest trained size", TRAINED));
-        let ceiling: fn(&Line) -> Option<usize> = |line| line.ceiling;
-        entries.extend(mark_entry(&panels, ceiling, largest, "ceiling k + S − 1", CEILING));
+        let ceiling: fn(&Line) -> Option<usize> = |line| line.ceiling.map(|ceiling| ceiling.equal());
+        let formula = common(
+            lines().filter(|line| line.ceiling.is_some()).map(|line| line.ceiling.map(|own| own.formula())),
+        );
+        let name = format!("ceiling {}", formula.unwrap_or_default());
+        entries.extend(mark_entry(&panels, ceiling, largest, &name, CEILING));
 
         let titled = panels.iter().any(|panel| !panel.title.is_empty());
         let mut layout = Panels::of_lines(panels.len(), titled);
@@ -161,7 +164,11 @@ impl Figure for SizeCurves {
             let x = Scale::Whole { low: 0.0, high: largest as f64 };
             let frame = layout.frame(index, x, Scale::Linear { low: 0.0, high: 1.03 });
             let x_label = if layout.is_lowest(index) { "Both sizes" } else { "" };
-            let y_label = if layout.is_first(index) { super::style::capitalised(&metric_name(self.score)) } else { String::new() };
+            let y_label = if layout.is_first(index) {
+                super::style::capitalised(&metric_name(self.score))
+            } else {
+                String::new()
+            };
             frame.draw(&mut scene, &panel.title, x_label, &y_label);
             mark(&mut scene, &frame, &panel.lines, |line| line.trained, TRAINED);
             mark(&mut scene, &frame, &panel.lines, ceiling, CEILING);
@@ -175,7 +182,7 @@ impl Figure for SizeCurves {
             metric_name(self.score),
             Spread::RangeAndRuns.phrase(most)
         );
-        if let Some(beyond) = lines().filter_map(|line| line.ceiling).filter(|size| *size > largest).max() {
+        if let Some(beyond) = lines().filter_map(ceiling).filter(|size| *size > largest).max() {
             caption.push_str(&format!(" A ceiling of {beyond} lies outside the picture."));
         }
         caption.push_str(&left_out(panels.len(), total, "restrict the figure with `where`"));

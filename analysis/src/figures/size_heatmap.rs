@@ -18,7 +18,7 @@ use super::{Drawing, Figure, FigureContext, restricted};
 use crate::analyses::AnalysisResult;
 use crate::analyses::length_generalisation::common;
 use crate::cells::Dataset;
-use crate::lengths::{Measured, NOTHING, read_score};
+use crate::lengths::{Ceiling, Measured, NOTHING, read_score};
 
 /// Outline of what was trained on.
 const TRAINED: Ink = Ink::solid(213, 94, 0);
@@ -57,7 +57,7 @@ struct Panel {
     /// Corners of the ceiling, where some of it lies within the picture.
     ceiling: Option<Vec<(usize, usize)>>,
     trained_to: Option<(usize, usize)>,
-    ceiling_at: Option<usize>,
+    ceiling_at: Option<Ceiling>,
     names: Option<(&'static str, &'static str)>,
     runs: usize,
 }
@@ -76,7 +76,9 @@ impl Panel {
         let (rows, columns) = sides(&measured.sizes());
         let values: Vec<Vec<f64>> = rows
             .iter()
-            .map(|row| columns.iter().map(|column| measured.mean(Sizes { row: *row, column: *column })).collect())
+            .map(|row| {
+                columns.iter().map(|column| measured.mean(Sizes { row: *row, column: *column })).collect()
+            })
             .collect();
         let tall = |within: &dyn Fn(Sizes) -> bool| -> Vec<usize> {
             let of_column = |column: &usize| {
@@ -99,10 +101,16 @@ impl Panel {
         let ceiling = ceiling.filter(within_picture).map(|tall| {
             let mut corners = border(&tall);
             // The picture's own edges are no part of the ceiling.
-            while let [(_, one), (_, other), ..] = corners.as_slice() && *one == rows.len() && *other == rows.len() {
+            while let [(_, one), (_, other), ..] = corners.as_slice()
+                && *one == rows.len()
+                && *other == rows.len()
+            {
                 corners.remove(0);
             }
-            while let [.., (_, one), (_, other)] = corners.as_slice() && *one == 0 && *other == 0 {
+            while let [.., (_, one), (_, other)] = corners.as_slice()
+                && *one == 0
+                && *other == 0
+            {
                 corners.pop();
             }
             corners
@@ -113,7 +121,7 @@ impl Panel {
             trained,
             ceiling,
             trained_to,
-            ceiling_at: measured.ceiling.map(|ceiling| ceiling.equal()),
+            ceiling_at: measured.ceiling,
             names: measured.axes.map(|axes| (axes.rows, axes.columns)),
             runs: measured.runs.len(),
             rows,
@@ -137,7 +145,9 @@ impl Panel {
 /// The labels of an axis of sizes: round ones, as many as have room. `room` is what a label of this width needs.
 fn labels(sizes: &[usize], distance: f64, room: &dyn Fn(&str) -> f64) -> Vec<String> {
     let chosen = |step: usize| -> Vec<usize> {
-        (0..sizes.len()).filter(|index| sizes.get(*index).is_some_and(|size| size.is_multiple_of(step))).collect()
+        (0..sizes.len())
+            .filter(|index| sizes.get(*index).is_some_and(|size| size.is_multiple_of(step)))
+            .collect()
     };
     let fits = |places: &[usize]| {
         places.windows(2).all(|pair| match pair {
@@ -150,7 +160,9 @@ fn labels(sizes: &[usize], distance: f64, room: &dyn Fn(&str) -> f64) -> Vec<Str
     };
     let steps = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
     let places = steps.into_iter().map(chosen).find(|places| fits(places)).unwrap_or_default();
-    let label = |(index, size): (usize, &usize)| if places.contains(&index) { size.to_string() } else { String::new() };
+    let label = |(index, size): (usize, &usize)| {
+        if places.contains(&index) { size.to_string() } else { String::new() }
+    };
     sizes.iter().enumerate().map(label).collect()
 }
 
@@ -180,8 +192,8 @@ impl SizeHeatmap {
         let within = || panels.iter().filter(|panel| panel.ceiling.is_some());
         if within().next().is_some() {
             let label = match common(within().map(|panel| panel.ceiling_at)) {
-                Some(size) => format!("ceiling k + S − 1 = {size}"),
-                None => "ceiling k + S − 1".to_owned(),
+                Some(ceiling) => format!("ceiling {} = {}", ceiling.formula(), ceiling.equal()),
+                None => "ceiling".to_owned(),
             };
             entries.push(Entry { label, ink: CEILING, key: Key::Line(DASHES[1]) });
         }
@@ -205,8 +217,9 @@ impl SizeHeatmap {
                 " Dashed: the ceiling of Abacus positions; digits beyond it have numbers that were never trained.",
             );
         }
-        let outside = panels.iter().filter(|panel| panel.ceiling.is_none()).filter_map(|panel| panel.ceiling_at);
-        let outside: BTreeSet<String> = outside.map(|size| size.to_string()).collect();
+        let outside =
+            panels.iter().filter(|panel| panel.ceiling.is_none()).filter_map(|panel| panel.ceiling_at);
+        let outside: BTreeSet<String> = outside.map(|ceiling| ceiling.equal().to_string()).collect();
         if !outside.is_empty() {
             let list = outside.into_iter().collect::<Vec<_>>().join(", ");
             caption.push_str(&format!(" A ceiling of {list} lies outside the picture."));
@@ -251,9 +264,7 @@ impl Figure for SizeHeatmap {
         let plot = plot(&panels);
         let titles: Vec<Vec<String>> =
             panels.iter().map(|panel| title_lines(&panel.title, plot.0 + 40.0)).collect();
-        let titled = panels.iter().any(|panel| !panel.title.is_empty());
-        let lines = if titled { titles.iter().map(Vec::len).max().unwrap_or(0) } else { 0 };
-        let title_height = lines as f64 * TITLE_LINE;
+        let title_height = titles.iter().map(Vec::len).max().unwrap_or(0) as f64 * TITLE_LINE;
         let mut layout = Panels {
             count: panels.len(),
             columns,
@@ -270,7 +281,7 @@ impl Figure for SizeHeatmap {
         for (index, (panel, lines)) in panels.iter().zip(&titles).enumerate() {
             let cell = (plot.0 / panel.columns.len().max(1) as f64, plot.1 / panel.rows.len().max(1) as f64);
             let x = labels(&panel.columns, cell.0, &|label| text_width_of(label) + 8.0);
-            let y = labels(&panel.rows, cell.1, &|_| 17.0);
+            let y = labels(&panel.rows, cell.1, &|_| 22.0);
             let frame = layout.frame(index, Scale::Categories(x), Scale::Categories(y));
             let (rows, columns) = panel.names.unwrap_or(("first size", "second size"));
             let columns = super::style::capitalised(columns);
@@ -278,21 +289,15 @@ impl Figure for SizeHeatmap {
             let x_label = if layout.is_lowest(index) { columns.as_str() } else { "" };
             let y_label = if layout.is_first(index) { rows.as_str() } else { "" };
             frame.draw(&mut scene, "", x_label, y_label);
-            if titled {
-                draw_title(&mut scene, &frame, lines);
-            }
-            let room = cell.0 >= LEAST_ANNOTATED && panel.rows.len() * panel.columns.len() <= MOST_ANNOTATIONS;
+            draw_title(&mut scene, &frame, lines);
+            let room =
+                cell.0 >= LEAST_ANNOTATED && panel.rows.len() * panel.columns.len() <= MOST_ANNOTATIONS;
             panel.draw(&mut scene, &frame, self.annotate.unwrap_or(room));
-            let last_of_first_row = index + 1 == columns_of_first_row(&layout);
-            if last_of_first_row {
+            if index + 1 == layout.columns.min(layout.count) {
                 Colours { low: 0.0, high: 1.0 }.bar(&mut scene, &frame, &metric_name(self.score));
             }
         }
         let caption = self.caption(&panels, total);
         Drawing { scene, caption }
     }
-}
-
-fn columns_of_first_row(layout: &Panels) -> usize {
-    layout.columns.min(layout.count)
 }
