@@ -356,4 +356,41 @@ mod tests {
         }
         assert_eq!(super::task(&trial(0, &[])), None);
     }
+
+    #[test]
+    fn a_run_enters_with_any_finite_score_and_the_rest_is_counted() {
+        let mut records = crate::fixture::lengths(3);
+        records.retain(|record| record.id.starts_with("abacus"));
+        records[0].series.values_mut().for_each(|curve| curve.values.fill(f64::NAN));
+        let one = Sizes { row: 1, column: 1 };
+        records[1].series.get_mut("exact_match/1x1").unwrap().values[0] = f64::NAN;
+        records[2] = with_curve(records[2].clone(), "test_loss", &[(1000, 1.0), (2000, 0.5)]);
+        let data = Dataset::new(&records, &[]).with_axes_of(crate::fixture::digits);
+        let measured = Measured::of(&data, &data.cells[0], "exact_match");
+        assert_eq!((measured.runs.len(), measured.without, measured.early), (2, 1, 1));
+        assert_eq!(measured.mean(one), 1.0, "over the run that has it");
+        assert!(measured.mean(Sizes { row: 90, column: 1 }).is_nan());
+        assert_eq!(measured.equal(), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!((measured.trained(), measured.longest), (Some(3), Some(6)));
+        // Of the sizes 7, 8 and 9 one lies below the ceiling of 5 + 3 - 1.
+        assert_eq!(measured.most_beyond(), Some(1.0 / 3.0));
+        let unknown = Dataset::new(&records, &[]);
+        let measured = Measured::of(&unknown, &unknown.cells[0], "exact_match");
+        assert_eq!((measured.axes, measured.ceiling, measured.most_beyond()), (None, None, None));
+    }
+
+    #[test]
+    fn figures_over_sizes_are_refused_where_none_is_measured() {
+        let read = |names: &[&str], score: serde_json::Value| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let node = Node::from_json(&score);
+            let mut fields = Fields::new("figure[0]", &node).unwrap();
+            read_score(&mut fields, Known { parameters: None, metrics: Some(&names) })
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(read(&["test_loss", "exact_match/3x4"], json!({})), Ok("exact_match"));
+        let error = read(&["exact_match/3x4"], json!({"score": "first_match"})).unwrap_err();
+        assert!(error.starts_with("`figure[0].score`: this study measures no `first_match`"), "{error}");
+        assert!(read(&["test_exact_match", "exact_match/id"], json!({})).is_err());
+    }
 }

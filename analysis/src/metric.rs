@@ -43,10 +43,8 @@ pub fn listed<'n>(names: impl Iterator<Item = &'n str>) -> String {
 /// `exact_match/<rows>x<columns>` for `exact_match/7x12`, and so on; other names as they are.
 fn family(name: &str) -> String {
     let Some((start, end)) = name.rsplit_once('/') else { return name.to_owned() };
-    if sizes_of(end).is_none() {
-        return name.to_owned();
-    }
     match start.split_once(AFTER) {
+        _ if sizes_of(end).is_none() => name.to_owned(),
         Some((score, _)) => format!("{score}{AFTER}<recurrences>/<size>x<size>"),
         None => format!("{start}/<size>x<size>"),
     }
@@ -93,6 +91,54 @@ mod tests {
         let study =
             Study::parse(&text, "s.toml", Format::Toml, &[]).unwrap_or_else(|error| panic!("{error}"));
         measured(&study.trials().next().unwrap().unwrap())
+    }
+
+    #[test]
+    fn grids_add_their_cells_and_answers_of_several_symbols_their_whole() {
+        let axes = crate::fixture::digits(&crate::fixture::lengths(1)[0]);
+        let grid =
+            GridConfig { longest: 4, step: 2, diagonal: 5, problems: 1, every: None, recurrences: vec![2] };
+        let names = of_grid(Some(&grid), axes);
+        assert_eq!(names[..3], ["exact_match/id", "exact_match/ood", "exact_match/2x2"]);
+        assert!(names.contains(&"exact_match/after_2/4x4".to_owned()));
+        assert!(of_grid(None, axes).is_empty() && of_grid(Some(&grid), None).is_empty());
+        let noise = |read_out: &str| {
+            let json = serde_json::json!({
+                "task": {"kind": "noise", "vocab": 5, "length": 4, "read-out": read_out},
+                "model": {"layers": 1, "heads": 1, "dim": 8},
+                "train": {"steps": 1, "batch": 4, "optimizer": {"kind": "adam", "lr": 0.1}},
+            });
+            measured(&TrialConfig::from_json(&json).unwrap_or_else(|error| panic!("{error}")))
+        };
+        assert!(noise("every").iter().any(|name| name == TEST_EXACT_MATCH));
+        assert!(!noise("last").iter().any(|name| name == TEST_EXACT_MATCH));
+    }
+
+    #[test]
+    fn lists_of_metrics_stay_short() {
+        let axes = crate::fixture::digits(&crate::fixture::lengths(1)[0]);
+        let grid = GridConfig {
+            longest: 30,
+            step: 1,
+            diagonal: 40,
+            problems: 1,
+            every: None,
+            recurrences: vec![2, 4],
+        };
+        let mut names = vec!["test_loss".to_owned()];
+        names.extend(of_grid(Some(&grid), axes));
+        names.extend(names.clone());
+        assert!(names.len() > 1800);
+        assert_eq!(
+            listed(names.iter().map(String::as_str)),
+            "test_loss, exact_match/id, exact_match/ood, exact_match/beyond, exact_match/<size>x<size>, \
+             exact_match/after_<recurrences>/<size>x<size>"
+        );
+        let known = crate::analyses::Known { parameters: None, metrics: Some(&names) };
+        let error = known.check_metric("margin", "figure[0].metric", None).unwrap_err().to_string();
+        assert!(error.len() < 300 && error.contains("exact_match/<size>x<size>"), "{error}");
+        let near = known.check_metric("exact_match/31x12", "figure[0].metric", None).unwrap_err().to_string();
+        assert!(near.contains("did you mean `exact_match/"), "{near}");
     }
 
     #[test]

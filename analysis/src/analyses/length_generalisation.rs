@@ -367,3 +367,121 @@ impl Analysis for LengthGeneralisation {
         AnalysisResult::new(self, title, tables, caveats, outcome)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use plateau_common::node::Node;
+    use plateau_common::results::TrialRecord;
+    use serde_json::json;
+
+    use super::*;
+    use crate::analyses::summary::summarise;
+    use crate::fixture::{digits, lengths, trial, with_curve, with_grid};
+
+    fn run(records: &[TrialRecord], options: Value) -> (AnalysisResult, LengthsOutcome) {
+        let node = Node::from_json(&options);
+        let mut fields = Fields::new("analysis", &node).unwrap();
+        let common = Common { name: "lengths".to_owned(), confidence: 0.95, known: Default::default() };
+        let analysis = read(&mut fields, common).unwrap();
+        let data = Dataset::new(records, &[]).with_axes_of(digits);
+        let result = analysis.run(&data);
+        let outcome = result.outcome::<LengthsOutcome>().unwrap().clone();
+        (result, outcome)
+    }
+
+    #[test]
+    fn reach_ceiling_and_first_size_beyond_are_exact() {
+        let (result, outcome) = run(&lengths(4), json!({}));
+        let [abacus, fire, none] = outcome.cells.as_slice() else { panic!("{:?}", outcome.cells.len()) };
+        assert_eq!(abacus.cell, "positions = abacus");
+        // Seeds 0 and 2 reach 5, seeds 1 and 3 reach 7.
+        let reach = Reach { runs: vec![5, 7, 5, 7], median: 6.0, lowest: 5, highest: 7, largest_measured: 9 };
+        assert_eq!(abacus.reach, Some(reach));
+        assert_eq!((abacus.trained, abacus.ceiling, abacus.most_beyond), (Some(3), Some(7), Some(1.0 / 3.0)));
+        let first = FirstBeyond { size: 4, runs: vec![1.0; 4], lowest: 1.0, highest: 1.0 };
+        assert_eq!(abacus.first_beyond, Some(first));
+        assert_eq!(fire.reach.as_ref().map(|reach| reach.runs.clone()), Some(vec![3; 4]));
+        let first =
+            FirstBeyond { size: 4, runs: vec![0.25 / 8.0; 4], lowest: 0.25 / 8.0, highest: 0.25 / 8.0 };
+        assert_eq!(fire.first_beyond, Some(first));
+        assert_eq!((fire.ceiling, fire.most_beyond), (None, None));
+        assert_eq!(none.reach.as_ref().map(|reach| reach.median), Some(1.0));
+        let row = &result.tables[1].rows[0];
+        assert_eq!(row[..9], ["abacus", "4", "3", "7", "6", "5 … 7", "4", "1", "1"]);
+        assert_eq!(
+            result.tables[0].columns[2..],
+            ["in distribution", "out of distribution", "beyond 6", "beyond, at most", "remarks"]
+        );
+        assert_eq!(result.tables[0].rows[0][5], "0.3333");
+        assert!(result.caveats.iter().any(|text| text.contains("k + S − 1")));
+    }
+
+    #[test]
+    fn the_level_decides_the_reach_and_a_gap_ends_it() {
+        let mut record = lengths(2).remove(1);
+        record.series.get_mut("exact_match/2x2").unwrap().values[0] = 0.9;
+        let reach = |record: &TrialRecord, options| {
+            let (_, outcome) = run(std::slice::from_ref(record), options);
+            outcome.cells[0].reach.clone().unwrap().runs
+        };
+        assert_eq!(reach(&record, json!({})), [1]);
+        assert_eq!(reach(&record, json!({"level": 0.9})), [7]);
+        assert_eq!(reach(&record, json!({"level": 0.0})), [9]);
+        record.series.get_mut("exact_match/1x1").unwrap().values[0] = f64::NAN;
+        assert_eq!(reach(&record, json!({"level": 0.0})), [0]);
+    }
+
+    #[test]
+    fn the_intervals_are_those_of_the_summary() {
+        let mut records = lengths(3);
+        for (index, record) in records.iter_mut().enumerate() {
+            record.series.get_mut("exact_match/ood").unwrap().values[0] = 0.1 * index as f64;
+        }
+        let (_, outcome) = run(&records, json!({}));
+        let data = Dataset::new(&records, &[]);
+        for (number, metric) in
+            ["exact_match/id", "exact_match/ood", "exact_match/beyond"].into_iter().enumerate()
+        {
+            for (own, summary) in outcome.cells.iter().zip(summarise(&data, metric, 0.95)) {
+                let category = &own.categories[number];
+                assert_eq!((&category.metric, &category.mean), (&summary.metric, &summary.mean));
+                assert_eq!(category.values, summary.values);
+            }
+        }
+        // 0, 0.1 and 0.2: mean 0.1, s = 0.1, t(2) = 4.302653.
+        let mean = &outcome.cells[0].categories[1].mean;
+        assert!((mean.high - 0.1 - 4.302_653 * 0.1 / 3f64.sqrt()).abs() < 1e-6, "{mean:?}");
+    }
+
+    #[test]
+    fn runs_without_a_grid_are_told_and_left_out_of_means() {
+        let mut records = lengths(2);
+        records[0].series.clear();
+        records[2].series.values_mut().for_each(|curve| curve.values.fill(f64::NAN));
+        let (result, outcome) = run(&records, json!({}));
+        assert_eq!(
+            outcome.cells.iter().map(|cell| (cell.runs, cell.runs_without)).collect::<Vec<_>>(),
+            [(1, 1), (1, 1), (2, 0)]
+        );
+        assert_eq!(outcome.cells[0].categories[0].values, [1.0]);
+        let told = "2 of 6 trials with a result have no score over sizes and are left out.";
+        assert!(result.caveats.iter().any(|text| text == told), "{:?}", result.caveats);
+
+        records.iter_mut().for_each(|record| record.series.clear());
+        let (result, outcome) = run(&records, json!({}));
+        assert!(outcome.cells.iter().all(|cell| cell.reach.is_none() && cell.categories.is_empty()));
+        assert!(result.caveats.iter().any(|text| text == NOTHING));
+    }
+
+    #[test]
+    fn what_reaches_the_largest_size_or_is_old_is_told() {
+        let mut record = trial(0, &[("task.size", 3.0), ("evaluate.grid.longest", 6.0)]);
+        record = with_grid(record, &|_, _| 1.0);
+        record = with_curve(record, "test_loss", &[(1000, 0.5), (2000, 0.4)]);
+        let (result, _) = run(&[record], json!({}));
+        assert_eq!(result.tables[1].rows[0][4], "≥ 9");
+        let told = |start: &str| result.caveats.iter().any(|text| text.starts_with(start));
+        assert!(told("1 of 1 runs reach the largest size measured"), "{:?}", result.caveats);
+        assert!(told("1 of 1 runs measured the sizes last before"), "{:?}", result.caveats);
+    }
+}

@@ -260,7 +260,7 @@ mod tests {
     use plateau_common::trial::TrialState;
 
     use super::*;
-    use crate::fixture::{counting, grokking, trial, with_curve};
+    use crate::fixture::{counting, digits, grokking, lengths, trial, with_curve};
 
     fn all() -> Vec<Box<dyn Analysis>> {
         let along = serde_json::json!({ "along": "task.vocab", "by": "model.dim" });
@@ -295,6 +295,16 @@ mod tests {
                 record
             })
             .collect();
+        let without = |dropped: &dyn Fn(&TrialRecord, &str) -> bool| {
+            let mut records = lengths(2);
+            for record in &mut records {
+                let mut series = std::mem::take(&mut record.series);
+                let gone = series.iter_mut().filter(|(name, _)| dropped(record, name));
+                gone.for_each(|(_, curve)| curve.values.fill(f64::NAN));
+                record.series = series;
+            }
+            records
+        };
         let flat = |mut record: TrialRecord| {
             record.series.values_mut().for_each(|curve| curve.values.fill(0.1));
             record
@@ -306,6 +316,14 @@ mod tests {
             ("no curves", vec![trial(0, &[("model.dim", 8.0)]), trial(1, &[("model.dim", 8.0)])]),
             ("pending", vec![pending]),
             ("all NaN", nan),
+            ("lengths, all NaN", without(&|_, _| true)),
+            ("lengths, one run all NaN", without(&|record, _| record.id == "abacus-0")),
+            ("lengths, single seed", lengths(1)),
+            (
+                "lengths, nothing but categories",
+                without(&|_, name| !name.ends_with("/id") && !name.ends_with("/ood")),
+            ),
+            ("lengths, no size equal to the other", without(&|_, name| name.ends_with("3x3"))),
             ("single seed", grokking(1)),
             ("single seed, counting", counting(1)),
             ("all censored", grokking(4).into_iter().map(flat).collect()),
@@ -320,7 +338,7 @@ mod tests {
     #[test]
     fn degenerate_data_give_caveats_or_flags_and_never_a_panic_or_null() {
         for (what, records) in degenerate() {
-            let data = Dataset::new(&records, &[]);
+            let data = Dataset::new(&records, &[]).with_axes_of(digits);
             for analysis in all() {
                 let result = analysis.run(&data);
                 let kind = result.kind;
@@ -341,13 +359,13 @@ mod tests {
 
     #[test]
     fn the_order_of_trials_changes_nothing() {
-        for records in [grokking(6), counting(5)] {
+        for records in [grokking(6), counting(5), lengths(6)] {
             let mut shuffled = records.clone();
             shuffled.reverse();
             shuffled.rotate_left(7);
             for analysis in all() {
-                let one = analysis.run(&Dataset::new(&records, &[]));
-                let other = analysis.run(&Dataset::new(&shuffled, &[]));
+                let one = analysis.run(&Dataset::new(&records, &[]).with_axes_of(digits));
+                let other = analysis.run(&Dataset::new(&shuffled, &[]).with_axes_of(digits));
                 assert_eq!(one.json, other.json, "{}", one.kind);
                 assert_eq!(one.tables, other.tables, "{}", one.kind);
             }

@@ -183,7 +183,7 @@ mod tests {
     use plateau_common::results::{Parameter, TrialRecord};
 
     use crate::analyses::Known;
-    use crate::fixture::{counting, grokking, trial};
+    use crate::fixture::{counting, digits, grokking, lengths, trial};
     use crate::plan::{Plan, analyse};
 
     fn plan() -> Plan {
@@ -208,7 +208,7 @@ mod tests {
     fn draw(records: &[TrialRecord]) {
         let plan = plan();
         let results = analyse(&plan, records);
-        let data = crate::cells::Dataset::new(records, &plan.preferred());
+        let data = crate::cells::Dataset::new(records, &plan.preferred()).with_axes_of(digits);
         for figure in &plan.figures {
             let drawing = figure.draw(&data, &results);
             let name = figure.name();
@@ -243,6 +243,7 @@ mod tests {
     fn every_figure_draws_real_studies() {
         draw(&counting(5));
         draw(&grokking(5));
+        draw(&lengths(3));
     }
 
     #[test]
@@ -261,5 +262,31 @@ mod tests {
             .flat_map(|record| record.series.values_mut())
             .for_each(|curve| curve.values.fill(0.95));
         draw(&censored);
+        draw(&lengths(1));
+        // Some sizes missing, one run without finite scores, and the sizes of one scheme's problems not known.
+        let mut partial = lengths(2);
+        for (index, record) in partial.iter_mut().enumerate() {
+            record.series.retain(|name, _| !name.ends_with("3x3") && !name.ends_with("/id"));
+            record.series.values_mut().filter(|_| index == 0).for_each(|curve| curve.values.fill(f64::NAN));
+            if index < 2 {
+                record.parameters.remove("task.size");
+            }
+        }
+        draw(&partial);
+    }
+
+    #[test]
+    fn figures_of_sizes_say_what_is_missing() {
+        let kinds = ["size-heatmap", "size-bars", "size-curves", "recurrence-curves"];
+        let figures: Vec<Node> =
+            kinds.iter().map(|kind| Node::from_json(&serde_json::json!({ "kind": kind }))).collect();
+        let plan = Plan::read(&[], &figures, Known::default()).unwrap();
+        let records = grokking(2);
+        let data = crate::cells::Dataset::new(&records, &[]);
+        for figure in &plan.figures {
+            let caption = figure.draw(&data, &[]).caption;
+            assert!(caption.starts_with("No finished trial has measured scores"), "{caption}");
+            assert!(caption.contains("evaluate.grid"), "{caption}");
+        }
     }
 }

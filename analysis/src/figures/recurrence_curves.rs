@@ -167,3 +167,41 @@ impl Figure for RecurrenceCurves {
         Drawing { scene, caption }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{digits, lengths};
+
+    #[test]
+    fn sizes_around_the_trained_one_are_chosen_among_those_measured() {
+        let all: BTreeSet<usize> = (1..=100).collect();
+        assert_eq!(choose(&all, Some(20)), [10, 20, 21, 30, 40, 60]);
+        assert_eq!(choose(&BTreeSet::from([2, 4, 5]), Some(4)), [2, 4, 5]);
+        assert_eq!(choose(&all, None).len(), 6);
+        assert!(choose(&BTreeSet::new(), Some(3)).is_empty());
+    }
+
+    #[test]
+    fn runs_have_their_scores_by_recurrences() {
+        let records = lengths(2);
+        let data = Dataset::new(&records, &[]).with_axes_of(digits);
+        let figure = RecurrenceCurves {
+            name: String::new(),
+            title: None,
+            restriction: String::new(),
+            sizes: vec![99],
+        };
+        let panels = figure.panels(&data);
+        assert_eq!(panels.len(), 3);
+        let early = 0.25 / 6.0;
+        assert_eq!(panels[1].runs[&3], [[(1, early), (2, early), (4, 1.0), (8, 1.0)]; 2]);
+        assert_eq!(panels[1].recurrences, Some(4));
+        assert!(
+            figure
+                .draw(&data, &[])
+                .caption
+                .starts_with("None of the sizes asked for was measured; measured: 1, 2")
+        );
+    }
+}

@@ -179,6 +179,9 @@ fn draw_bar(scene: &mut Scene, frame: &Frame, bar: &Bar, lanes: usize) {
     {
         scene.dashed(vec![(start.0 - 3.0, start.1), (end.0 + 1.0, end.1)], DARK, 2.0, CEILING);
     }
+    if estimate.has_interval() {
+        frame.error_bar(scene, middle, estimate.low.max(0.0), estimate.high.min(1.0), DARK);
+    }
     // Beside each other, in ascending value, so that equal ones can be counted.
     let mut sorted = bar.values.clone();
     sorted.sort_by(f64::total_cmp);
@@ -188,9 +191,6 @@ fn draw_bar(scene: &mut Scene, frame: &Frame, bar: &Bar, lanes: usize) {
             scene.disc(at, 3.6, Ink::solid(255, 255, 255));
             scene.disc(at, 2.6, Ink { opacity: 1.0, ..ink });
         }
-    }
-    if estimate.has_interval() {
-        frame.error_bar(scene, middle, estimate.low, estimate.high, DARK);
     }
 }
 
@@ -284,5 +284,63 @@ impl Figure for SizeBars {
         }
         caption.push_str(&left_out(panels.len(), total, "restrict the figure with `where`"));
         Drawing { scene, caption }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{digits, lengths};
+    use plateau_common::results::Parameter;
+
+    fn figure(group: Option<&str>) -> SizeBars {
+        SizeBars {
+            name: String::new(),
+            title: None,
+            restriction: String::new(),
+            score: "exact_match",
+            by: Some("model.positions".to_owned()),
+            group: group.map(str::to_owned),
+        }
+    }
+
+    fn panels(figure: &SizeBars, data: &Dataset) -> Vec<(String, Vec<(usize, usize, usize, Option<f64>)>)> {
+        let by = vec!["model.positions"];
+        let layout = Layout {
+            places: data.group_by(&by),
+            colours: data.group_by(&figure.group.as_deref().into_iter().collect::<Vec<_>>()),
+            group: figure.group.as_deref(),
+            longest: Some(6),
+            by,
+        };
+        let bar = |bar: Bar| (bar.place, bar.lane, bar.values.len(), bar.most);
+        let found = figure.panels(data, &layout).into_iter();
+        found.map(|panel| (panel.title, panel.bars.into_iter().map(bar).collect())).collect()
+    }
+
+    #[test]
+    fn colours_are_categories_or_a_second_parameter_with_a_panel_each() {
+        let mut records = lengths(2);
+        let data = Dataset::new(&records, &[]).with_axes_of(digits);
+        let third = Some(1.0 / 3.0);
+        let [(title, bars)] = &panels(&figure(None), &data)[..] else { panic!("one panel") };
+        assert!(title.is_empty());
+        assert_eq!(bars[..4], [(0, 0, 2, None), (0, 1, 2, None), (0, 2, 2, third), (1, 0, 2, None)]);
+        assert_eq!(bars.len(), 9);
+
+        for (index, record) in records.iter_mut().enumerate() {
+            let word = if index % 2 == 0 { "looped" } else { "plain" };
+            record.parameters.insert("model.form".to_owned(), Parameter::Text(word.to_owned()));
+        }
+        let data = Dataset::new(&records, &[]).with_axes_of(digits);
+        let grouped = panels(&figure(Some("model.form")), &data);
+        let titles: Vec<&str> = grouped.iter().map(|(title, _)| title.as_str()).collect();
+        assert_eq!(titles, ["In distribution", "Out of distribution", "Beyond 6"]);
+        assert_eq!(grouped[2].1[..3], [(0, 0, 1, third), (0, 1, 1, third), (1, 0, 1, None)]);
+        let facets = panels(&figure(None), &data);
+        assert_eq!(
+            facets.iter().map(|(title, _)| title.as_str()).collect::<Vec<_>>(),
+            ["form = looped", "form = plain"]
+        );
     }
 }

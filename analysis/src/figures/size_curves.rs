@@ -189,3 +189,36 @@ impl Figure for SizeCurves {
         Drawing { scene, caption }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{digits, lengths};
+
+    #[test]
+    fn a_line_per_value_with_its_trained_size_and_ceiling() {
+        let records = lengths(2);
+        let data = Dataset::new(&records, &[]).with_axes_of(digits);
+        let figure = SizeCurves {
+            name: String::new(),
+            title: None,
+            restriction: String::new(),
+            score: "exact_match",
+            by: None,
+        };
+        let by = ["model.positions"];
+        let values = data.group_by(&by);
+        let panels = figure.panels(&data, &by, &values);
+        let [panel] = panels.as_slice() else { panic!("one panel") };
+        let [abacus, fire, _] = panel.lines.as_slice() else { panic!("three lines") };
+        assert_eq!((abacus.trained, abacus.ceiling.map(|own| own.equal())), (Some(3), Some(7)));
+        assert_eq!((fire.trained, fire.ceiling), (Some(3), None));
+        // Seed 0 reaches 5 and seed 1 reaches 7.
+        assert_eq!(abacus.curve.points[&6], [0.25 / 12.0, 1.0]);
+        assert_eq!(abacus.curve.points.keys().copied().collect::<Vec<_>>(), (1..=9).collect::<Vec<u64>>());
+        let svg = figure.draw(&data, &[]).scene.to_svg().unwrap();
+        assert!(svg.contains("largest trained size = 3"));
+        assert!(svg.contains("ceiling k + S − 1 = 7, in the colour of its line"));
+        assert!(svg.contains("positions = fire"));
+    }
+}

@@ -301,3 +301,71 @@ impl Figure for SizeHeatmap {
         Drawing { scene, caption }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{digits, lengths};
+
+    fn panel(index: usize, change: &dyn Fn(&mut Measured)) -> Panel {
+        let records = lengths(2);
+        let data = Dataset::new(&records, &[]).with_axes_of(digits);
+        let mut measured = Measured::of(&data, &data.cells[index], "exact_match");
+        change(&mut measured);
+        Panel::of(String::new(), &measured)
+    }
+
+    #[test]
+    fn panels_show_the_rectangle_with_what_was_trained_on() {
+        let fire = panel(1, &|_| {});
+        assert_eq!(
+            (fire.rows.as_slice(), fire.columns.as_slice()),
+            (&[1, 2, 3, 4, 5, 6][..], &[1, 2, 3, 4, 5, 6][..])
+        );
+        assert_eq!(fire.trained, Some(vec![(0, 0), (3, 0), (3, 3), (0, 3), (0, 0)]));
+        assert_eq!((fire.values[2][2], fire.values[0][3]), (1.0, 0.25 / 5.0));
+        assert_eq!(fire.ceiling, None);
+        let abacus = panel(0, &|_| {});
+        assert_eq!((abacus.ceiling.is_none(), abacus.ceiling_at.map(|own| own.equal())), (true, Some(7)));
+    }
+
+    #[test]
+    fn the_ceiling_is_drawn_where_it_lies_within_the_picture() {
+        let records = lengths(1);
+        let low = |measured: &mut Measured, trained| {
+            let axes = measured.axes.map(|axes| plateau_common::tasks::GridAxes { trained, ..axes });
+            measured.axes = axes;
+            measured.ceiling = axes.and_then(|axes| Ceiling::of(&records[0], &axes));
+        };
+        // k = 5: five digits for operands of one.
+        let square = panel(0, &|measured| low(measured, (1, 1)));
+        let corners = vec![(0, 5), (1, 5), (2, 5), (3, 5), (4, 5), (5, 5), (5, 0)];
+        assert_eq!(square.ceiling, Some(corners));
+        assert_eq!(panel(0, &|measured| low(measured, (2, 2))).ceiling, None, "six is the picture's edge");
+    }
+
+    #[test]
+    fn labels_are_round_and_have_room() {
+        let all: Vec<usize> = (1..=100).collect();
+        let shown =
+            |labels: Vec<String>| labels.into_iter().filter(|label| !label.is_empty()).collect::<Vec<_>>();
+        let tens = shown(labels(&all, 3.0, &|_| 22.0));
+        assert_eq!(tens.len(), 10);
+        assert_eq!(tens.first().map(String::as_str), Some("10"));
+        assert_eq!(shown(labels(&[8, 16, 20, 21, 24], 30.0, &|_| 22.0)), ["8", "16", "20", "21", "24"]);
+        assert_eq!(shown(labels(&[8, 16, 20, 21, 24], 15.0, &|_| 22.0)), ["20"]);
+        assert!(shown(labels(&[], 15.0, &|_| 22.0)).is_empty());
+    }
+
+    #[test]
+    fn only_equal_sizes_make_a_square() {
+        let sizes = |pairs: &[(usize, usize)]| {
+            pairs
+                .iter()
+                .map(|(row, column)| Sizes { row: *row, column: *column })
+                .collect::<BTreeSet<Sizes>>()
+        };
+        assert_eq!(sides(&sizes(&[(1, 1), (1, 2), (2, 1), (9, 9)])), (vec![1, 2], vec![1, 2]));
+        assert_eq!(sides(&sizes(&[(1, 1), (3, 3)])), (vec![1, 3], vec![1, 3]));
+    }
+}
