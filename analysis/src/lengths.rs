@@ -54,6 +54,11 @@ pub fn whole(record: &TrialRecord, name: &str) -> Option<usize> {
     (value.fract() == 0.0 && (0.0..1e9).contains(&value)).then_some(value as usize)
 }
 
+/// The largest size of the rectangle that a cell's trials measure.
+pub fn longest(cell: &Cell) -> Option<usize> {
+    cell.trials.first().and_then(|trial| whole(trial, "evaluate.grid.longest"))
+}
+
 /// The sizes in a metric's last part, `7x12`.
 pub fn sizes_of(word: &str) -> Option<Sizes> {
     let (row, column) = word.split_once('x')?;
@@ -187,7 +192,7 @@ impl<'a> Measured<'a> {
             without: 0,
             early: 0,
             axes,
-            longest: first.and_then(|trial| whole(trial, "evaluate.grid.longest")),
+            longest: longest(cell),
             ceiling: first.zip(axes).and_then(|(trial, axes)| Ceiling::of(trial, &axes)),
         };
         for trial in ended(&cell.trials) {

@@ -17,7 +17,7 @@ use crate::analyses::length_generalisation::{categories, category_name, common};
 use crate::analyses::percent;
 use crate::analyses::summary::CellSummary;
 use crate::cells::{Dataset, Group, Values, describe, group, human, place_of, short_name};
-use crate::lengths::{Measured, NOTHING, read_score};
+use crate::lengths::{Measured, NOTHING, longest, read_score};
 use crate::plan::CONFIDENCE;
 use crate::statistics::mean::t_interval;
 
@@ -220,7 +220,7 @@ impl Figure for SizeBars {
         let first =
             || data.labels.iter().map(String::as_str).find(|label| Some(*label) != self.group.as_deref());
         let by: Vec<&str> = self.by.as_deref().or_else(first).into_iter().collect();
-        let longest = data.cells.iter().map(|cell| Measured::of(data, cell, self.score).longest);
+        let longest = data.cells.iter().map(longest);
         let layout = Layout {
             places: data.group_by(&by),
             colours: data.group_by(&self.group.as_deref().into_iter().collect::<Vec<_>>()),
@@ -304,7 +304,10 @@ mod tests {
         }
     }
 
-    fn panels(figure: &SizeBars, data: &Dataset) -> Vec<(String, Vec<(usize, usize, usize, Option<f64>)>)> {
+    /// Place, lane, runs and the most that is possible.
+    type Shown = (usize, usize, usize, Option<f64>);
+
+    fn panels(figure: &SizeBars, data: &Dataset) -> Vec<(String, Vec<Shown>)> {
         let by = vec!["model.positions"];
         let layout = Layout {
             places: data.group_by(&by),
