@@ -379,6 +379,12 @@ mod tests {
         assert_eq!((measured.trained(), measured.longest), (Some(3), Some(6)));
         // Of the sizes 7, 8 and 9 one lies below the ceiling of 5 + 3 - 1.
         assert_eq!(measured.most_beyond(), Some(1.0 / 3.0));
+        let only = data.only(&crate::filter::Filter::default());
+        assert_eq!(
+            only.axes(&only.cells[0]),
+            data.axes(&data.cells[0]),
+            "a filter keeps what is known of sizes"
+        );
         let unknown = Dataset::new(&records, &[]);
         let measured = Measured::of(&unknown, &unknown.cells[0], "exact_match");
         assert_eq!((measured.axes, measured.ceiling, measured.most_beyond()), (None, None, None));

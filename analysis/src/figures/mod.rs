@@ -237,6 +237,7 @@ mod tests {
         assert!(svg(&records).contains("Loss (nats)"));
         records[0].parameters.insert("task.head".to_owned(), head("regress"));
         assert!(svg(&records).contains(">\nLoss\n") && !svg(&records).contains("nats"));
+        assert_eq!(super::style::quantity("test_exact_match"), super::style::quantity("test_accuracy"));
     }
 
     #[test]
