@@ -432,6 +432,18 @@ mod tests {
     }
 
     #[test]
+    fn the_first_size_beyond_has_its_lowest_and_highest_run() {
+        let mut records = lengths(3);
+        for (index, score) in [0.5, f64::NAN, 0.25].into_iter().enumerate() {
+            records[index].series.get_mut("exact_match/4x4").unwrap().values[0] = score;
+        }
+        let (result, outcome) = run(&records, json!({}));
+        let first = outcome.cells[0].first_beyond.as_ref().unwrap();
+        assert_eq!((first.lowest, first.highest), (0.25, 0.5));
+        assert_eq!(result.tables[1].rows[0][6..], ["4", "0.25", "0.5", "0.5  –  0.25"]);
+    }
+
+    #[test]
     fn the_intervals_are_those_of_the_summary() {
         let mut records = lengths(3);
         for (index, record) in records.iter_mut().enumerate() {

@@ -135,3 +135,30 @@ pub fn draw_title(scene: &mut Scene, frame: &Frame, lines: &[String]) {
         scene.text(at, line.clone(), text(LABEL, DARK, Anchor::Middle));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn titles_break_between_parameters_and_fit() {
+        assert!(title_lines("", 100.0).is_empty());
+        assert_eq!(title_lines("a = 1, b = 2", 300.0), ["a = 1, b = 2"]);
+        assert_eq!(title_lines("alpha = 1, beta = 2", 80.0), ["alpha = 1", "beta = 2"]);
+        let cut = title_lines("a very long name of a parameter = 1", 80.0);
+        assert!(cut.len() == 1 && cut[0].ends_with('…'), "{cut:?}");
+    }
+
+    #[test]
+    fn panels_stand_in_rows() {
+        let mut panels = Panels::of_lines(5, true);
+        let scene = panels.scene("t", &[]);
+        let frame = |index| panels.frame(index, Scale::Categories(Vec::new()), Scale::Categories(Vec::new()));
+        assert!(frame(4).left == frame(1).left && frame(4).top > frame(1).top);
+        assert!(
+            frame(2).left + frame(2).width < scene.width && frame(4).top + frame(4).height < scene.height
+        );
+        assert_eq!([0, 1, 2, 3, 4].map(|index| panels.is_lowest(index)), [false, false, true, true, true]);
+        assert_eq!([0, 1, 2, 3, 4].map(|index| panels.is_first(index)), [true, false, false, true, false]);
+    }
+}
