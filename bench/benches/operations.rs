@@ -15,7 +15,7 @@ use plateau_common::random::Stream;
 use plateau_lab::cpu::{Executor, Feed, Team};
 use plateau_lab::model::{Initial, ParameterSpecification};
 use plateau_lab::ops::attention::AttentionPlan;
-use plateau_lab::ops::embedding::Positional;
+use plateau_lab::ops::embedding::{Positional, RowPositions};
 use plateau_lab::ops::linear::WeightLayout;
 use plateau_lab::ops::objective::Answers;
 use plateau_lab::ops::rows::RowMap;
@@ -62,7 +62,7 @@ fn gelu(graph: &mut Graph, x: Value, _: [Value; 2]) -> Result<Value> {
 
 fn rotary(graph: &mut Graph, x: Value, _: [Value; 2]) -> Result<Value> {
     let positions: Vec<u32> = (0..LENGTH as u32).collect();
-    graph.rotary(x, HEADS, &positions)
+    graph.rotary(x, HEADS, 10_000.0, &positions)
 }
 
 fn attend(graph: &mut Graph, q: Value, [k, v]: [Value; 2], causal: bool) -> Result<Value> {
@@ -75,6 +75,7 @@ fn attend(graph: &mut Graph, q: Value, [k, v]: [Value; 2], causal: bool) -> Resu
         causal,
         key_bias: None,
         dropout: None,
+        logit_bias: None,
     };
     graph.attention(q, k, v, plan)
 }
@@ -115,7 +116,7 @@ fn program(times: usize, record: Record) -> Result<Program> {
     let mut graph = Graph::new(parameters.into());
     let single = Extent { rows: Rows::PerExample(LENGTH), width: 1 };
     let ids = graph.slot(Source::Tokens, single);
-    let embedded = graph.embedding(TABLE, ids, Positional::None, Vec::new())?;
+    let embedded = graph.embedding(TABLE, ids, Positional::None, RowPositions::Known(Vec::new()))?;
     let keys = graph.linear(embedded, SQUARE, None, WeightLayout::InOut)?;
     let values = graph.linear(embedded, SQUARE, None, WeightLayout::InOut)?;
     let mut x = embedded;
@@ -171,7 +172,14 @@ fn operations(criterion: &mut Criterion) {
 
 fn optimizer(criterion: &mut Criterion) {
     const COUNT: usize = 200_000;
-    const ADAM: AdamConfig = AdamConfig { lr: 1e-3, beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: 1.0 };
+    const ADAM: AdamConfig = AdamConfig {
+        lr: 1e-3,
+        beta1: 0.9,
+        beta2: 0.98,
+        eps: 1e-8,
+        weight_decay: 1.0,
+        decay_biases_and_norms: true,
+    };
     let mut group = criterion.benchmark_group("optimizer");
     group.throughput(Throughput::Elements(COUNT as u64));
     group.bench_function("adamw", |bencher| {
@@ -182,7 +190,7 @@ fn optimizer(criterion: &mut Criterion) {
         bencher.iter(|| {
             number += 1;
             let [parameters, first, second] = &mut arena;
-            update(&rule, (2.0, number, 1.0), parameters, &gradient, [first, second]);
+            update(&rule, (2.0, number, 1.0), true, parameters, &gradient, [first, second]);
         });
     });
     group.finish();

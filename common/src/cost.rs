@@ -1,16 +1,16 @@
 //! What a trial costs: parameters (exact), floating-point operations and memory (estimates), from its configuration
 //! alone. Measures nothing.
 
-use crate::config::{
-    Activation, Batch, ModelConfig, Norm, Positions, Precision, TransformerConfig, TrialConfig,
-};
-use crate::tasks::{ReadOut, TaskShape};
+use crate::config::{Activation, Batch, Head, ModelConfig, Norm, Precision, TransformerConfig, TrialConfig};
+use crate::positions::Entry;
+use crate::tasks::{ReadOut, TaskConfig, TaskShape};
 
 /// Exact number of trained numbers of the model.
 ///
 /// Token embedding `[V, d]`; learned positions `[T, d]`; per block the maps q, k, v, o `[d, d]`, the MLP's up `[d, f]` and
 /// down `[f, d]` (GEGLU: a second `[d, f]`), their biases where switched on, and two norms of gain and bias where there
-/// are norms; a final norm for pre-norm models; read-out `[d, out]` unless tied, and its bias where switched on.
+/// are norms; a final norm for pre-norm models; read-out `[d, out]` unless tied, and its bias where switched on. Besides, where
+/// the model has them: tables of position schemes, per block a FIRE perceptron, a norm of the embeddings, and a head's MLP, norm and map.
 pub fn parameters(config: &TrialConfig) -> u64 {
     let ModelConfig::Transformer(model) = &config.model;
     let shape = config.task.shape();
@@ -18,16 +18,30 @@ pub fn parameters(config: &TrialConfig) -> u64 {
     let (dim, mlp, out) = (wide(model.dim), wide(model.mlp_dim), wide(shape.output.width()));
     let flag = |switch: bool| u128::from(switch);
     let gated = flag(model.activation == Activation::Geglu);
-    let positions = if model.positions == Positions::Learned { wide(shape.length) * dim } else { 0 };
+    let heads = wide(model.heads);
+    let (mut tables, mut biases) = (0, 0);
+    for entry in model.positions.entries() {
+        match entry {
+            Entry::LearnedTable { rows } => tables += wide(rows.unwrap_or(shape.length)) * dim,
+            Entry::TokenTable { rows } => tables += wide(rows) * dim,
+            // 1 -> hidden -> heads with biases, and two scalars.
+            Entry::Fire(fire) => biases += (2 + heads) * wide(fire.hidden) + heads + 2,
+            _ => {}
+        }
+    }
     let attention = 4 * dim * dim + flag(model.attention_bias) * 4 * dim;
     let feed_forward = (2 + gated) * dim * mlp + flag(model.mlp_bias) * ((1 + gated) * mlp + dim);
     let norms = if model.norm == Norm::None { 0 } else { 4 * dim };
     let final_norm = flag(model.norm == Norm::Pre) * 2 * dim;
     let read_out = flag(!model.tied) * dim * out + flag(model.read_out_bias) * out;
+    let transform = flag(model.head == Head::Transform)
+        * (feed_forward + 2 * dim + dim * dim + flag(model.mlp_bias) * dim);
     let total = wide(shape.vocabulary) * dim
-        + positions
-        + wide(model.layers) * (attention + feed_forward + norms)
+        + tables
+        + flag(model.embedding_norm) * 2 * dim
+        + wide(model.layers) * (attention + biases + feed_forward + norms)
         + final_norm
+        + transform
         + read_out;
     // The limits on widths and layers keep every product far below 2^128; beyond 2^64 the answer is "too many" anyway.
     u64::try_from(total).unwrap_or(u64::MAX)
@@ -51,17 +65,29 @@ fn batch_size(config: &TrialConfig) -> usize {
 /// ([`ModelConfig::is_permutation_invariant`]), n is the vocabulary, since one row per token is exact (docs/science.md,
 /// "Counting from the histogram"). What else an implementation may save without changing the result (the last layer at
 /// the read position only, rows shared by the examples of a batch) is not taken off: this is an upper bound.
+///
+/// A looped model counts all its recurrences, though a progressive loss may pass fewer; a growing batch counts its mean.
 pub fn flops_per_update(config: &TrialConfig) -> f64 {
-    let ModelConfig::Transformer(model) = &config.model;
-    let shape = trained_shape(config);
-    3.0 * batch_size(config) as f64 * (layers_forward(model, &shape) + read_out_forward(model, &shape))
+    let steps = config.train.steps;
+    let examples = match config.train.batch_ramp {
+        Some(_) => config.train.draw(steps + 1).first as f64 / steps as f64,
+        None => batch_size(config) as f64,
+    };
+    examples * flops_per_example(&config.model, &config.task)
+}
+
+/// Floating-point operations of training on one example; see [`flops_per_update`].
+pub fn flops_per_example(model: &ModelConfig, task: &TaskConfig) -> f64 {
+    let shape = trained_shape(model, task);
+    let ModelConfig::Transformer(model) = model;
+    3.0 * (layers_forward(model, &shape) + read_out_forward(model, &shape))
 }
 
 /// The task's shape as the model is given it: one row per token of the vocabulary where only counts matter, else one per
 /// position.
-fn trained_shape(config: &TrialConfig) -> TaskShape {
-    let shape = config.task.shape();
-    if config.model.is_permutation_invariant() && config.task.supports_counts() {
+fn trained_shape(model: &ModelConfig, task: &TaskConfig) -> TaskShape {
+    let shape = task.shape();
+    if model.is_permutation_invariant() && task.supports_counts() {
         TaskShape { length: shape.vocabulary, ..shape }
     } else {
         shape
@@ -70,15 +96,25 @@ fn trained_shape(config: &TrialConfig) -> TaskShape {
 
 /// Forward operations of all blocks on one sequence.
 fn layers_forward(model: &TransformerConfig, shape: &TaskShape) -> f64 {
-    let (n, d, f, h) = (shape.length as f64, model.dim as f64, model.mlp_dim as f64, model.heads as f64);
-    let feed_forward = if model.activation == Activation::Geglu { 6.0 } else { 4.0 } * n * d * f;
-    let per_layer = 8.0 * n * d * d + 4.0 * n * n * d + 3.0 * h * n * n + feed_forward;
-    model.layers as f64 * per_layer
+    let (n, d, h) = (shape.length as f64, model.dim as f64, model.heads as f64);
+    let per_layer = 8.0 * n * d * d + 4.0 * n * n * d + 3.0 * h * n * n + n * mlp_forward(model);
+    (model.layers * model.recurrences) as f64 * per_layer
+}
+
+/// Forward operations of an MLP on one position.
+fn mlp_forward(model: &TransformerConfig) -> f64 {
+    let maps = if model.activation == Activation::Geglu { 3.0 } else { 2.0 };
+    2.0 * maps * model.dim as f64 * model.mlp_dim as f64
 }
 
 /// Forward operations of the read-out on one sequence.
 fn read_out_forward(model: &TransformerConfig, shape: &TaskShape) -> f64 {
-    2.0 * read_positions(shape) as f64 * model.dim as f64 * shape.output.width() as f64
+    let dim = model.dim as f64;
+    let head = match model.head {
+        Head::Linear => 0.0,
+        Head::Transform => mlp_forward(model) + 2.0 * dim * dim,
+    };
+    read_positions(shape) as f64 * (head + 2.0 * dim * shape.output.width() as f64)
 }
 
 fn read_positions(shape: &TaskShape) -> usize {
@@ -113,13 +149,14 @@ pub fn state_bytes(config: &TrialConfig) -> u64 {
 /// Estimated bytes of what one trial's update computes and its backward pass keeps; see [`memory_bytes`].
 pub fn workspace_bytes(config: &TrialConfig) -> u64 {
     let ModelConfig::Transformer(model) = &config.model;
-    let shape = trained_shape(config);
+    let shape = trained_shape(&config.model, &config.task);
     let wide = |number: usize| number as u128;
     let (n, d, f, h) = (wide(shape.length), wide(model.dim), wide(model.mlp_dim), wide(model.heads));
     let hidden = if model.activation == Activation::Geglu { 3 } else { 2 };
     let per_layer = 10 * n * d + hidden * n * f + 2 * h * n * n;
     let outputs = 2 * wide(read_positions(&shape)) * wide(shape.output.width());
-    let numbers = wide(batch_size(config)) * (wide(model.layers) * per_layer + 2 * n * d + outputs);
+    let numbers =
+        wide(batch_size(config)) * (wide(model.layers * model.recurrences) * per_layer + 2 * n * d + outputs);
     u64::try_from(numbers.saturating_mul(number_bytes(config))).unwrap_or(u64::MAX)
 }
 

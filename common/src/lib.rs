@@ -15,6 +15,7 @@ pub mod identity;
 pub mod limits;
 pub mod metrics;
 pub mod node;
+pub mod positions;
 pub mod prediction;
 pub mod random;
 pub mod results;

@@ -32,6 +32,8 @@ pub const MAX_LAYERS: usize = 1024;
 pub const MAX_WIDTH: usize = 1 << 20;
 /// Modulus of a modular task.
 pub const MAX_MODULUS: u32 = 2048;
+/// Digits of a number in an arithmetic task.
+pub const MAX_DIGITS: usize = 200;
 /// Tokens in a vocabulary.
 pub const MAX_VOCABULARY: usize = 1 << 20;
 /// Tokens in a sequence.

@@ -3,7 +3,7 @@
 
 mod task_list;
 
-use plateau_common::tasks::{Batch, Draw, Form, Input, Output, ReadOut, Split, Targets, TaskConfig};
+use plateau_common::tasks::{Batch, Cell, Draw, Form, Input, Output, ReadOut, Split, Targets, TaskConfig};
 use serde_json::{Value, json};
 use task_list::{batch_sizes, configurations, for_every_task, forms, read};
 
@@ -217,7 +217,40 @@ fn counts_are_the_histogram_of_the_tokens() {
     });
 }
 
-/// A digest of what a task draws: training batches of several sizes in every form, test set, unit.
+/// Tasks with a grid have cells of every size, with problems of one length in their own vocabulary, whatever that of training;
+/// other tasks have none.
+#[test]
+fn cells_hold_problems_where_there_is_a_grid() {
+    for_every_task(|task| {
+        let examples = task.examples(3);
+        let Some(axes) = task.grid() else {
+            assert_eq!(examples.cell(Cell { row: 1, column: 1 }, 4), Batch::empty());
+            return;
+        };
+        assert!(Cell { row: axes.trained.0, column: axes.trained.1 }.is_within(axes.largest));
+        for (row, column) in [(1, 1), axes.trained, (axes.largest.0, 1), axes.largest] {
+            let cell = examples.cell(Cell { row, column }, 4);
+            assert!((1..=4).contains(&cell.examples()));
+            let (ids, length) = tokens(&cell);
+            let (Targets::Classes(classes), Some(weights)) = (&cell.targets, &cell.weights) else {
+                panic!("answers are classes, and not everything is one")
+            };
+            assert!(
+                ids.len() == cell.examples() * length
+                    && classes.len() == ids.len()
+                    && weights.len() == ids.len()
+            );
+            assert!(ids.iter().chain(classes).all(|id| (*id as usize) < task.shape().vocabulary));
+            assert!(weights.chunks(length).all(|weights| weights.contains(&1.0)));
+            for row in ids.chunks(length) {
+                let text = task.text(row).expect("problems are text");
+                assert!(!text.is_empty() && !text.contains(char::REPLACEMENT_CHARACTER), "{text}");
+            }
+        }
+    });
+}
+
+/// A digest of what a task draws: training batches of several sizes in every form, test set, cells, unit.
 fn digest(task: &TaskConfig) -> String {
     let examples = task.examples(11);
     let mut hasher = blake3::Hasher::new();
@@ -244,6 +277,11 @@ fn digest(task: &TaskConfig) -> String {
             (1..=9).for_each(|update| add(&examples.train(update, size, *form)));
         }
         add(&examples.evaluation(Split::Test, *form).expect("a test set"));
+    }
+    if task.grid().is_some() {
+        for (row, column) in [(1, 1), (5, 3), (25, 40)] {
+            add(&examples.cell(Cell { row, column }, 10));
+        }
     }
     let scale = examples.scale();
     hasher.update(&[scale.mean.to_le_bytes(), scale.deviation.to_le_bytes()].concat());
@@ -277,6 +315,18 @@ fn golden_examples_do_not_change() {
         (json!({"kind": "most-frequent", "vocab": 5, "target-scale": "standardised"}), "6d465b504f3a421f"),
         (json!({"kind": "noise", "vocab": 114, "length": 3}), "711506a5e68165ef"),
         (json!({"kind": "noise", "vocab": 9, "length": 70, "read-out": "every"}), "8e1265d4ba2492bc"),
+        (json!({"kind": "addition", "digits": 20}), "4f2ae55b52f55639"),
+        (
+            json!({"kind": "addition", "digits": 6, "index-hints": "plain", "pad-probability": 0.1, "loss-on": "all"}),
+            "a23c333edbc6c3aa",
+        ),
+        (
+            json!({"kind": "subtraction", "digits": 7, "index-hints": "cyclic", "loss-mean": "samples"}),
+            "09cd96f29c8c424a",
+        ),
+        (json!({"kind": "multiplication", "digits": 15}), "6019a990aba6ccbe"),
+        (json!({"kind": "sorting", "digits": 10, "items": 10}), "8a30b2813aea464b"),
+        (json!({"kind": "bitwise-or", "length": 20}), "f2191960898d26d8"),
     ] {
         assert_eq!(digest(&read(&json)), expected, "{json}");
     }

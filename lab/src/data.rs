@@ -14,16 +14,26 @@ fn misfit(what: &str) -> LabError {
     LabError::Compute { doing: "preparing a batch", message: format!("{what} does not fit the model") }
 }
 
-/// Fills the slots of a program with a batch, in place; `dropout` is the probability and the update's stream.
+/// What is random in an update besides its batch; nothing of it at evaluation.
+#[derive(Default)]
+pub(crate) struct Chance {
+    /// The probability of dropout and the update's stream of it.
+    pub dropout: Option<(f64, Stream)>,
+    /// The update's stream of positions.
+    pub positions: Option<Stream>,
+}
+
+/// Fills the slots of a program with a batch, in place.
 pub(crate) fn fill<T: Float>(
     feed: &mut Feed<T>,
     program: &Program,
     batch: &Batch,
     scale: Scale,
-    mut dropout: Option<(f64, &mut Stream)>,
+    mut chance: Chance,
 ) -> Result<(), LabError> {
     let examples = batch.examples();
     feed.examples = examples;
+    feed.slots.resize_with(program.slots.len(), || crate::cpu::SlotData::Constant);
     let rows = examples * program.output_rows();
     let total = match &batch.weights {
         Some(weights) => weights.iter().map(|weight| f64::from(*weight)).sum(),
@@ -35,7 +45,7 @@ pub(crate) fn fill<T: Float>(
         match specification.source {
             Source::Constant => {}
             Source::Dropout => {
-                let Some((probability, stream)) = &mut dropout else {
+                let Some((probability, stream)) = &mut chance.dropout else {
                     return Err(misfit("an update without dropout"));
                 };
                 let keep = T::of(1.0 / (1.0 - *probability));
@@ -43,6 +53,20 @@ pub(crate) fn fill<T: Float>(
                 numbers.clear();
                 let draw = || if stream.unit() < *probability { T::ZERO } else { keep };
                 numbers.extend(std::iter::repeat_with(draw).take(count));
+            }
+            Source::TokenRows { scheme } => {
+                let Input::Tokens { tokens, length } = &batch.input else {
+                    return Err(misfit("an input without positions"));
+                };
+                let ids = feed.ids_mut(slot);
+                ids.clear();
+                program.schemes[scheme].rows(tokens, *length, chance.positions.as_mut(), ids);
+            }
+            Source::Numbering { positions } => {
+                let Some(stream) = &mut chance.positions else {
+                    return Err(misfit("an update without random positions"));
+                };
+                choose(stream, positions, count, feed.ids_mut(slot));
             }
             Source::Tokens
             | Source::Pairs { .. }
@@ -68,6 +92,17 @@ pub(crate) fn fill<T: Float>(
         }
     }
     Ok(())
+}
+
+/// An increasing random choice of `count` out of `0..all` (Knuth's selection sampling).
+fn choose(stream: &mut Stream, all: usize, count: usize, chosen: &mut Vec<u32>) {
+    chosen.clear();
+    for candidate in 0..all {
+        let wanted = count - chosen.len();
+        if wanted > 0 && (stream.below((all - candidate) as u32) as usize) < wanted {
+            chosen.push(candidate as u32);
+        }
+    }
 }
 
 fn fill_input<T: Float>(

@@ -10,9 +10,11 @@ mod workbench;
 
 pub(crate) use workbench::Workbench;
 
+use plateau_common::config::Pass;
 use plateau_common::random::StreamFamily;
 use plateau_common::tasks::{Batch, Scale};
 
+use crate::data::Chance;
 use crate::error::LabError;
 use crate::optimizer::ReplicaRule;
 use crate::program::Layout;
@@ -40,8 +42,46 @@ pub(crate) struct Step<'a> {
     pub fresh: bool,
     /// Units of scalar targets.
     pub scales: &'a [Scale],
-    /// Where dropout factors are drawn from, where the model has dropout.
-    pub dropout: Option<(f64, &'a [StreamFamily])>,
+    /// The passes it consists of; one, but for a progressive loss.
+    pub passes: &'a [Pass],
+    /// Probability of dropout, where the model has it.
+    pub dropout: Option<f64>,
+    /// Whether positions are random.
+    pub renumbers: bool,
+    /// Where each replica's chance comes from.
+    pub streams: &'a [Streams],
+}
+
+/// A replica's streams beside its data.
+#[derive(Clone)]
+pub(crate) struct Streams {
+    pub dropout: StreamFamily,
+    pub positions: StreamFamily,
+}
+
+impl Step<'_> {
+    /// Whether something but the batch differs from update to update.
+    pub fn is_random(&self) -> bool {
+        self.dropout.is_some() || self.renumbers
+    }
+
+    /// The chance of the replica at `place`; the same for every pass.
+    pub fn chance(&self, place: usize) -> Chance {
+        let streams = &self.streams[place];
+        Chance {
+            dropout: self.dropout.map(|probability| (probability, streams.dropout.at(self.update))),
+            positions: self.renumbers.then(|| streams.positions.at(self.update)),
+        }
+    }
+}
+
+/// How an evaluation reads the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Sequences as long as in training, all recurrences.
+    Usual,
+    /// Sequences of any length (`longest` tokens at most), so many recurrences; nothing is kept for a backward pass.
+    Any { longest: usize, recurrences: usize },
 }
 
 /// Outputs of some rows, in the device's precision.
@@ -76,12 +116,12 @@ pub(crate) trait Engine {
     /// How the last updates went; waits for them.
     fn outcomes(&mut self) -> Result<&[Outcome], LabError>;
 
-    /// Outputs for a batch of any size, in stretches of rows: `visit(first row, outputs)`.
+    /// Outputs for a batch of any size, given the unit of its targets and how it is read, in stretches of rows: `visit(first row, outputs)`.
     fn evaluate(
         &mut self,
         replica: usize,
         batch: &Batch,
-        scale: Scale,
+        how: (Scale, Reading),
         visit: &mut dyn FnMut(usize, Outputs<'_>),
     ) -> Result<(), LabError>;
 

@@ -2,7 +2,7 @@
 
 use plateau_common::tasks::{Batch, Input, Scale, Targets};
 
-use crate::engine::{Engine, Outputs};
+use crate::engine::{Engine, Outputs, Reading};
 use crate::error::LabError;
 use crate::float::{Float, sum_of, vectorised};
 use crate::ops::objective::log_sum_exp;
@@ -13,6 +13,10 @@ struct Sums {
     loss: f64,
     weight: f64,
     correct: f64,
+    /// Examples answered right at every read position with a weight, and right at the first of them; of how many.
+    exact: f64,
+    first: f64,
+    examples: f64,
     /// Standard deviation of the outputs over classes, and of how many rows.
     scale: f64,
     rows: f64,
@@ -62,6 +66,17 @@ impl Scores {
         self.sums.correct / self.sums.weight
     }
 
+    /// Share of the examples whose read positions with a weight are all right. (For an answer that is decoded greedily, symbol by
+    /// symbol, this is exact match: as long as all symbols before are right, the model has read the same.)
+    pub fn exact_match(&self) -> f64 {
+        self.sums.exact / self.sums.examples
+    }
+
+    /// Share of the examples whose first read position with a weight is right.
+    pub fn first_match(&self) -> f64 {
+        self.sums.first / self.sums.examples
+    }
+
     /// Mean over rows of the standard deviation of the outputs over classes.
     pub fn logit_scale(&self) -> f64 {
         self.sums.scale / self.sums.rows
@@ -73,18 +88,19 @@ pub(crate) fn score(
     engine: &mut dyn Engine,
     replica: usize,
     batch: &Batch,
-    scale: Scale,
+    (scale, reading): (Scale, Reading),
     width: usize,
     keep: bool,
 ) -> Result<Scores, LabError> {
     let mut sums = Sums::default();
+    let mut example = Answer { rows: batch.rows_per_example(), ..Answer::default() };
     let mut kept = Vec::new();
     let mut shares = vec![0.0; width];
-    engine.evaluate(replica, batch, scale, &mut |first, outputs| match outputs {
+    engine.evaluate(replica, batch, (scale, reading), &mut |first, outputs| match outputs {
         Outputs::F32(outputs) => {
             vectorised(
                 #[inline(always)]
-                || add_rows(&mut sums, outputs, &mut shares, first, batch, scale),
+                || add_rows((&mut sums, &mut example), outputs, &mut shares, first, batch, scale),
             );
             if keep {
                 kept.extend(outputs.iter().map(|output| f64::from(*output)));
@@ -93,7 +109,7 @@ pub(crate) fn score(
         Outputs::F64(outputs) => {
             vectorised(
                 #[inline(always)]
-                || add_rows(&mut sums, outputs, &mut shares, first, batch, scale),
+                || add_rows((&mut sums, &mut example), outputs, &mut shares, first, batch, scale),
             );
             if keep {
                 kept.extend(outputs);
@@ -112,7 +128,7 @@ pub(crate) fn score(
 
 #[inline(always)]
 fn add_rows<T: Float>(
-    sums: &mut Sums,
+    (sums, example): (&mut Sums, &mut Answer),
     outputs: &[T],
     shares: &mut [f64],
     first: usize,
@@ -136,6 +152,7 @@ fn add_rows<T: Float>(
                 let right = said
                     .is_some_and(|said| said == answer || batch.also_correct.contains(&(row as u32, said)));
                 sums.correct += if right { weight } else { 0.0 };
+                example.add(sums, weight, right);
             }
             Targets::Scalars(answers) => {
                 let answer = f64::from(answers[row]);
@@ -143,7 +160,36 @@ fn add_rows<T: Float>(
                 sums.loss += weight * error * error;
                 let right = (outputs[0].wide() * scale.deviation + scale.mean).round() == answer;
                 sums.correct += if right { weight } else { 0.0 };
+                example.add(sums, weight, right);
             }
+        }
+    }
+}
+
+/// The answer of the example that is being scored, row by row.
+#[derive(Default)]
+struct Answer {
+    /// Read positions of an example.
+    rows: usize,
+    seen: usize,
+    wrong: bool,
+    /// Whether its first weighted position has been seen.
+    begun: bool,
+}
+
+impl Answer {
+    #[inline(always)]
+    fn add(&mut self, sums: &mut Sums, weight: f64, right: bool) {
+        if weight > 0.0 {
+            sums.first += if !self.begun && right { 1.0 } else { 0.0 };
+            self.begun = true;
+            self.wrong |= !right;
+        }
+        self.seen += 1;
+        if self.seen == self.rows {
+            sums.exact += if self.wrong { 0.0 } else { 1.0 };
+            sums.examples += 1.0;
+            *self = Answer { rows: self.rows, ..Answer::default() };
         }
     }
 }

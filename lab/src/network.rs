@@ -7,7 +7,7 @@ use plateau_common::random::StreamFamily;
 use plateau_common::tasks::{Batch, Form, Input, Scale, TaskShape};
 
 use crate::cpu::{Executor, Feed, Team};
-use crate::data::{check_tokens, fill};
+use crate::data::{Chance, check_tokens, fill};
 use crate::error::{Doing, LabError};
 use crate::float::Float;
 use crate::model::{self, Model, Occasion};
@@ -19,6 +19,8 @@ pub struct Network {
     shape: TaskShape,
     layout: Layout,
     weights: Vec<f64>,
+    /// Recurrences of a forward pass.
+    recurrences: usize,
 }
 
 /// Starting weights of a model in its layout: parameter number `place` comes from the seed's own stream of that number.
@@ -28,20 +30,30 @@ pub(crate) fn initial_weights(layout: &Layout, seed: u64) -> Vec<f64> {
     parameters.flat_map(|(place, parameter)| parameter.draw(&family, place as u64)).collect()
 }
 
+fn trained_recurrences(config: &ModelConfig) -> usize {
+    let ModelConfig::Transformer(model) = config;
+    model.recurrences
+}
+
 impl Network {
     /// A model for sequences of this shape with the starting weights of a seed.
     pub fn new(config: &ModelConfig, shape: TaskShape, seed: u64) -> Self {
         let model = model::build(config, shape);
         let layout = Layout::new(model.parameters());
         let weights = initial_weights(&layout, seed);
-        Network { model, shape, layout, weights }
+        Network { model, shape, layout, weights, recurrences: trained_recurrences(config) }
+    }
+
+    /// Passes a looped model so many times from now on, instead of as often as in training.
+    pub fn set_recurrences(&mut self, recurrences: usize) {
+        self.recurrences = recurrences.max(1);
     }
 
     /// The same with these weights, in the layout's order.
     pub(crate) fn with_weights(config: &ModelConfig, shape: TaskShape, weights: Vec<f64>) -> Self {
         let model = model::build(config, shape);
         let layout = Layout::new(model.parameters());
-        Network { model, shape, layout, weights }
+        Network { model, shape, layout, weights, recurrences: trained_recurrences(config) }
     }
 
     /// Names, shapes and places of the parameters.
@@ -92,7 +104,17 @@ impl Network {
             Input::Counts { .. } => (Form::Counts, self.shape.length),
         };
         // Outputs do not depend on how many examples go together.
-        let occasion = Occasion { form, length, examples: 64, dropout: false, weighted };
+        let occasion = Occasion {
+            form,
+            length,
+            examples: 64,
+            dropout: false,
+            renumbered: false,
+            weighted,
+            free: 0,
+            graded: self.recurrences,
+            forward_only: false,
+        };
         check_tokens(input, self.shape.vocabulary)?;
         Ok(Arc::new(
             model::program(&*self.model, self.shape, &occasion, traced).doing("recording the model")?,
@@ -119,7 +141,7 @@ impl Network {
         let program = self.program(input, false, traced)?;
         let batch = unanswered(input, self.shape, program.output_rows());
         let mut feed = Feed::empty(program.slots.len());
-        fill(&mut feed, &program, &batch, Scale::RAW, None)?;
+        fill(&mut feed, &program, &batch, Scale::RAW, Chance::default())?;
         let mut executor = Executor::<T>::new(program.clone(), 1);
         let team = Team::new(1);
         let weights: Vec<T> = self.weights.iter().map(|weight| T::of(*weight)).collect();
@@ -138,7 +160,7 @@ impl Network {
     pub fn differentiate<T: Float>(&self, batch: &Batch, scale: Scale) -> Result<(f64, Vec<f64>), LabError> {
         let program = self.program(&batch.input, batch.weights.is_some(), false)?;
         let mut feed = Feed::empty(program.slots.len());
-        fill(&mut feed, &program, batch, scale, None)?;
+        fill(&mut feed, &program, batch, scale, Chance::default())?;
         let mut executor = Executor::<T>::new(program, 1);
         let weights: Vec<T> = self.weights.iter().map(|weight| T::of(*weight)).collect();
         let loss = executor.differentiate(&Team::new(1), &weights, &feed);

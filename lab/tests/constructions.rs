@@ -5,8 +5,9 @@
 mod support;
 
 use plateau_common::config::{
-    Activation, Initialisation, ModelConfig, Norm, Positions, Precision, TransformerConfig,
+    Activation, Head, Initialisation, Injection, ModelConfig, Norm, Precision, TransformerConfig,
 };
+use plateau_common::positions::Positions;
 use plateau_common::random::Stream;
 use plateau_common::tasks::{Form, Input, Output, ReadOut, Split, Targets, TaskShape};
 use plateau_lab::Network;
@@ -43,6 +44,10 @@ fn zeros(
         causal: false,
         dropout: 0.0,
         initialisation: Initialisation::Nanda,
+        recurrences: 1,
+        injection: Injection::None,
+        embedding_norm: false,
+        head: Head::Linear,
     };
     let shape = TaskShape { vocabulary, length, output: Output::Scalar, read_out: ReadOut::Last };
     let mut built = Built { network: Network::new(&ModelConfig::Transformer(settings), shape, 0), precision };
@@ -82,7 +87,7 @@ fn identity(row: usize, column: usize) -> f64 {
 
 /// The histogram: uniform attention adds c_i / n to coordinate i; the query's own coordinate alone exceeds 1.
 fn histogram(m: usize, d: usize, n: usize, precision: Precision) -> Built {
-    let mut built = zeros(1, d, d, Positions::None, m, n, precision);
+    let mut built = zeros(1, d, d, Positions::NONE, m, n, precision);
     built.set("embedding.token", identity);
     built.set("blocks.0.attention.value", identity);
     built.set("blocks.0.attention.output", identity);
@@ -97,7 +102,7 @@ fn histogram(m: usize, d: usize, n: usize, precision: Precision) -> Built {
 /// CountAttend: the query attends to its own copies, so the marker of the last position arrives with weight 1 / count,
 /// which the MLP inverts. Tokens lie on a circle; `kappa` sharpens attention.
 fn count_attend(m: usize, n: usize, kappa: f64) -> Built {
-    let mut built = zeros(1, 3, n.max(2) - 1, Positions::Learned, m, n, Precision::F64);
+    let mut built = zeros(1, 3, n.max(2) - 1, Positions::learned(), m, n, Precision::F64);
     let angle = |token: usize| 2.0 * std::f64::consts::PI * token as f64 / m as f64;
     built.set("embedding.token", |token, column| [angle(token).cos(), angle(token).sin(), 0.0][column]);
     built.set(
@@ -135,7 +140,7 @@ fn sharp_enough(m: usize, n: usize) -> f64 {
 /// Most frequent element by two layers: every position counts itself, then the largest count wins the attention.
 fn most_frequent(m: usize, n: usize) -> Built {
     let d = m + 2;
-    let mut built = zeros(2, d, d, Positions::None, m, n, Precision::F64);
+    let mut built = zeros(2, d, d, Positions::NONE, m, n, Precision::F64);
     built.set("embedding.token", identity);
     let on_tokens = |row: usize, column: usize| if row < m { identity(row, column) } else { 0.0 };
     built.set("blocks.0.attention.value", on_tokens);

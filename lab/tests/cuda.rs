@@ -12,7 +12,7 @@ use plateau_common::config::{AdamConfig, OptimizerConfig, SgdConfig};
 use plateau_lab::cpu::{self, Feed, Team};
 use plateau_lab::cuda::{CudaDevice, Executor, MatrixMode, Moment};
 use plateau_lab::ops::attention::AttentionPlan;
-use plateau_lab::ops::embedding::Positional;
+use plateau_lab::ops::embedding::{Positional, RowPositions};
 use plateau_lab::ops::linear::WeightLayout;
 use plateau_lab::ops::rows::RowMap;
 use plateau_lab::program::{Extent, Graph, Program, Rows, Source, Value};
@@ -52,7 +52,7 @@ fn attention_of_all_positions() {
     {
         check_attention("all", width, &|graph| {
             let ids = graph.slot(Source::Tokens, single(length));
-            let x = graph.embedding(0, ids, Positional::None, Vec::new())?;
+            let x = graph.embedding(0, ids, Positional::None, RowPositions::Known(Vec::new()))?;
             let [q, k, v] = maps(graph, x)?;
             let plan = AttentionPlan {
                 heads,
@@ -63,6 +63,7 @@ fn attention_of_all_positions() {
                 causal,
                 key_bias: None,
                 dropout: None,
+                logit_bias: None,
             };
             let mixed = graph.attention(q, k, v, plan)?;
             let branch = graph.linear(mixed, 4, None, WeightLayout::InOut)?;
@@ -77,10 +78,13 @@ fn attention_with_rotary_positions_biases_and_dropout() {
     for (heads, length) in [(2, 4), (1, 11)] {
         check_attention("everything", 8, &|graph| {
             let ids = graph.slot(Source::Tokens, single(length));
-            let x = graph.embedding(0, ids, Positional::None, Vec::new())?;
+            let x = graph.embedding(0, ids, Positional::None, RowPositions::Known(Vec::new()))?;
             let [q, k, v] = maps(graph, x)?;
             let positions: Vec<u32> = (0..length as u32).collect();
-            let (q, k) = (graph.rotary(q, heads, &positions)?, graph.rotary(k, heads, &positions)?);
+            let (q, k) = (
+                graph.rotary(q, heads, 10_000.0, &positions)?,
+                graph.rotary(k, heads, 10_000.0, &positions)?,
+            );
             let extent = |rows: usize, width: usize| Extent { rows: Rows::PerExample(rows), width };
             let key_bias = Some(graph.slot(Source::LogCounts, extent(length, 1)));
             let dropout = Some(graph.slot(Source::Dropout, extent(length * heads, length)));
@@ -106,7 +110,7 @@ fn the_last_position_asks_rows_that_examples_share() {
     let (length, heads) = (7, 2);
     check_attention("shared", 8, &|graph| {
         let all = graph.constant_ids("all tokens", 1, (0..6).collect());
-        let table = graph.embedding(0, all, Positional::None, Vec::new())?;
+        let table = graph.embedding(0, all, Positional::None, RowPositions::Known(Vec::new()))?;
         let keys = graph.slot(Source::Tokens, single(length));
         let last = graph.slot(Source::LastToken, single(1));
         let [q, k, v] = maps(graph, table)?;
@@ -119,6 +123,7 @@ fn the_last_position_asks_rows_that_examples_share() {
             causal: true,
             key_bias: None,
             dropout: None,
+            logit_bias: None,
         };
         let mixed = graph.attention(q, k, v, plan)?;
         let branch = graph.linear(mixed, 4, None, WeightLayout::InOut)?;
@@ -128,7 +133,7 @@ fn the_last_position_asks_rows_that_examples_share() {
     });
     check_attention("types", 8, &|graph| {
         let all = graph.constant_ids("all tokens", 1, (0..6).collect());
-        let table = graph.embedding(0, all, Positional::None, Vec::new())?;
+        let table = graph.embedding(0, all, Positional::None, RowPositions::Known(Vec::new()))?;
         let [q, k, v] = maps(graph, table)?;
         let key_bias = Some(graph.slot(Source::LogCounts, Extent { rows: Rows::PerExample(6), width: 1 }));
         let last = graph.slot(Source::LastToken, single(1));
@@ -141,6 +146,7 @@ fn the_last_position_asks_rows_that_examples_share() {
             causal: false,
             key_bias,
             dropout: None,
+            logit_bias: None,
         };
         let first = graph.attention(q, k, v, every)?;
         let [q, k, v] = maps(graph, first)?;
@@ -163,7 +169,7 @@ fn model(replicas: usize) -> (Arc<Program>, Vec<Feed<f64>>, Vec<Vec<f64>>) {
         deviation: 0.5,
         record: &|graph| {
             let ids = graph.slot(Source::Tokens, single(length));
-            let x = graph.embedding(0, ids, Positional::None, Vec::new())?;
+            let x = graph.embedding(0, ids, Positional::None, RowPositions::Known(Vec::new()))?;
             let [q, k, v] = maps(graph, x)?;
             let plan = AttentionPlan {
                 heads,
@@ -174,6 +180,7 @@ fn model(replicas: usize) -> (Arc<Program>, Vec<Feed<f64>>, Vec<Vec<f64>>) {
                 causal: true,
                 key_bias: None,
                 dropout: None,
+                logit_bias: None,
             };
             let mixed = graph.attention(q, k, v, plan)?;
             let branch = graph.linear(mixed, 4, None, WeightLayout::InOut)?;
@@ -317,7 +324,14 @@ fn graphs_and_single_commands_give_the_same_bits() {
 #[test]
 fn a_diverged_replica_stays_as_it_was_and_disturbs_nobody() {
     let Some(device) = card() else { return };
-    let adam = AdamConfig { lr: 0.01, beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: 0.0 };
+    let adam = AdamConfig {
+        lr: 0.01,
+        beta1: 0.9,
+        beta2: 0.98,
+        eps: 1e-8,
+        weight_decay: 0.0,
+        decay_biases_and_norms: true,
+    };
     let rule = OptimizerConfig::Adam(adam);
     let (program, feeds, mut parameters) = model(3);
     let small: Vec<Feed<f32>> = feeds.iter().map(programs::narrow).collect();
@@ -342,7 +356,12 @@ fn a_diverged_replica_stays_as_it_was_and_disturbs_nobody() {
 #[test]
 fn forward_passes_give_the_outputs_of_processors() {
     let Some(device) = card() else { return };
-    let rule = OptimizerConfig::Sgd(SgdConfig { lr: 0.1, momentum: 0.0, weight_decay: 0.0 });
+    let rule = OptimizerConfig::Sgd(SgdConfig {
+        lr: 0.1,
+        momentum: 0.0,
+        weight_decay: 0.0,
+        decay_biases_and_norms: true,
+    });
     let (program, feeds, parameters) = model(2);
     let mut executor = executor(device, &program, &parameters, &rule, None);
     let small: Vec<Feed<f32>> = feeds.iter().map(programs::narrow).collect();

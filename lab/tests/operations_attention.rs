@@ -10,7 +10,7 @@ use candle_core::Result;
 use plateau_lab::cpu::{Executor, Feed, SlotData, Team};
 use plateau_lab::model::{Initial, ParameterSpecification};
 use plateau_lab::ops::attention::AttentionPlan;
-use plateau_lab::ops::embedding::Positional;
+use plateau_lab::ops::embedding::{Positional, RowPositions};
 use plateau_lab::ops::linear::WeightLayout;
 use plateau_lab::ops::objective::Answers;
 use plateau_lab::ops::rows::RowMap;
@@ -29,6 +29,8 @@ struct Shape {
     bias: bool,
     dropout: bool,
     rotary: bool,
+    /// Whether the logits have a bias, which is a parameter.
+    logit_bias: bool,
     deviation: f64,
 }
 
@@ -41,6 +43,7 @@ const PLAIN: Shape = Shape {
     bias: false,
     dropout: false,
     rotary: false,
+    logit_bias: false,
     deviation: 0.8,
 };
 
@@ -86,10 +89,10 @@ fn record(graph: &mut Graph, shape: Shape, rowing: Rowing) -> Result<Value> {
     let positions: Vec<u32> = (0..rows as u32).collect();
     let x = if shared {
         let all = graph.constant_ids("all", 1, positions.iter().map(|row| row % TOKENS as u32).collect());
-        graph.embedding(0, all, Positional::Learned(5), positions.clone())?
+        graph.embedding(0, all, Positional::Learned(5), RowPositions::Known(positions.clone()))?
     } else {
         let ids = graph.slot(Source::Tokens, single(length));
-        graph.embedding(0, ids, Positional::Learned(5), positions.clone())?
+        graph.embedding(0, ids, Positional::Learned(5), RowPositions::Known(positions.clone()))?
     };
     let table = |graph: &mut Graph, count: usize| {
         RowMap::Table(graph.slot(Source::Pairs { vocabulary: 1 }, single(count)))
@@ -111,13 +114,21 @@ fn record(graph: &mut Graph, shape: Shape, rowing: Rowing) -> Result<Value> {
     let mut k = graph.linear(x, 2, None, WeightLayout::InOut)?;
     let v = graph.linear(x, 3, None, WeightLayout::InOut)?;
     if shape.rotary {
-        k = graph.rotary(k, heads, &positions)?;
+        k = graph.rotary(k, heads, 10_000.0, &positions)?;
         let asked = if rowing == Rowing::LastAlone { &positions[length - 1..] } else { &positions[..] };
-        q = graph.rotary(q, heads, asked)?;
+        q = graph.rotary(q, heads, 10_000.0, asked)?;
     }
     let key_bias = shape.bias.then(|| graph.slot(Source::LogCounts, single(length)));
     let factors = Extent { rows: Rows::PerExample(queries * heads), width: length };
     let dropout = shape.dropout.then(|| graph.slot(Source::Dropout, factors));
+    let rows: Vec<u32> = (0..(heads * length) as u32).collect();
+    let logit_bias = match shape.logit_bias {
+        true => {
+            let all = graph.constant_ids("rows of the bias", 1, rows);
+            Some(graph.embedding(6, all, Positional::None, RowPositions::Known(Vec::new()))?)
+        }
+        false => None,
+    };
     let plan = AttentionPlan {
         heads,
         queries,
@@ -127,6 +138,7 @@ fn record(graph: &mut Graph, shape: Shape, rowing: Rowing) -> Result<Value> {
         causal: shape.causal,
         key_bias,
         dropout,
+        logit_bias,
     };
     let mixed = graph.attention(q, k, v, plan)?;
     graph.linear(mixed, 4, None, WeightLayout::InOut)
@@ -141,7 +153,9 @@ fn check_shape(shape: Shape, rowing: Rowing) {
         ("value", &[width, width]),
         ("out", &[width, 3]),
         ("positions", &[TOKENS.max(shape.length), width]),
+        ("logit bias", &[shape.heads * shape.length, shape.length]),
     ];
+    let parameters = &parameters[..if shape.logit_bias { 7 } else { 6 }];
     check(
         &format!("{rowing:?} {shape:?}"),
         &Case {
@@ -160,8 +174,10 @@ fn all_maps_in_both_forms() {
         for length in [3, 9] {
             let deviation = 0.5;
             check_shape(Shape { length, deviation, ..PLAIN }, rowing);
-            let all = Shape { bias: true, dropout: true, causal: true, rotary: true, ..PLAIN };
+            let all =
+                Shape { bias: true, dropout: true, causal: true, rotary: true, logit_bias: true, ..PLAIN };
             check_shape(Shape { length, deviation, ..all }, rowing);
+            check_shape(Shape { length, deviation, logit_bias: true, ..PLAIN }, rowing);
         }
     }
 }
@@ -179,6 +195,7 @@ fn panels_and_blocks_of_every_width() {
     ] {
         let shape = Shape { examples: 2, length, heads, head, causal, deviation: 0.4, ..PLAIN };
         check_shape(shape, Rowing::Own);
+        check_shape(Shape { logit_bias: true, ..shape }, Rowing::Own);
         check_shape(shape, Rowing::Last);
     }
 }
@@ -189,10 +206,12 @@ proptest! {
     #[test]
     fn random_shapes(
         (examples, length, heads, half) in (1usize..4, 2usize..44, 1usize..4, 1usize..9),
-        (causal, bias, dropout, rotary) in any::<(bool, bool, bool, bool)>(),
+        (causal, bias, dropout, rotary, logit_bias) in any::<(bool, bool, bool, bool, bool)>(),
         rowing in 0..ROWINGS.len(),
     ) {
-        let shape = Shape { examples, length, heads, head: 2 * half, causal, bias, dropout, rotary, deviation: 0.4 };
+        let head = 2 * half;
+        let shape =
+            Shape { examples, length, heads, head, causal, bias, dropout, rotary, logit_bias, deviation: 0.4 };
         check_shape(shape, ROWINGS[rowing]);
     }
 }
@@ -223,8 +242,9 @@ impl Bare {
         let mut graph = Graph::new(["q", "k", "v"].map(parameter).to_vec());
         let ids = graph.slot(Source::Tokens, single(self.length));
         let key_bias = graph.slot(Source::LogCounts, single(self.length));
-        let [q, k, v] =
-            [0, 1, 2].map(|table| graph.embedding(table, ids, Positional::None, Vec::new()).unwrap());
+        let [q, k, v] = [0, 1, 2].map(|table| {
+            graph.embedding(table, ids, Positional::None, RowPositions::Known(Vec::new())).unwrap()
+        });
         let plan = AttentionPlan {
             heads: self.heads,
             queries: self.length,
@@ -234,6 +254,7 @@ impl Bare {
             causal: self.causal,
             key_bias: Some(key_bias),
             dropout: None,
+            logit_bias: None,
         };
         let mixed = graph.attention(q, k, v, plan).unwrap();
         let classes = graph.slot(Source::Classes, single(self.length));
@@ -353,8 +374,8 @@ fn rotary_positions_turn_pairs() {
         ParameterSpecification { name: "row".to_owned(), shape: vec![1, 4], initial: Initial::Constant(0.0) };
     let mut graph = Graph::new(vec![parameter]);
     let ids = graph.constant_ids("the row", 1, vec![0; 3]);
-    let x = graph.embedding(0, ids, Positional::None, Vec::new()).unwrap();
-    let turned = graph.rotary(x, 1, &[0, 1, 7]).unwrap();
+    let x = graph.embedding(0, ids, Positional::None, RowPositions::Known(Vec::new())).unwrap();
+    let turned = graph.rotary(x, 1, 10_000.0, &[0, 1, 7]).unwrap();
     let own = graph.select(turned, RowMap::InOrder, 3).unwrap();
     let classes = graph.slot(Source::Classes, single(3));
     graph.objective(own, Answers::Classes(classes), None).unwrap();
@@ -388,7 +409,8 @@ fn misfits_are_refused() {
     };
     let mut graph = Graph::new(["q", "k", "v"].map(parameter).to_vec());
     let ids = graph.slot(Source::Tokens, single(3));
-    let [q, k, v] = [0, 1, 2].map(|table| graph.embedding(table, ids, Positional::None, Vec::new()).unwrap());
+    let [q, k, v] = [0, 1, 2]
+        .map(|table| graph.embedding(table, ids, Positional::None, RowPositions::Known(Vec::new())).unwrap());
     let (bias, other) = (graph.slot(Source::LogCounts, single(3)), graph.slot(Source::LogCounts, single(2)));
     let plan = AttentionPlan {
         heads: 2,
@@ -399,6 +421,7 @@ fn misfits_are_refused() {
         causal: true,
         key_bias: Some(bias),
         dropout: None,
+        logit_bias: None,
     };
     for misfit in [
         AttentionPlan { heads: 4, ..plan },
@@ -415,6 +438,8 @@ fn misfits_are_refused() {
         assert!(graph.attention(q, k, v, misfit).is_err(), "{misfit:?}");
     }
     assert!(graph.attention(q, k, k, plan).is_err());
-    assert!(graph.rotary(q, 2, &[0, 1, 2]).is_err() && graph.rotary(q, 1, &[0, 1]).is_err());
-    assert!(graph.attention(q, k, v, plan).is_ok() && graph.rotary(q, 3, &[0, 1, 2]).is_ok());
+    assert!(
+        graph.rotary(q, 2, 10_000.0, &[0, 1, 2]).is_err() && graph.rotary(q, 1, 10_000.0, &[0, 1]).is_err()
+    );
+    assert!(graph.attention(q, k, v, plan).is_ok() && graph.rotary(q, 3, 10_000.0, &[0, 1, 2]).is_ok());
 }

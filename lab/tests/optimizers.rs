@@ -6,7 +6,7 @@ use std::sync::Arc;
 use plateau_common::config::{AdamConfig, OptimizerConfig, SgdConfig};
 use plateau_lab::cpu::{Arena, Executor, Feed, Team};
 use plateau_lab::model::{Initial, ParameterSpecification};
-use plateau_lab::ops::embedding::Positional;
+use plateau_lab::ops::embedding::{Positional, RowPositions};
 use plateau_lab::ops::objective::Answers;
 use plateau_lab::optimizer::ReplicaRule;
 use plateau_lab::program::{Extent, Graph, Program, Rows, Source};
@@ -18,7 +18,7 @@ fn program() -> Arc<Program> {
     let mut graph = Graph::new(vec![p]);
     let single = Extent { rows: Rows::PerExample(1), width: 1 };
     let ids = graph.slot(Source::Tokens, single);
-    let output = graph.embedding(0, ids, Positional::None, Vec::new()).unwrap();
+    let output = graph.embedding(0, ids, Positional::None, RowPositions::Known(Vec::new())).unwrap();
     let answers = graph.slot(Source::Values, single);
     graph.objective(output, Answers::Values(answers), None).unwrap();
     Arc::new(graph.finish(output, 1, false).unwrap())
@@ -47,7 +47,7 @@ fn run(rules: [ReplicaRule; 2], start: f64, updates: u64, multiplier: f64) -> Ve
 }
 
 fn adam(lr: f64, weight_decay: f64) -> AdamConfig {
-    AdamConfig { lr, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay }
+    AdamConfig { lr, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay, decay_biases_and_norms: true }
 }
 
 fn close(found: &[f64], expected: [f64; 2]) {
@@ -85,7 +85,12 @@ fn two_steps_of_adam_by_hand() {
 #[test]
 fn descent_with_momentum_and_decay_by_hand() {
     let rule = |momentum, weight_decay| ReplicaRule {
-        optimizer: OptimizerConfig::Sgd(SgdConfig { lr: 0.1, momentum, weight_decay }),
+        optimizer: OptimizerConfig::Sgd(SgdConfig {
+            lr: 0.1,
+            momentum,
+            weight_decay,
+            decay_biases_and_norms: true,
+        }),
         clip: None,
     };
     // Gradient (2 + decay) p. Step 1: 1 - 0.1 g1. Step 2: v = 0.5 g1 + g2.
@@ -100,7 +105,12 @@ fn descent_with_momentum_and_decay_by_hand() {
 #[test]
 fn clipping_scales_large_gradients_only() {
     let rule = |clip| ReplicaRule {
-        optimizer: OptimizerConfig::Sgd(SgdConfig { lr: 0.1, momentum: 0.0, weight_decay: 0.0 }),
+        optimizer: OptimizerConfig::Sgd(SgdConfig {
+            lr: 0.1,
+            momentum: 0.0,
+            weight_decay: 0.0,
+            decay_biases_and_norms: true,
+        }),
         clip: Some(clip),
     };
     // Gradient 6: clipped to 1.5 (as PyTorch: 1.5 / (6 + 1e-6)), or left.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use plateau_lab::cpu::{Executor, Feed, Team};
 use plateau_lab::model::{Initial, ParameterSpecification};
-use plateau_lab::ops::embedding::Positional;
+use plateau_lab::ops::embedding::{Positional, RowPositions};
 use plateau_lab::ops::linear::WeightLayout;
 use plateau_lab::ops::objective::Answers;
 use plateau_lab::ops::rows::RowMap;
@@ -38,7 +38,7 @@ fn linear_maps_with_everything_fused() {
                 deviation: 0.7,
                 record: &|graph| {
                     let ids = graph.slot(Source::Tokens, single(3));
-                    let x = graph.embedding(0, ids, Positional::None, Vec::new())?;
+                    let x = graph.embedding(0, ids, Positional::None, RowPositions::Known(Vec::new()))?;
                     let up = graph.linear(x, 1, Some(2), WeightLayout::InOut)?;
                     let hidden = graph.relu(up);
                     let down = graph.linear(hidden, 3, Some(4), WeightLayout::OutIn)?;
@@ -62,7 +62,12 @@ fn tied_read_out_and_positions() {
                 deviation: 0.6,
                 record: &|graph| {
                     let ids = graph.slot(Source::Tokens, single(length));
-                    let x = graph.embedding(0, ids, Positional::Learned(1), (0..length as u32).collect())?;
+                    let x = graph.embedding(
+                        0,
+                        ids,
+                        Positional::Learned(1),
+                        RowPositions::Known((0..length as u32).collect()),
+                    )?;
                     graph.linear(x, 0, Some(2), WeightLayout::OutIn)
                 },
             },
@@ -89,7 +94,12 @@ fn constant_positions_and_rows_shared_by_examples() {
                     (0..length * width).map(|at| (at as f64).sin()).collect(),
                 );
                 let positions = rows.map(|row| row / 5).collect();
-                let table = graph.embedding(0, tokens, Positional::Constant(table), positions)?;
+                let table = graph.embedding(
+                    0,
+                    tokens,
+                    Positional::Constant(table),
+                    RowPositions::Known(positions),
+                )?;
                 let mapped = graph.linear(table, 1, None, WeightLayout::InOut)?;
                 let mapped = graph.relu(mapped);
                 let pairs = graph.slot(Source::Pairs { vocabulary }, single(length));
@@ -114,7 +124,7 @@ fn chosen_rows() {
             deviation: 1.0,
             record: &|graph| {
                 let all = graph.constant_ids("all", 1, (0..4).collect());
-                let table = graph.embedding(0, all, Positional::None, Vec::new())?;
+                let table = graph.embedding(0, all, Positional::None, RowPositions::Known(Vec::new()))?;
                 let own = graph.select(table, RowMap::InOrder, 4)?;
                 let chosen = graph.slot(Source::LastToken, single(1));
                 let chosen = graph.select(own, RowMap::OwnChosen(chosen), 1)?;
@@ -143,7 +153,7 @@ fn norms() {
                 deviation: 1.3,
                 record: &|graph| {
                     let ids = graph.slot(Source::Tokens, single(2));
-                    let x = graph.embedding(0, ids, Positional::None, Vec::new())?;
+                    let x = graph.embedding(0, ids, Positional::None, RowPositions::Known(Vec::new()))?;
                     let normed = graph.layer_norm(x, 1, 2)?;
                     let other = graph.rms_norm(x, 3)?;
                     let both = graph.add(normed, other)?;
@@ -167,7 +177,7 @@ fn activations_sums_and_factors() {
             deviation: 0.9,
             record: &|graph| {
                 let ids = graph.slot(Source::Tokens, single(3));
-                let x = graph.embedding(0, ids, Positional::None, Vec::new())?;
+                let x = graph.embedding(0, ids, Positional::None, RowPositions::Known(Vec::new()))?;
                 let factors = graph.slot(Source::Dropout, graph.extent(x));
                 let x = graph.scaled(x, factors)?;
                 let gate = graph.linear(x, 1, None, WeightLayout::InOut)?;
@@ -197,7 +207,7 @@ fn squared_errors() {
                 deviation: 0.8,
                 record: &|graph| {
                     let ids = graph.slot(Source::Tokens, single(rows));
-                    let x = graph.embedding(0, ids, Positional::None, Vec::new())?;
+                    let x = graph.embedding(0, ids, Positional::None, RowPositions::Known(Vec::new()))?;
                     graph.linear(x, 1, Some(2), WeightLayout::InOut)
                 },
             },
@@ -225,7 +235,7 @@ fn extreme_values() {
             deviation,
             record: &|graph| {
                 let ids = graph.slot(Source::Tokens, single(2));
-                let x = graph.embedding(0, ids, Positional::None, Vec::new())?;
+                let x = graph.embedding(0, ids, Positional::None, RowPositions::Known(Vec::new()))?;
                 let normed = graph.layer_norm(x, 1, 2)?;
                 let other = graph.rms_norm(x, 3)?;
                 let both = graph.add(normed, other)?;
@@ -250,7 +260,7 @@ fn the_loss_of_confident_outputs_does_not_underflow() {
     };
     let mut graph = Graph::new(vec![table]);
     let ids = graph.slot(Source::Tokens, single(1));
-    let logits = graph.embedding(0, ids, Positional::None, Vec::new()).unwrap();
+    let logits = graph.embedding(0, ids, Positional::None, RowPositions::Known(Vec::new())).unwrap();
     let answers = graph.slot(Source::Classes, single(1));
     graph.objective(logits, Answers::Classes(answers), None).unwrap();
     let program = Arc::new(graph.finish(logits, 1, false).unwrap());
@@ -300,7 +310,7 @@ proptest! {
             record: &|graph| {
                 let ids = graph.slot(Source::Tokens, single(rows));
                 let positions = (0..rows as u32).collect();
-                let x = graph.embedding(0, ids, Positional::Learned(1), positions)?;
+                let x = graph.embedding(0, ids, Positional::Learned(1), RowPositions::Known(positions))?;
                 let normed = graph.layer_norm(x, 2, 3)?;
                 let up = graph.linear(normed, 4, Some(5), layout(layouts.0))?;
                 let active = if layouts.2 { graph.relu(up) } else { graph.gelu(up) };

@@ -8,9 +8,13 @@ mod programs;
 use std::sync::Arc;
 
 use plateau_common::config::{
-    Activation, AdamConfig, Initialisation, ModelConfig, Norm, OptimizerConfig, Positions, TransformerConfig,
+    Activation, AdamConfig, Head, Initialisation, Injection, ModelConfig, Norm, OptimizerConfig,
+    TransformerConfig,
 };
-use plateau_common::tasks::{Batch, Form, Input, Output, ReadOut, Scale, Targets, TaskShape};
+use plateau_common::fields::Fields;
+use plateau_common::node::Node;
+use plateau_common::positions::Positions;
+use plateau_common::tasks::{Batch, Form, Input, Output, ReadOut, Scale, Targets, TaskConfig, TaskShape};
 use plateau_lab::Network;
 use plateau_lab::cpu::{Arena, Executor, Feed, Team};
 use plateau_lab::model::{self, Model, Occasion, Transformer};
@@ -39,10 +43,38 @@ fn settings() -> TransformerConfig {
         mlp_bias: true,
         read_out_bias: false,
         tied: false,
-        positions: Positions::Learned,
+        positions: positions("learned"),
         causal: true,
         dropout: 0.0,
         initialisation: Initialisation::Nanda,
+        recurrences: 1,
+        injection: Injection::None,
+        embedding_norm: false,
+        head: Head::Linear,
+    }
+}
+
+/// Position schemes as a study writes them, with settings small enough for tests.
+fn positions(words: &str) -> Positions {
+    let json = serde_json::json!({"positions": words, "fire": {"hidden": 3, "length": 2.5}, "randomised": {"positions": 18}});
+    let task = serde_json::json!({"kind": "noise", "vocab": 5, "length": 5});
+    let (json, task) = (Node::from_json(&json), Node::from_json(&task));
+    let task = TaskConfig::read(Fields::new("task", &task).unwrap()).unwrap();
+    Positions::read(&mut Fields::new("model", &json).unwrap(), &task).unwrap()
+}
+
+/// Evaluation of no examples.
+fn occasion(form: Form) -> Occasion {
+    Occasion {
+        form,
+        length: 0,
+        examples: 0,
+        dropout: false,
+        renumbered: false,
+        weighted: false,
+        free: 0,
+        graded: 1,
+        forward_only: false,
     }
 }
 
@@ -115,10 +147,7 @@ fn golden(case: &Value, repeat: usize) {
             _ => Norm::None,
         },
         positions: match word("positions").as_str() {
-            "learned" => Positions::Learned,
-            "sinusoidal" => Positions::Sinusoidal,
-            "rotary" => Positions::Rotary,
-            _ => Positions::None,
+            known => positions(known),
         },
         attention_bias: flag("attention_bias"),
         tied: flag("tied"),
@@ -133,7 +162,14 @@ fn golden(case: &Value, repeat: usize) {
     let tokens = tokens.repeat(repeat);
     let answers: Vec<u32> = (0..6).map(|b| ((2 * b + 1) % vocabulary) as u32).collect();
     let answers = answers.repeat(repeat);
-    let adam = AdamConfig { lr: 1e-2, beta1: 0.9, beta2: 0.98, eps: 1e-8, weight_decay: 0.5 };
+    let adam = AdamConfig {
+        lr: 1e-2,
+        beta1: 0.9,
+        beta2: 0.98,
+        eps: 1e-8,
+        weight_decay: 0.5,
+        decay_biases_and_norms: true,
+    };
     let rule = ReplicaRule { optimizer: OptimizerConfig::AdamW(adam), clip: case["case"]["clip"].as_f64() };
 
     let network = network(&config, shape);
@@ -149,8 +185,7 @@ fn golden(case: &Value, repeat: usize) {
     let norm = gradients.iter().map(|gradient| gradient * gradient).sum::<f64>().sqrt();
     close(norm, case["norms"][0].as_f64().unwrap(), "the network's gradient norm");
 
-    let occasion =
-        Occasion { form: Form::Tokens, length, examples: 6 * repeat, dropout: false, weighted: false };
+    let occasion = Occasion { length, examples: 6 * repeat, ..occasion(Form::Tokens) };
     let model = model::build(&ModelConfig::Transformer(config), shape);
     let program = Arc::new(model::program(&*model, shape, &occasion, false).unwrap());
     let feed = feed(&program, &tokens, length, &answers);
@@ -185,17 +220,40 @@ fn forward_loss_and_three_updates_are_those_of_pytorch() {
 /// Holds a whole model against its reference, with as few and as many examples as make the first block work on rows of
 /// its own and on rows that examples share.
 fn check_model(what: &str, config: TransformerConfig, shape: TaskShape, form: Form) {
+    let all = config.recurrences;
+    check_pass(what, config, shape, (form, (0, all)));
+}
+
+/// The same for one pass through a looped model: recurrences without and with gradients.
+fn check_pass(
+    what: &str,
+    config: TransformerConfig,
+    shape: TaskShape,
+    (form, passes): (Form, (usize, usize)),
+) {
     let config = TransformerConfig { dim: 4, mlp_dim: 3, ..config };
     let model = Transformer::new(config.clone(), shape);
     let specifications = model.parameters();
     let parameters: Vec<(&str, &[usize])> =
         specifications.iter().map(|parameter| (parameter.name.as_str(), &*parameter.shape)).collect();
-    let rows = if config.positions == Positions::None { 1 } else { shape.length } * shape.vocabulary;
+    let rows = if config.positions.is_none() { 1 } else { shape.length } * shape.vocabulary;
     let mut shared = [false; 2];
     for examples in [1, 4] {
         let dropout = config.dropout > 0.0;
-        let occasion = Occasion { form, length: shape.length, examples, dropout, weighted: true };
-        let on_pairs = form == Form::Tokens && !dropout && rows < examples * shape.length;
+        let renumbered = config.positions.is_random();
+        let length = shape.length;
+        let (free, graded) = passes;
+        let occasion = Occasion {
+            length,
+            examples,
+            dropout,
+            renumbered,
+            weighted: true,
+            free,
+            graded,
+            ..occasion(form)
+        };
+        let on_pairs = form == Form::Tokens && !dropout && !renumbered && rows < examples * shape.length;
         shared[usize::from(examples > 1)] = on_pairs;
         programs::check_by(
             &format!("{what}, {examples} examples"),
@@ -209,7 +267,7 @@ fn check_model(what: &str, config: TransformerConfig, shape: TaskShape, form: Fo
             &[1],
         );
     }
-    let both = form == Form::Tokens && config.dropout == 0.0;
+    let both = form == Form::Tokens && config.dropout == 0.0 && !config.positions.is_random();
     assert_eq!(shared, [false, both], "{what}: sides of the threshold");
 }
 
@@ -219,7 +277,7 @@ fn gradients_of_the_whole_model() {
         ("pre-norm, relu, learned", settings()),
         (
             "post-norm, rotary",
-            TransformerConfig { norm: Norm::Post, positions: Positions::Rotary, ..settings() },
+            TransformerConfig { norm: Norm::Post, positions: positions("rotary"), ..settings() },
         ),
         (
             "no norm, geglu, tied, biases",
@@ -235,7 +293,7 @@ fn gradients_of_the_whole_model() {
             "gelu, sinusoidal, bidirectional, read-out bias, no MLP biases",
             TransformerConfig {
                 activation: Activation::Gelu,
-                positions: Positions::Sinusoidal,
+                positions: positions("sinusoidal"),
                 read_out_bias: true,
                 mlp_bias: false,
                 causal: false,
@@ -244,9 +302,9 @@ fn gradients_of_the_whole_model() {
         ),
         (
             "no positions, three layers",
-            TransformerConfig { positions: Positions::None, layers: 3, norm: Norm::Post, ..settings() },
+            TransformerConfig { positions: Positions::NONE, layers: 3, norm: Norm::Post, ..settings() },
         ),
-        ("rotary, one layer", TransformerConfig { positions: Positions::Rotary, layers: 1, ..settings() }),
+        ("rotary, one layer", TransformerConfig { positions: positions("rotary"), layers: 1, ..settings() }),
         (
             "dropout, bidirectional",
             TransformerConfig { dropout: 0.3, read_out_bias: true, causal: false, ..settings() },
@@ -255,7 +313,7 @@ fn gradients_of_the_whole_model() {
             "dropout, rotary, geglu",
             TransformerConfig {
                 dropout: 0.3,
-                positions: Positions::Rotary,
+                positions: positions("rotary"),
                 activation: Activation::Geglu,
                 ..settings()
             },
@@ -273,12 +331,68 @@ fn gradients_of_the_whole_model() {
     }
 }
 
+/// Injection, loops, norm of the embeddings, head and position schemes, alone and together.
+#[test]
+fn gradients_of_arithmetic_models() {
+    let base = TransformerConfig {
+        norm: Norm::Post,
+        activation: Activation::Geglu,
+        mlp_bias: false,
+        embedding_norm: true,
+        head: Head::Transform,
+        ..settings()
+    };
+    let looped = |words: &str, injection, layers, recurrences| TransformerConfig {
+        positions: positions(words),
+        injection,
+        layers,
+        recurrences,
+        ..base.clone()
+    };
+    for (words, injection, layers, recurrences, length) in [
+        ("none", Injection::Layer, 2, 1, 3),
+        ("fire", Injection::None, 2, 1, 3),
+        ("fire", Injection::Layer, 1, 3, 9),
+        ("rotary", Injection::Block, 2, 2, 3),
+        ("learned+rotary+fire", Injection::Layer, 2, 2, 3),
+        ("learned+randomised", Injection::None, 1, 1, 3),
+        ("fire+randomised", Injection::Layer, 1, 2, 9),
+    ] {
+        let config = looped(words, injection, layers, recurrences);
+        for read_out in [ReadOut::Last, ReadOut::Every] {
+            let what = format!("{words}, {injection:?}, {layers} x {recurrences}, {read_out:?}");
+            check_model(&what, config.clone(), shape(3, length, read_out), Form::Tokens);
+        }
+    }
+    let dropped = TransformerConfig { dropout: 0.3, ..looped("fire", Injection::Layer, 1, 2) };
+    check_model("looped, dropout", dropped, shape(3, 3, ReadOut::Every), Form::Tokens);
+}
+
+/// Passes whose first recurrences have no gradients; without injection none reaches the embeddings then.
+#[test]
+fn gradients_of_truncated_passes() {
+    for injection in [Injection::None, Injection::Block, Injection::Layer] {
+        for (layers, passes) in [(1, (2, 1)), (2, (1, 2)), (2, (1, 1))] {
+            let config = TransformerConfig {
+                norm: Norm::Post,
+                positions: positions("fire"),
+                recurrences: 3,
+                layers,
+                injection,
+                ..settings()
+            };
+            let what = format!("{injection:?}, {layers} layers, {passes:?}");
+            check_pass(&what, config, shape(3, 3, ReadOut::Every), (Form::Tokens, passes));
+        }
+    }
+}
+
 #[test]
 fn gradients_in_count_space_and_of_squared_errors() {
     for layers in 1..=3 {
         for norm in [Norm::Pre, Norm::Post, Norm::None] {
             let config =
-                TransformerConfig { layers, norm, positions: Positions::None, causal: false, ..settings() };
+                TransformerConfig { layers, norm, positions: Positions::NONE, causal: false, ..settings() };
             let scalar = TaskShape { output: Output::Scalar, ..shape(5, 5, ReadOut::Last) };
             for shape in [shape(5, 5, ReadOut::Last), scalar] {
                 let what = format!("{layers} layers, {norm:?}, {:?}", shape.output);
@@ -311,7 +425,7 @@ fn count_space_equals_token_space() {
                 layers,
                 norm,
                 tied,
-                positions: Positions::None,
+                positions: Positions::NONE,
                 causal: false,
                 ..settings()
             };

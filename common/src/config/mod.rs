@@ -3,6 +3,7 @@
 //! Owns the structs, their defaults and their validation from a table ([`TrialConfig::read`]). The keys are kebab-case
 //! in study files and in the canonical JSON alike, so what is hashed is what a person would write.
 
+mod batch;
 mod checkpoint;
 mod evaluate;
 mod grid;
@@ -12,17 +13,19 @@ mod optimizer;
 mod schedule;
 mod train;
 
+pub use batch::{BatchRamp, Unit};
 pub use checkpoint::CheckpointConfig;
 pub use evaluate::{EvaluateConfig, ProbeKind};
 pub use grid::{Category, GridConfig};
 pub use keep_around::{KeepAround, TransitionMetric, Window};
-pub use model::{Activation, Initialisation, ModelConfig, Norm, Positions, TransformerConfig};
+pub use model::{Activation, Head, Initialisation, Injection, ModelConfig, Norm, TransformerConfig};
 pub use optimizer::{AdamConfig, OptimizerConfig, SgdConfig};
 pub use schedule::{Schedule, ScheduleKind};
-pub use train::{Batch, Precision, TrainConfig};
+pub use train::{Batch, GradientDepth, Pass, Precision, ProgressiveLoss, TrainConfig};
 
 use serde::Serialize;
 
+use crate::cost;
 use crate::fields::{ConfigResult, Fields};
 use crate::node::Node;
 use crate::tasks::TaskConfig;
@@ -56,7 +59,8 @@ impl TrialConfig {
         let model = fields.table("model")?;
         let model = ModelConfig::read(fields.require("model", model)?, &task)?;
         let train = fields.table("train")?;
-        let train = TrainConfig::read(fields.require("train", train)?, &task)?;
+        let flops = cost::flops_per_example(&model, &task);
+        let train = TrainConfig::read(fields.require("train", train)?, &task, flops)?;
         let evaluate = EvaluateConfig::read(fields.table("evaluate")?, &task)?;
         let checkpoint = CheckpointConfig::read(fields.table("checkpoint")?, train.steps)?;
         fields.finish()?;

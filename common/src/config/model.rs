@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::fields::{ConfigResult, Fields};
 use crate::limits;
+use crate::positions::{Entry, Positions};
 use crate::tasks::TaskConfig;
 
 /// `[model]`.
@@ -38,18 +39,28 @@ pub enum Norm {
     None,
 }
 
-/// How the model learns where a token stands.
+/// Where the embedded input is added to the states once more (Bansal et al. 2022, "recall"). The first block starts from the
+/// embedded input itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Positions {
-    /// A trained embedding per position.
-    Learned,
-    /// Fixed sines and cosines (Vaswani et al. 2017, 3.5).
-    Sinusoidal,
-    /// Rotation of queries and keys (Su et al. 2021), base 10 000, half-split pairs as in GPT-NeoX.
-    Rotary,
-    /// None.
+pub enum Injection {
+    /// Nowhere.
     None,
+    /// Before the first layer of every recurrence but the first.
+    Block,
+    /// Before every layer but the very first.
+    Layer,
+}
+
+/// What stands between the last block and the read-out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Head {
+    /// Nothing.
+    Linear,
+    /// An MLP as in the blocks but without residual, a layer norm and a linear map of the same width, as McLeish et al. 2024
+    /// (their released code) have it.
+    Transform,
 }
 
 /// How weights start; named after the source of the scheme. Biases start at 0 and norm gains at 1 in all of them.
@@ -67,6 +78,9 @@ pub enum Initialisation {
     /// Our own laptop-scale counting configuration (docs/science.md, "Laptop configuration"): normal with sd 0.5 for
     /// embeddings, 1/sqrt(d) for attention and read-out, sqrt(2/d) and 1/sqrt(mlp width) for the MLP.
     CountingPilot,
+    /// McLeish et al. 2024, released code: Glorot normal, times (8 N)^(-1/4) except for queries and keys, N being layers times
+    /// recurrences (the initialisation of Wang et al. 2022 without their scaled residuals); embeddings normal, sd 1/sqrt(dim).
+    DeepnormStraight,
 }
 
 /// Settings of the transformer.
@@ -93,7 +107,8 @@ pub struct TransformerConfig {
     pub read_out_bias: bool,
     /// Read out with the token embedding itself. Default false.
     pub tied: bool,
-    /// Default `"learned"`.
+    /// Default `"learned"`; schemes are combined with `+`.
+    #[serde(flatten)]
     pub positions: Positions,
     /// Each position sees only itself and those before. Default true.
     pub causal: bool,
@@ -101,6 +116,36 @@ pub struct TransformerConfig {
     pub dropout: f64,
     /// Default `"nanda"`.
     pub initialisation: Initialisation,
+    /// Times the layers are passed, each time with the same weights; the model is layers times this deep. Default 1.
+    #[serde(skip_serializing_if = "is_one")]
+    pub recurrences: usize,
+    /// Default `"none"`.
+    #[serde(skip_serializing_if = "is_none")]
+    pub injection: Injection,
+    /// Layer norm of the embeddings before the first block. Default false.
+    #[serde(skip_serializing_if = "is_false")]
+    pub embedding_norm: bool,
+    /// Default `"linear"`.
+    #[serde(skip_serializing_if = "is_linear")]
+    pub head: Head,
+}
+
+// Settings that came later are left out of the canonical form at their defaults, so that trials keep their ids.
+
+fn is_one(recurrences: &usize) -> bool {
+    *recurrences == 1
+}
+
+fn is_none(injection: &Injection) -> bool {
+    *injection == Injection::None
+}
+
+fn is_false(switch: &bool) -> bool {
+    !switch
+}
+
+fn is_linear(head: &Head) -> bool {
+    *head == Head::Linear
 }
 
 impl ModelConfig {
@@ -114,7 +159,7 @@ impl ModelConfig {
     /// mask), so that the exact forward from token counts may be used (docs/science.md, "Counting from the histogram").
     pub fn is_permutation_invariant(&self) -> bool {
         let ModelConfig::Transformer(model) = self;
-        model.positions == Positions::None && !model.causal && model.dropout == 0.0
+        model.positions.is_none() && !model.causal && model.dropout == 0.0
     }
 }
 
@@ -137,18 +182,16 @@ impl TransformerConfig {
         let activations =
             [("relu", Activation::Relu), ("gelu", Activation::Gelu), ("geglu", Activation::Geglu)];
         let norms = [("pre", Norm::Pre), ("post", Norm::Post), ("none", Norm::None)];
-        let positions = [
-            ("learned", Positions::Learned),
-            ("sinusoidal", Positions::Sinusoidal),
-            ("rotary", Positions::Rotary),
-            ("none", Positions::None),
-        ];
+        let injections =
+            [("none", Injection::None), ("block", Injection::Block), ("layer", Injection::Layer)];
+        let heads_known = [("linear", Head::Linear), ("transform", Head::Transform)];
         let schemes = [
             ("nanda", Initialisation::Nanda),
             ("gpt2", Initialisation::Gpt2),
             ("pytorch", Initialisation::Pytorch),
             ("xavier", Initialisation::Xavier),
             ("counting-pilot", Initialisation::CountingPilot),
+            ("deepnorm-straight", Initialisation::DeepnormStraight),
         ];
         let config = TransformerConfig {
             layers,
@@ -161,12 +204,17 @@ impl TransformerConfig {
             mlp_bias: fields.boolean("mlp-bias")?.unwrap_or(true),
             read_out_bias: fields.boolean("read-out-bias")?.unwrap_or(shape.output.is_scalar()),
             tied: fields.boolean("tied")?.unwrap_or(false),
-            positions: fields.choice("positions", &positions)?.unwrap_or(Positions::Learned),
+            positions: Positions::read(&mut fields, task)?,
             causal: fields.boolean("causal")?.unwrap_or(true),
             dropout: fields.number("dropout", 0.0..=0.999)?.unwrap_or(0.0),
             initialisation: fields.choice("initialisation", &schemes)?.unwrap_or(Initialisation::Nanda),
+            recurrences: fields.integer("recurrences", 1..=limits::MAX_LAYERS / layers)?.unwrap_or(1),
+            injection: fields.choice("injection", &injections)?.unwrap_or(Injection::None),
+            embedding_norm: fields.boolean("embedding-norm")?.unwrap_or(false),
+            head: fields.choice("head", &heads_known)?.unwrap_or(Head::Linear),
         };
-        if config.positions == Positions::Rotary && (dim / heads) % 2 != 0 {
+        let rotates = config.positions.entries().any(|entry| matches!(entry, Entry::Rotation { .. }));
+        if rotates && (dim / heads) % 2 != 0 {
             return Err(fields
                 .error("positions", format!("rotary positions need an even head size, found {}", dim / heads))
                 .suggest("change `dim` or `heads`"));

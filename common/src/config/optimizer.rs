@@ -29,8 +29,15 @@ pub struct AdamConfig {
     pub beta2: f64,
     /// Added to the root of the second moment. Default 1e-8.
     pub eps: f64,
-    /// Weight decay on every parameter. Default 0.
+    /// Weight decay. Default 0.
     pub weight_decay: f64,
+    /// Whether biases and norms decay too. Default true.
+    #[serde(skip_serializing_if = "is_true")]
+    pub decay_biases_and_norms: bool,
+}
+
+fn is_true(switch: &bool) -> bool {
+    *switch
 }
 
 /// Settings of SGD.
@@ -41,8 +48,11 @@ pub struct SgdConfig {
     pub lr: f64,
     /// Decay of the velocity (PyTorch convention: v = momentum v + g). Default 0.
     pub momentum: f64,
-    /// Weight decay on every parameter. Default 0.
+    /// Weight decay. Default 0.
     pub weight_decay: f64,
+    /// Whether biases and norms decay too. Default true.
+    #[serde(skip_serializing_if = "is_true")]
+    pub decay_biases_and_norms: bool,
 }
 
 impl OptimizerConfig {
@@ -58,9 +68,10 @@ impl OptimizerConfig {
         let lr = fields.number("lr", 0.0..=1e6)?;
         let lr = fields.require("lr", lr)?;
         let weight_decay = fields.number("weight-decay", 0.0..=1e6)?.unwrap_or(0.0);
+        let decay_biases_and_norms = fields.boolean("decay-biases-and-norms")?.unwrap_or(true);
         let config = if kind == "sgd" {
             let momentum = fields.number("momentum", 0.0..=1.0)?.unwrap_or(0.0);
-            OptimizerConfig::Sgd(SgdConfig { lr, momentum, weight_decay })
+            OptimizerConfig::Sgd(SgdConfig { lr, momentum, weight_decay, decay_biases_and_norms })
         } else {
             let adam = AdamConfig {
                 lr,
@@ -68,6 +79,7 @@ impl OptimizerConfig {
                 beta2: fields.number("beta2", 0.0..=0.999_999_9)?.unwrap_or(0.999),
                 eps: fields.number("eps", 0.0..=1.0)?.unwrap_or(1e-8),
                 weight_decay,
+                decay_biases_and_norms,
             };
             if kind == "adam" { OptimizerConfig::Adam(adam) } else { OptimizerConfig::AdamW(adam) }
         };
@@ -89,6 +101,15 @@ impl OptimizerConfig {
             OptimizerConfig::Adam(adam) | OptimizerConfig::AdamW(adam) => adam.weight_decay,
             OptimizerConfig::Sgd(sgd) => sgd.weight_decay,
         }
+    }
+
+    /// Whether a parameter of this name decays: biases and norms are known by their names.
+    pub fn decays(&self, parameter: &str) -> bool {
+        let all = match self {
+            OptimizerConfig::Adam(adam) | OptimizerConfig::AdamW(adam) => adam.decay_biases_and_norms,
+            OptimizerConfig::Sgd(sgd) => sgd.decay_biases_and_norms,
+        };
+        all || !(parameter.contains("bias") || parameter.contains("norm"))
     }
 
     /// State numbers kept per parameter (for memory estimates).

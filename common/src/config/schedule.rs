@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::Unit;
 use crate::fields::{ConfigResult, Fields};
 
 /// The shape after warm-up.
@@ -26,24 +27,47 @@ pub enum ScheduleKind {
 pub struct Schedule {
     /// The shape after warm-up.
     pub kind: ScheduleKind,
-    /// Steps of linear warm-up: update number s (from 1) uses s / warmup of the peak while s < warmup. Default 0.
+    /// Steps of linear warm-up: update number s (from 1) uses s / warmup of the peak while s < warmup. A number below 1 in a
+    /// study file is a share of the budget. Default 0.
     pub warmup: u64,
     /// Multiplier at the last step of a decaying schedule. Default 0.
     #[serde(rename = "final")]
     pub final_fraction: f64,
-    /// Trapezoid: steps of the final straight line. Default 0.
+    /// Trapezoid: steps of the final straight line, or a share of the budget. Default 0.
     pub cooldown: u64,
+    /// What steps are here: `"updates"`, or `"samples"`, so that a growing batch counts as it costs. Default `"updates"`.
+    #[serde(skip_serializing_if = "are_updates")]
+    pub unit: Unit,
+}
+
+fn are_updates(unit: &Unit) -> bool {
+    *unit == Unit::Updates
 }
 
 impl Default for Schedule {
     fn default() -> Self {
-        Schedule { kind: ScheduleKind::Constant, warmup: 0, final_fraction: 0.0, cooldown: 0 }
+        Schedule {
+            kind: ScheduleKind::Constant,
+            warmup: 0,
+            final_fraction: 0.0,
+            cooldown: 0,
+            unit: Unit::Updates,
+        }
     }
 }
 
+/// A length of time: a whole number, or a share of `total`.
+fn length(fields: &mut Fields<'_>, key: &'static str, total: u64) -> ConfigResult<Option<u64>> {
+    let Some(found) = fields.number(key, 0.0..=(1u64 << 62) as f64)? else { return Ok(None) };
+    if found > 0.0 && found < 1.0 {
+        return Ok(Some((found * total as f64).round() as u64));
+    }
+    fields.integer(key, 0..=u64::MAX >> 1)
+}
+
 impl Schedule {
-    /// Reads `train.schedule` for a budget of `steps`; absent means constant.
-    pub fn read(fields: Option<Fields<'_>>, steps: u64) -> ConfigResult<Self> {
+    /// Reads `train.schedule` for a budget of `steps` updates with so many examples in all; absent means constant.
+    pub fn read(fields: Option<Fields<'_>>, steps: u64, samples: u64) -> ConfigResult<Self> {
         let default = Self::default();
         let Some(mut fields) = fields else { return Ok(default) };
         let kinds = [
@@ -53,17 +77,21 @@ impl Schedule {
             ("inverse-square-root", ScheduleKind::InverseSquareRoot),
             ("trapezoid", ScheduleKind::Trapezoid),
         ];
+        let unit = fields.choice("unit", &Unit::WORDS)?.unwrap_or(default.unit);
+        let total = if unit == Unit::Updates { steps } else { samples };
         let schedule = Schedule {
             kind: fields.choice("kind", &kinds)?.unwrap_or(default.kind),
-            warmup: fields.integer("warmup", 0..=u64::MAX >> 1)?.unwrap_or(default.warmup),
+            warmup: length(&mut fields, "warmup", total)?.unwrap_or(default.warmup),
             final_fraction: fields.number("final", 0.0..=1.0)?.unwrap_or(default.final_fraction),
-            cooldown: fields.integer("cooldown", 0..=u64::MAX >> 1)?.unwrap_or(default.cooldown),
+            cooldown: length(&mut fields, "cooldown", total)?.unwrap_or(default.cooldown),
+            unit,
         };
-        if schedule.depends_on_budget() && schedule.warmup.saturating_add(schedule.cooldown) > steps {
+        if schedule.depends_on_budget() && schedule.warmup.saturating_add(schedule.cooldown) > total {
+            let word = if unit == Unit::Updates { "steps" } else { "samples" };
             return Err(fields
                 .error(
                     "warmup",
-                    format!("warm-up and cool-down are longer than the {steps} steps of training"),
+                    format!("warm-up and cool-down are longer than the {total} {word} of training"),
                 )
                 .suggest("shorten them or raise `train.steps`"));
         }
@@ -110,7 +138,7 @@ mod tests {
     use super::*;
 
     fn schedule(kind: ScheduleKind, warmup: u64, final_fraction: f64, cooldown: u64) -> Schedule {
-        Schedule { kind, warmup, final_fraction, cooldown }
+        Schedule { kind, warmup, final_fraction, cooldown, unit: Unit::Updates }
     }
 
     fn close(found: f64, expected: f64) {

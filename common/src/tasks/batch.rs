@@ -4,7 +4,7 @@
 //! tensors is `plateau-lab`'s.
 
 /// How inputs are written down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
     /// Every token of the sequence.
     Tokens,
@@ -128,6 +128,15 @@ impl Batch {
         memory.weights.clear();
         memory.also_correct.clear();
         memory
+    }
+
+    /// Read positions of an example, R.
+    pub fn rows_per_example(&self) -> usize {
+        let rows = match &self.targets {
+            Targets::Classes(classes) => classes.len(),
+            Targets::Scalars(scalars) => scalars.len(),
+        };
+        rows / self.examples().max(1)
     }
 
     /// Number of examples, B.

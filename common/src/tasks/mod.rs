@@ -6,20 +6,35 @@
 //! The contract of [`Task`] and [`Examples`] is checked for every entry of the list by `tests/tasks_conformance.rs`
 //! and `tests/tasks_allocations.rs`.
 
+mod addition;
+mod arithmetic;
 mod batch;
+mod bitwise_or;
+mod epochs;
 mod grid;
 mod modular;
 mod most_frequent;
+mod multiplication;
 mod noise;
 mod query_count;
 mod sequences;
+mod sorting;
+mod subtraction;
+mod test_set;
 
+pub use addition::Addition;
+pub use arithmetic::problem::IndexHints;
+pub use arithmetic::rows::{LossMean, LossOn};
 pub use batch::{Batch, Draw, Form, Input, Memory, Targets};
+pub use bitwise_or::BitwiseOr;
 pub use grid::{Cell, GridAxes};
 pub use modular::{Layout, Modular, Operation};
 pub use most_frequent::{MostFrequent, MostFrequentTarget};
+pub use multiplication::Multiplication;
 pub use noise::Noise;
 pub use query_count::{Head, QueryCount, QueryMode, TargetScale};
+pub use sorting::Sorting;
+pub use subtraction::Subtraction;
 
 use std::ops::Range;
 
@@ -110,12 +125,21 @@ pub trait Task: Clone + std::fmt::Debug + PartialEq + Serialize + Sized {
     fn supports_counts(&self) -> bool {
         false
     }
+    /// Whether batches have weights.
+    fn is_weighted(&self) -> bool {
+        false
+    }
     /// The tokens that are digits, for positions counted within numbers; empty: none are.
     fn digits(&self) -> Range<u32> {
         0..0
     }
     /// The sizes along which problems can be made longer than in training, where there are such.
     fn grid(&self) -> Option<GridAxes> {
+        None
+    }
+    /// Tokens of a row as people read them, where they mean characters; what pads a row's end is left out.
+    fn text(&self, tokens: &[u32]) -> Option<String> {
+        let _ = tokens;
         None
     }
     /// The examples of the trial with this seed: equal seeds give equal examples, always.
@@ -197,6 +221,11 @@ macro_rules! task_list {
                 match self { $(TaskConfig::$name(task) => task.supports_counts(),)+ }
             }
 
+            /// Whether batches have weights.
+            pub fn is_weighted(&self) -> bool {
+                match self { $(TaskConfig::$name(task) => task.is_weighted(),)+ }
+            }
+
             /// The tokens that are digits; empty: none are.
             pub fn digits(&self) -> Range<u32> {
                 match self { $(TaskConfig::$name(task) => task.digits(),)+ }
@@ -205,6 +234,11 @@ macro_rules! task_list {
             /// The sizes along which problems can be made longer than in training.
             pub fn grid(&self) -> Option<GridAxes> {
                 match self { $(TaskConfig::$name(task) => task.grid(),)+ }
+            }
+
+            /// Tokens of a row as people read them, where they mean characters.
+            pub fn text(&self, tokens: &[u32]) -> Option<String> {
+                match self { $(TaskConfig::$name(task) => task.text(tokens),)+ }
             }
 
             /// The examples of the trial with this seed.
@@ -220,6 +254,11 @@ task_list! {
     "query-count" => QueryCount,
     "most-frequent" => MostFrequent,
     "noise" => Noise,
+    "addition" => Addition,
+    "subtraction" => Subtraction,
+    "multiplication" => Multiplication,
+    "sorting" => Sorting,
+    "bitwise-or" => BitwiseOr,
 }
 
 impl TaskConfig {

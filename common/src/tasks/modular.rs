@@ -1,14 +1,13 @@
 //! Binary operation tables: modular arithmetic and the permutations of five things (Power et al. 2022; Nanda et al.
 //! 2023). Part of the table is trained on, the rest is the test set; the split is drawn from the trial's seed.
 
-use std::cell::RefCell;
-
 use serde::Serialize;
 
+use super::epochs::Epochs;
 use super::{Batch, Draw, Examples, Form, Input, Memory, Output, ReadOut, Split, Targets, Task, TaskShape};
 use crate::fields::{ConfigResult, Fields};
 use crate::limits;
-use crate::random::{Stream, StreamFamily};
+use crate::random::Stream;
 
 /// The twelve operations of Power et al. 2022 (appendix A.1.1), and multiplication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -285,8 +284,7 @@ impl Task for Modular {
             task: self.clone(),
             train: train.to_vec(),
             test: test.to_vec(),
-            shuffles: StreamFamily::new(seed, "data-order"),
-            epoch: RefCell::default(),
+            order: Epochs::new(seed, "data-order", train.len()),
         })
     }
 }
@@ -303,28 +301,8 @@ struct Table {
     task: Modular,
     train: Vec<[u32; 3]>,
     test: Vec<[u32; 3]>,
-    shuffles: StreamFamily,
-    /// The epoch used last.
-    epoch: RefCell<Epoch>,
-}
-
-/// A pass over all training rows in an order of its own.
-#[derive(Default)]
-struct Epoch {
-    /// From 0; `None` before the first use.
-    number: Option<u64>,
-    /// Indices of the training rows.
-    order: Vec<u32>,
-}
-
-impl Epoch {
-    /// Turns to epoch `number` over `rows` rows.
-    fn turn_to(&mut self, number: u64, rows: usize, shuffles: &StreamFamily) {
-        if self.number != Some(number) {
-            shuffles.at(number).permute(rows as u32, &mut self.order);
-            self.number = Some(number);
-        }
-    }
+    /// In which the training rows come; a batch may span several epochs.
+    order: Epochs,
 }
 
 impl Table {
@@ -353,19 +331,7 @@ impl Table {
 impl Examples for Table {
     fn draw(&self, draw: Draw, _form: Form, batch: &mut Batch) {
         let Some(size) = draw.size else { return self.write(self.train.iter().copied(), batch) };
-        // Epochs are shuffled one by one and laid end to end; a batch may span several of them.
-        let total = self.train.len();
-        let (mut number, mut place) = (draw.first / total as u64, (draw.first % total as u64) as usize);
-        let mut epoch = self.epoch.borrow_mut();
-        epoch.turn_to(number, total, &self.shuffles);
-        let rows = (0..size).map(|_| {
-            if place == total {
-                (number, place) = (number + 1, 0);
-                epoch.turn_to(number, total, &self.shuffles);
-            }
-            place += 1;
-            self.train[epoch.order[place - 1] as usize]
-        });
+        let rows = (0..size).map(|row| self.train[self.order.item(draw.first.saturating_add(row as u64))]);
         self.write(rows, batch);
     }
 

@@ -4,6 +4,7 @@
 
 use serde::Serialize;
 
+use super::test_set::read_test_examples;
 use super::{Batch, Draw, Examples, Form, Input, Memory, Output, ReadOut, Split, Targets, Task, TaskShape};
 use crate::fields::{ConfigResult, Fields};
 use crate::limits;
@@ -34,16 +35,7 @@ impl Task for Noise {
         let length = fields.require("length", length)?;
         let places = [("last", ReadOut::Last), ("every", ReadOut::Every)];
         let read_out = fields.choice("read-out", &places)?.unwrap_or(ReadOut::Last);
-        let test_examples = fields.integer("test-examples", 1..=limits::MAX_EVALUATION_EXAMPLES)?;
-        let test_examples = test_examples.unwrap_or(DEFAULT_TEST_EXAMPLES);
-        if test_examples.saturating_mul(length) > limits::MAX_TOKENS_AT_ONCE {
-            return Err(fields
-                .error(
-                    "test-examples",
-                    format!("{test_examples} sequences of {length} tokens are too many at once"),
-                )
-                .suggest(format!("at most {} tokens", limits::MAX_TOKENS_AT_ONCE)));
-        }
+        let test_examples = read_test_examples(&mut fields, DEFAULT_TEST_EXAMPLES, length)?;
         fields.finish()?;
         Ok(Noise { vocab, length, read_out, test_examples })
     }

@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use super::sequences::{Sequence, Sequences};
+use super::test_set::read_test_examples;
 use super::{Batch, Draw, Examples, Form, Memory, Output, ReadOut, Scale, Split, Targets, Task, TaskShape};
 use crate::fields::{ConfigError, ConfigResult, Fields};
 use crate::limits;
@@ -82,16 +83,7 @@ impl Counting {
         }
         let heads = [("regress", Head::Regress), ("classify", Head::Classify)];
         let scales = [("raw", TargetScale::Raw), ("standardised", TargetScale::Standardised)];
-        let test_examples =
-            fields.integer("test-examples", 1..=limits::MAX_EVALUATION_EXAMPLES)?.unwrap_or(1600);
-        if test_examples.saturating_mul(length) > limits::MAX_TOKENS_AT_ONCE {
-            return Err(fields
-                .error(
-                    "test-examples",
-                    format!("{test_examples} sequences of {length} tokens are too many at once"),
-                )
-                .suggest(format!("at most {} tokens", limits::MAX_TOKENS_AT_ONCE)));
-        }
+        let test_examples = read_test_examples(fields, 1600, length)?;
         Ok(Counting {
             vocab,
             length,

@@ -64,7 +64,33 @@ fn any_task() -> impl Strategy<Value = Value> {
             })
         },
     );
-    prop_oneof![modular, query, frequent, noise]
+    prop_oneof![modular, query, frequent, noise, any_arithmetic()]
+}
+
+fn any_arithmetic() -> impl Strategy<Value = Value> {
+    let words = (
+        prop::sample::select(vec!["addition", "subtraction", "multiplication"]),
+        prop::sample::select(vec!["none", "plain", "cyclic"]),
+        prop::sample::select(vec!["tokens", "samples"]),
+        prop::sample::select(vec!["answer", "all"]),
+    );
+    let calculation = (words, 1usize..50, 1usize..2000, 0.0..0.9f64, 0.0..=1.0f64).prop_map(
+        |((kind, hints, mean, on), digits, test_examples, pads, share)| {
+            let mut task = json!({
+                "kind": kind, "digits": digits, "test-examples": test_examples, "pad-probability": pads,
+                "index-hints": hints, "loss-mean": mean, "loss-on": on,
+            });
+            if kind == "subtraction" {
+                task["addition-share"] = json!(share);
+            }
+            task
+        },
+    );
+    let sorting = (1usize..20, 1usize..=102).prop_map(
+        |(digits, items)| json!({"kind": "sorting", "digits": digits, "items": items, "test-examples": 10}),
+    );
+    let bitwise_or = (2usize..30).prop_map(|length| json!({"kind": "bitwise-or", "length": length}));
+    prop_oneof![calculation, sorting, bitwise_or]
 }
 
 fn any_model() -> impl Strategy<Value = Value> {

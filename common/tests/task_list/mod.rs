@@ -1,4 +1,5 @@
 //! Configurations of every task of the list, and what the suites ask of each.
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 use plateau_common::fields::Fields;
 use plateau_common::node::Node;
@@ -23,6 +24,17 @@ pub fn configurations() -> Vec<Value> {
         json!({"kind": "most-frequent", "vocab": 5, "target-scale": "standardised", "test-examples": 200}),
         json!({"kind": "noise", "vocab": 7, "length": 5}),
         json!({"kind": "noise", "vocab": 9, "length": 4, "read-out": "every", "test-examples": 200}),
+        json!({"kind": "addition", "digits": 4, "test-examples": 200}),
+        json!({"kind": "addition", "digits": 3, "index-hints": "plain", "loss-on": "all", "test-examples": 200}),
+        json!({"kind": "addition", "digits": 5, "pad-probability": 0.3, "loss-mean": "samples", "test-examples": 200}),
+        json!({"kind": "subtraction", "digits": 4, "test-examples": 200}),
+        json!({"kind": "subtraction", "digits": 3, "addition-share": 0, "index-hints": "cyclic", "test-examples": 200}),
+        json!({"kind": "multiplication", "digits": 4, "test-examples": 200}),
+        json!({"kind": "multiplication", "digits": 2, "index-hints": "plain", "pad-probability": 0.9, "loss-mean": "tokens"}),
+        json!({"kind": "sorting", "digits": 3, "items": 4, "test-examples": 200}),
+        json!({"kind": "sorting", "digits": 2, "items": 30, "test-examples": 200}),
+        json!({"kind": "bitwise-or", "length": 5}),
+        json!({"kind": "bitwise-or", "length": 8}),
     ]
 }
 

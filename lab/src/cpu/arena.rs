@@ -4,7 +4,7 @@ use super::Executor;
 use super::memory::Numbers;
 use super::team::Team;
 use crate::float::Float;
-use crate::optimizer::{ReplicaRule, square_sum, update};
+use crate::optimizer::{ReplicaRule, Stretch, square_sum, update};
 
 /// Numbers whose squares one part adds up in one go; how a sum is divided depends on the count only.
 const STRETCH: usize = 1 << 14;
@@ -15,10 +15,12 @@ pub struct Arena<T> {
     /// Mean of gradients and of their squares, or velocity and nothing.
     moments: [Numbers<T>; 2],
     last_norm: f64,
+    /// Which parameters decay.
+    stretches: Vec<Stretch>,
 }
 
 impl<T: Float> Arena<T> {
-    /// From numbers in 64 bits; missing moments are 0.
+    /// From numbers in 64 bits; missing moments are 0. All parameters decay.
     pub fn new(parameters: &[f64], moments: &[Vec<f64>], last_norm: f64) -> Self {
         let narrow = |numbers: Option<&[f64]>| {
             let mut all = Numbers::zeros(parameters.len());
@@ -28,7 +30,14 @@ impl<T: Float> Arena<T> {
             all
         };
         let moment = |at: usize| narrow(moments.get(at).map(Vec::as_slice));
-        Arena { parameters: narrow(Some(parameters)), moments: [moment(0), moment(1)], last_norm }
+        let moments = [moment(0), moment(1)];
+        let stretches = vec![Stretch { end: parameters.len(), decays: true }];
+        Arena { parameters: narrow(Some(parameters)), moments, last_norm, stretches }
+    }
+
+    /// The same with parameters that do not decay.
+    pub fn with_stretches(self, stretches: Vec<Stretch>) -> Self {
+        Arena { stretches, ..self }
     }
 
     /// The parameters.
@@ -66,15 +75,22 @@ impl<T: Float> Executor<T> {
         let parameters = arena.parameters.share();
         let [first, second] = &mut arena.moments;
         let moments = [first.share(), second.share()];
+        let stretches = &arena.stretches;
         team.run(&|part| {
-            let from = part * count / team.parts();
-            let length = (part + 1) * count / team.parts() - from;
-            // SAFETY: the stretches of different parts do not overlap, and the arena is borrowed for the time of `run`.
-            #[allow(unsafe_code, reason = "stretches of one arena for several threads")]
-            let (parameters, moments) =
-                unsafe { (parameters.write(from, length), moments.map(|moment| moment.write(from, length))) };
-            let gradients = &gradients[from..from + length];
-            update(rule, (norm, number, multiplier), parameters, gradients, moments);
+            let mut from = part * count / team.parts();
+            let end = (part + 1) * count / team.parts();
+            for stretch in stretches.iter().filter(|stretch| stretch.end > part * count / team.parts()) {
+                let length = stretch.end.min(end).saturating_sub(from);
+                // SAFETY: the stretches of different parts do not overlap, nor do those of one, and the arena is borrowed for the
+                // time of `run`.
+                #[allow(unsafe_code, reason = "stretches of one arena for several threads")]
+                let (parameters, moments) = unsafe {
+                    (parameters.write(from, length), moments.map(|moment| moment.write(from, length)))
+                };
+                let gradients = &gradients[from..from + length];
+                update(rule, (norm, number, multiplier), stretch.decays, parameters, gradients, moments);
+                from += length;
+            }
         });
         arena.last_norm = norm;
         norm

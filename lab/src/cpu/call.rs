@@ -17,8 +17,10 @@ pub(crate) struct Frame<'a, T> {
     /// First example of the micro-batch in the feed, and how many.
     pub start: usize,
     pub examples: usize,
-    /// Whether this is the update's first micro-batch.
+    /// Whether this is the program's first micro-batch of the update.
     pub first: bool,
+    /// Whether parameters' gradients are added to those of another pass of the update.
+    pub continues: bool,
     pub numbers: Shared<T>,
     pub gradients: Shared<T>,
     /// One per row of outputs of the micro-batch.
@@ -192,6 +194,11 @@ impl<'a, T: Float> Call<'a, T> {
         self.write_place(GRADIENT, self.ports.gradient, 1)
     }
 
+    /// Whether the gradient of an input that may be skipped is needed.
+    pub fn needs_gradient(&self, input: usize) -> bool {
+        self.ports.to_inputs[input].is_some()
+    }
+
     /// The part's rows of the gradient of an input.
     pub fn to_input(&self, input: usize) -> Share<'a, T> {
         self.to_input_by(input, 1)
@@ -256,7 +263,9 @@ impl<'a, T: Float> Call<'a, T> {
         let rows = self.share_of(count / width);
         // SAFETY: parameters do not overlap, shares of different parts do not, and the claim is the part's first.
         let numbers = unsafe { self.frame.gradients.write(offset + rows.start * width, rows.len() * width) };
-        let accumulate = self.ports.to_parameters[parameter] || (self.is_per_example() && !self.frame.first);
+        let accumulate = self.ports.to_parameters[parameter]
+            || self.frame.continues
+            || (self.is_per_example() && !self.frame.first);
         Share { rows, numbers, accumulate }
     }
 

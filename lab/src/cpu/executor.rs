@@ -1,4 +1,7 @@
 //! Runs programs: forward passes, and updates' gradients over micro-batches.
+//!
+//! An executor holds several programs of one model (other lengths of sequences, other depths of a looped one) in one workspace and
+//! runs the one it was last turned to.
 
 use std::sync::Arc;
 
@@ -10,10 +13,17 @@ use crate::float::Float;
 use crate::ops::gemm;
 use crate::program::{Node, Ports, Program, SlotContent};
 
-/// A program with the memory to run it, for one replica at a time.
-pub struct Executor<T> {
+/// A program and its constants.
+struct Loaded<T> {
     program: Arc<Program>,
     constants: Vec<SlotData<T>>,
+}
+
+/// Programs of one model with the memory to run them, for one replica at a time.
+pub struct Executor<T> {
+    loaded: Vec<Loaded<T>>,
+    /// The one that runs.
+    current: usize,
     numbers: Numbers<T>,
     gradients: Numbers<T>,
     losses: Numbers<f64>,
@@ -51,6 +61,27 @@ enum Pass {
 impl<T: Float> Executor<T> {
     /// Memory for a team of `parts`.
     pub fn new(program: Arc<Program>, parts: usize) -> Self {
+        let scratch = (0..parts.max(1)).map(|_| OwnScratch {
+            product: Numbers::zeros(gemm::SCRATCH),
+            numbers: Numbers::zeros(0),
+            wide: Numbers::zeros(0),
+        });
+        let mut executor = Executor {
+            loaded: Vec::new(),
+            current: 0,
+            numbers: Numbers::zeros(0),
+            gradients: Numbers::zeros(program.layout.count()),
+            losses: Numbers::zeros(0),
+            sums: Numbers::zeros(Self::sum_count(program.layout.count())),
+            scratch: scratch.collect(),
+            barrier: Barrier::default(),
+        };
+        executor.load(program);
+        executor
+    }
+
+    /// Adds a program of the same model, with memory where it needs more; its number. (Of an executor's first program it is 0.)
+    pub fn load(&mut self, program: Arc<Program>) -> usize {
         let constants = program.slots.iter().map(|slot| match &slot.content {
             Some(SlotContent::Ids(ids)) => SlotData::Ids(ids.to_vec()),
             Some(SlotContent::Numbers(numbers)) => {
@@ -58,29 +89,29 @@ impl<T: Float> Executor<T> {
             }
             None => SlotData::Constant,
         });
+        let constants = constants.collect();
         let counts = |which: usize| {
             program.nodes.iter().map(|node| node.operation.scratch_counts()[which]).max().unwrap_or(0)
         };
-        let scratch = (0..parts.max(1)).map(|_| OwnScratch {
-            product: Numbers::zeros(gemm::SCRATCH),
-            numbers: Numbers::zeros(counts(0)),
-            wide: Numbers::zeros(counts(1)),
-        });
-        Executor {
-            constants: constants.collect(),
-            numbers: Numbers::zeros(program.workspace),
-            gradients: Numbers::zeros(program.layout.count()),
-            losses: Numbers::zeros(program.outputs.extent.rows.count(program.micro_batch)),
-            sums: Numbers::zeros(Self::sum_count(program.layout.count())),
-            scratch: scratch.collect(),
-            barrier: Barrier::default(),
-            program,
+        grow(&mut self.numbers, program.workspace);
+        grow(&mut self.losses, program.outputs.extent.rows.count(program.micro_batch));
+        for scratch in &mut self.scratch {
+            grow(&mut scratch.numbers, counts(0));
+            grow(&mut scratch.wide, counts(1));
         }
+        self.loaded.push(Loaded { program, constants });
+        self.loaded.len() - 1
     }
 
-    /// The program.
+    /// Chooses the program that runs, by the number it was given when loaded.
+    pub fn turn_to(&mut self, number: usize) {
+        debug_assert!(number < self.loaded.len());
+        self.current = number;
+    }
+
+    /// The program that runs.
     pub fn program(&self) -> &Arc<Program> {
-        &self.program
+        &self.loaded[self.current].program
     }
 
     /// Gradients of the last update, in the layout's order.
@@ -95,7 +126,7 @@ impl<T: Float> Executor<T> {
 
     /// Outputs `[rows, width]` of the last micro-batch of `examples`.
     pub fn outputs(&self, examples: usize) -> &[T] {
-        self.place(self.program.outputs, examples)
+        self.place(self.program().outputs, examples)
     }
 
     /// Numbers of a place after a forward pass of `examples`.
@@ -115,10 +146,25 @@ impl<T: Float> Executor<T> {
 
     /// The loss of a batch; its gradients are then in [`Executor::gradients`].
     pub fn differentiate(&mut self, team: &Team, parameters: &[T], feed: &Feed<T>) -> f64 {
+        self.pass(team, parameters, feed, false)
+    }
+
+    /// The same for a further pass of an update: its gradients are added to those of the passes before.
+    pub fn differentiate_further(&mut self, team: &Team, parameters: &[T], feed: &Feed<T>) -> f64 {
+        self.pass(team, parameters, feed, true)
+    }
+
+    fn pass(&mut self, team: &Team, parameters: &[T], feed: &Feed<T>, continues: bool) -> f64 {
+        let program = self.program().clone();
+        if !continues {
+            for place in &program.unreached {
+                self.gradients.slice_mut()[program.layout.range(*place)].fill(T::ZERO);
+            }
+        }
         let losses = self.losses.share();
-        let (micro_batch, output_rows) = (self.program.micro_batch, self.program.output_rows());
+        let (micro_batch, output_rows) = (program.micro_batch, program.output_rows());
         let total = std::sync::Mutex::new(0.0);
-        self.run(team, parameters, feed, |run| {
+        self.run_on(team, parameters, feed, continues, |run| {
             run.fixed(Pass::Forward);
             let mut sum = 0.0;
             let mut start = 0;
@@ -144,6 +190,17 @@ impl<T: Float> Executor<T> {
     }
 
     fn run(&mut self, team: &Team, parameters: &[T], feed: &Feed<T>, work: impl Fn(&Run<'_, T>) + Sync) {
+        self.run_on(team, parameters, feed, false, work);
+    }
+
+    fn run_on(
+        &mut self,
+        team: &Team,
+        parameters: &[T],
+        feed: &Feed<T>,
+        continues: bool,
+        work: impl Fn(&Run<'_, T>) + Sync,
+    ) {
         let parts = team.parts().min(self.scratch.len());
         let (numbers, gradients, losses) =
             (self.numbers.share(), self.gradients.share(), self.losses.share());
@@ -151,7 +208,8 @@ impl<T: Float> Executor<T> {
         for (own, shared) in self.scratch.iter_mut().zip(&mut scratch) {
             *shared = Some(own.share());
         }
-        let (program, constants, barrier) = (&*self.program, &self.constants, &self.barrier);
+        let Loaded { program, constants } = &self.loaded[self.current];
+        let barrier = &self.barrier;
         team.run(&|part| {
             let Some(Some(scratch)) = scratch.get(part) else { return };
             let frame = Frame {
@@ -162,12 +220,20 @@ impl<T: Float> Executor<T> {
                 start: 0,
                 examples: 0,
                 first: true,
+                continues,
                 numbers,
                 gradients,
                 losses,
             };
             work(&Run { frame, scratch: *scratch, part, parts: parts.min(MOST_PARTS), barrier });
         });
+    }
+}
+
+/// Takes more memory where there is less than that; what was there is lost.
+fn grow<T: Float>(numbers: &mut Numbers<T>, count: usize) {
+    if numbers.slice().len() < count {
+        *numbers = Numbers::zeros(count);
     }
 }
 
@@ -209,6 +275,9 @@ impl<T: Float> Run<'_, T> {
     }
 
     fn node(&self, frame: &Frame<'_, T>, (node, ports): (&Node, &Ports), pass: Pass) {
+        if pass == Pass::Backward && !ports.has_backward {
+            return;
+        }
         let call = || Call {
             frame,
             node,

@@ -1,11 +1,11 @@
 //! Replicas on a processor, one after another.
 
-use plateau_common::tasks::{Batch, Scale};
+use plateau_common::tasks::{Batch, Input, Scale};
 
 use super::workbench::Executors;
-use super::{Engine, Outcome, Outputs, Recruit, State, Step, Workbench};
+use super::{Engine, Outcome, Outputs, Reading, Recruit, State, Step, Workbench};
 use crate::cpu::{Arena, Feed};
-use crate::data::fill;
+use crate::data::{Chance, fill};
 use crate::error::LabError;
 use crate::float::Float;
 use crate::optimizer::ReplicaRule;
@@ -25,19 +25,22 @@ pub(super) struct Processor<'a, T: Float> {
     layout: Layout,
     replicas: Vec<Replica<T>>,
     outcomes: Vec<Outcome>,
+    /// Whether updates have run more than one program.
+    several: bool,
 }
 
 impl<'a, T: Element> Processor<'a, T> {
     pub fn new(bench: &'a Workbench, executors: &'a Executors<T>, recruits: Vec<Recruit>) -> Self {
-        let program = executors.training.borrow().program().clone();
+        let program = executors.program();
         let replicas = recruits.into_iter().map(|recruit| {
             let State { parameters, moments, last_norm } = recruit.state;
-            let arena = Arena::new(&parameters, &moments, last_norm);
+            let stretches = recruit.rule.stretches(&program.layout);
+            let arena = Arena::new(&parameters, &moments, last_norm).with_stretches(stretches);
             Replica { rule: recruit.rule, arena, feed: Feed::empty(program.slots.len()) }
         });
         let replicas: Vec<_> = replicas.collect();
         let outcomes = Vec::with_capacity(replicas.len());
-        Processor { bench, executors, layout: program.layout.clone(), replicas, outcomes }
+        Processor { bench, executors, layout: program.layout.clone(), replicas, outcomes, several: false }
     }
 }
 
@@ -64,18 +67,27 @@ impl<T: Element> Engine for Processor<'_, T> {
     }
 
     fn update(&mut self, step: &Step<'_>) -> Result<(), LabError> {
-        let mut executor = self.executors.training.borrow_mut();
-        let program = executor.program().clone();
         self.outcomes.clear();
+        // A feed is laid out for one program and weighted for one pass.
+        self.several |= step.passes.len() > 1 || step.passes.iter().any(|pass| pass.free > 0);
+        let refills = step.fresh || step.is_random() || self.several;
         for (place, replica) in self.replicas.iter_mut().enumerate() {
-            if step.fresh || replica.feed.examples == 0 || step.dropout.is_some() {
-                let mut stream = step
-                    .dropout
-                    .map(|(probability, families)| (probability, families[place].at(step.update)));
-                let dropout = stream.as_mut().map(|(probability, stream)| (*probability, stream));
-                fill(&mut replica.feed, &program, &step.batches[place], step.scales[place], dropout)?;
+            let mut loss = 0.0;
+            for (number, pass) in step.passes.iter().enumerate() {
+                let mut executor = self.executors.training(*pass)?;
+                if refills || replica.feed.examples == 0 {
+                    let program = executor.program().clone();
+                    let (batch, scale) = (&step.batches[place], step.scales[place]);
+                    fill(&mut replica.feed, &program, batch, scale, step.chance(place))?;
+                    replica.feed.loss_scale *= pass.weight;
+                }
+                let (team, parameters) = (&self.bench.team, replica.arena.parameters());
+                loss += match number {
+                    0 => executor.differentiate(team, parameters, &replica.feed),
+                    _ => executor.differentiate_further(team, parameters, &replica.feed),
+                };
             }
-            let loss = executor.differentiate(&self.bench.team, replica.arena.parameters(), &replica.feed);
+            let mut executor = self.executors.training(step.passes[0])?;
             let settings = (&replica.rule, step.update, step.multiplier);
             let norm = executor.apply(&self.bench.team, &mut replica.arena, settings, loss.is_finite());
             let finite = loss.is_finite() && norm.is_finite();
@@ -96,14 +108,15 @@ impl<T: Element> Engine for Processor<'_, T> {
         &mut self,
         replica: usize,
         batch: &Batch,
-        scale: Scale,
+        (scale, reading): (Scale, Reading),
         visit: &mut dyn FnMut(usize, Outputs<'_>),
     ) -> Result<(), LabError> {
-        let mut executor = self.executors.evaluation().borrow_mut();
+        let length = if let Input::Tokens { length, .. } = batch.input { length } else { 0 };
+        let mut executor = self.executors.evaluation(length, reading)?;
         let program = executor.program().clone();
         let parameters = self.replicas[replica].arena.parameters();
         let mut feed = Feed::empty(program.slots.len());
-        fill(&mut feed, &program, batch, scale, None)?;
+        fill(&mut feed, &program, batch, scale, Chance::default())?;
         executor.prepare(&self.bench.team, parameters, &feed);
         let mut start = 0;
         while start < feed.examples {

@@ -1,18 +1,19 @@
 //! What a training thread has: its device, its program, and the memory to run it, shared by all of the thread's shards.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::sync::Arc;
 
-use plateau_common::config::{Precision, TrialConfig};
+use plateau_common::config::{Pass, Precision, TrialConfig};
+use plateau_common::tasks::TaskShape;
 
 #[cfg(feature = "cuda")]
 use super::card::{Card, CardBench};
 use super::processor::Processor;
-use super::{Engine, Recruit};
+use super::{Engine, Reading, Recruit};
 use crate::cpu::{Executor, Team};
 use crate::error::{Doing, LabError};
 use crate::float::Float;
-use crate::model::{self, Occasion};
+use crate::model::{self, Model, Occasion};
 use crate::program::Program;
 use crate::train::DeviceChoice;
 
@@ -32,24 +33,72 @@ enum Memory {
     Card(Box<CardBench>),
 }
 
-/// Memory to run the programs of training and of evaluation on a processor.
+/// Programs of one model for all the occasions that come up, recorded when they first do, and one workspace to run them in on a
+/// processor.
 pub(super) struct Executors<T> {
-    pub training: RefCell<Executor<T>>,
-    /// Absent where evaluation is the same program: where the model has no dropout.
-    evaluation: Option<RefCell<Executor<T>>>,
+    model: Box<dyn Model>,
+    shape: TaskShape,
+    training: Occasion,
+    evaluation: Occasion,
+    executor: RefCell<Executor<T>>,
+    /// Occasions by the number of their program.
+    known: RefCell<Vec<Occasion>>,
 }
 
 impl<T: Float> Executors<T> {
-    fn new(training: &Arc<Program>, evaluation: Option<Arc<Program>>, parts: usize) -> Self {
-        Executors {
-            training: RefCell::new(Executor::new(training.clone(), parts)),
-            evaluation: evaluation.map(|program| RefCell::new(Executor::new(program, parts))),
-        }
+    fn new(config: &TrialConfig, parts: usize) -> Result<Self, LabError> {
+        let shape = config.task.shape();
+        let model = model::build(&config.model, shape);
+        let training = Occasion::of_training(config);
+        let program = recorded(&*model, shape, &training)?;
+        Ok(Executors {
+            training,
+            evaluation: Occasion::of_evaluation(config),
+            executor: RefCell::new(Executor::new(program, parts)),
+            known: RefCell::new(vec![training]),
+            model,
+            shape,
+        })
     }
 
-    pub fn evaluation(&self) -> &RefCell<Executor<T>> {
-        self.evaluation.as_ref().unwrap_or(&self.training)
+    /// The executor, turned to the program of an occasion.
+    fn on(&self, occasion: Occasion) -> Result<RefMut<'_, Executor<T>>, LabError> {
+        let mut executor = self.executor.borrow_mut();
+        let mut known = self.known.borrow_mut();
+        let number = match known.iter().position(|other| *other == occasion) {
+            Some(number) => number,
+            None => {
+                known.push(occasion);
+                executor.load(recorded(&*self.model, self.shape, &occasion)?)
+            }
+        };
+        executor.turn_to(number);
+        Ok(executor)
     }
+
+    /// The executor for one pass of an update.
+    pub fn training(&self, pass: Pass) -> Result<RefMut<'_, Executor<T>>, LabError> {
+        self.on(self.training.with_pass(pass))
+    }
+
+    /// The executor for evaluating sequences of `length` tokens.
+    pub fn evaluation(&self, length: usize, reading: Reading) -> Result<RefMut<'_, Executor<T>>, LabError> {
+        self.on(match reading {
+            Reading::Usual => self.evaluation,
+            Reading::Any { recurrences, .. } => {
+                Occasion { length, graded: recurrences, forward_only: true, ..self.evaluation }
+            }
+        })
+    }
+
+    /// The program that the first occasion has.
+    pub fn program(&self) -> Arc<Program> {
+        self.executor.borrow().program().clone()
+    }
+}
+
+fn recorded(model: &dyn Model, shape: TaskShape, occasion: &Occasion) -> Result<Arc<Program>, LabError> {
+    Ok(Arc::new(model::program(model, shape, occasion, false).doing("recording the model")?))
 }
 
 impl Workbench {
@@ -58,18 +107,17 @@ impl Workbench {
         if let DeviceChoice::Cuda(ordinal) = device {
             return Self::on_card(config, *ordinal);
         }
-        let occasion = Occasion::of_training(config);
-        let model = model::build(&config.model, config.task.shape());
-        let recorded = |occasion: &Occasion| -> Result<Arc<Program>, LabError> {
-            let program = model::program(&*model, config.task.shape(), occasion, false);
-            Ok(Arc::new(program.doing("recording the model")?))
-        };
-        let program = recorded(&occasion)?;
-        let evaluation =
-            if occasion.dropout { Some(recorded(&Occasion::of_evaluation(config))?) } else { None };
-        let memory = match config.train.precision {
-            Precision::F64 => Memory::F64(Executors::new(&program, evaluation, parts)),
-            _ => Memory::F32(Executors::new(&program, evaluation, parts)),
+        let (memory, program) = match config.train.precision {
+            Precision::F64 => {
+                let executors = Executors::new(config, parts)?;
+                let program = executors.program();
+                (Memory::F64(executors), program)
+            }
+            _ => {
+                let executors = Executors::new(config, parts)?;
+                let program = executors.program();
+                (Memory::F32(executors), program)
+            }
         };
         Ok(Workbench { team: Team::new(parts), memory, program, words: processor_name() })
     }

@@ -9,14 +9,20 @@ use super::parameters::Initial;
 pub(super) enum Role {
     /// Token or position embedding.
     Embedding,
-    /// Query, key and value maps.
-    Attention,
+    /// Query and key maps.
+    QueryOrKey,
+    /// The value map.
+    Value,
     /// The map from the heads back to the residual stream.
     AttentionOutput,
     /// First MLP matrix, and the gate.
     Up,
     /// Second MLP matrix.
     Down,
+    /// A map from the residual stream to as wide a one, outside the blocks.
+    Square,
+    /// A map of a small perceptron.
+    Perceptron { inputs: usize, outputs: usize },
     /// Read-out to this many outputs.
     ReadOut { outputs: usize },
 }
@@ -25,7 +31,10 @@ impl Role {
     /// (fan-in, fan-out).
     fn fans(self, config: &TransformerConfig) -> (usize, usize) {
         match self {
-            Role::Embedding | Role::Attention | Role::AttentionOutput => (config.dim, config.dim),
+            Role::Embedding | Role::QueryOrKey | Role::Value | Role::AttentionOutput | Role::Square => {
+                (config.dim, config.dim)
+            }
+            Role::Perceptron { inputs, outputs } => (inputs, outputs),
             Role::Up => (config.dim, config.mlp_dim),
             Role::Down => (config.mlp_dim, config.dim),
             Role::ReadOut { outputs } => (config.dim, outputs),
@@ -48,6 +57,12 @@ pub(super) fn weight(role: Role, config: &TransformerConfig) -> Initial {
         (Initialisation::Pytorch, _) => Initial::Uniform(1.0 / fan_in.sqrt()),
         (Initialisation::Xavier, Role::Embedding) => Initial::Normal(1.0 / dim.sqrt()),
         (Initialisation::Xavier, _) => Initial::Uniform((6.0 / (fan_in + fan_out)).sqrt()),
+        (Initialisation::DeepnormStraight, Role::Embedding) => Initial::Normal(1.0 / dim.sqrt()),
+        (Initialisation::DeepnormStraight, role) => {
+            let depth = (config.layers * config.recurrences) as f64;
+            let gain = if matches!(role, Role::QueryOrKey) { 1.0 } else { (8.0 * depth).powf(-0.25) };
+            Initial::Normal(gain * (2.0 / (fan_in + fan_out)).sqrt())
+        }
         (Initialisation::CountingPilot, Role::Embedding) => Initial::Normal(0.5),
         (Initialisation::CountingPilot, Role::Up) => Initial::Normal((2.0 / dim).sqrt()),
         (Initialisation::CountingPilot, _) => Initial::Normal(1.0 / fan_in.sqrt()),

@@ -11,14 +11,15 @@ pub use parameters::{Initial, ParameterSpecification};
 pub use transformer::Transformer;
 
 use candle_core::Result;
-use plateau_common::config::{Batch, ModelConfig, TrialConfig};
+use plateau_common::config::{Batch, ModelConfig, Pass, TransformerConfig, TrialConfig};
+use plateau_common::positions::Entry;
 use plateau_common::tasks::{Form, Output, ReadOut, TaskConfig, TaskShape};
 
 use crate::ops::objective::Answers;
 use crate::program::{Extent, Graph, Program, Rows, Source, Value};
 
 /// What a recording of a model is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Occasion {
     /// How inputs are written.
     pub form: Form,
@@ -28,8 +29,16 @@ pub struct Occasion {
     pub examples: usize,
     /// Whether dropout is applied.
     pub dropout: bool,
+    /// Whether positions are drawn at random where the model has a scheme that does so.
+    pub renumbered: bool,
     /// Whether read positions have weights.
     pub weighted: bool,
+    /// Recurrences of a looped model that gradients do not go through, before those they do.
+    pub free: usize,
+    /// Recurrences that gradients go through; 1 for other models.
+    pub graded: usize,
+    /// Whether there is no backward pass.
+    pub forward_only: bool,
 }
 
 impl Occasion {
@@ -40,11 +49,19 @@ impl Occasion {
             Batch::Full => config.task.training_set_size().unwrap_or(1),
             Batch::Size(size) => size,
         };
-        Occasion { examples, dropout: model.dropout > 0.0, ..Self::of_evaluation(config) }
+        let renumbered =
+            model.positions.entries().any(|entry| matches!(entry, Entry::RandomNumbering { .. }));
+        Occasion { examples, dropout: model.dropout > 0.0, renumbered, ..Self::of_evaluation(config) }
+    }
+
+    /// The same for one pass of an update.
+    pub fn with_pass(self, pass: Pass) -> Self {
+        Occasion { free: pass.free, graded: pass.graded, ..self }
     }
 
     /// Evaluation of a trial: no dropout, batches as for training.
     pub fn of_evaluation(config: &TrialConfig) -> Self {
+        let ModelConfig::Transformer(TransformerConfig { recurrences, .. }) = config.model;
         let examples = match config.train.batch {
             Batch::Full => config.task.training_set_size().unwrap_or(1),
             Batch::Size(size) => size,
@@ -54,7 +71,11 @@ impl Occasion {
             length: config.task.shape().length,
             examples,
             dropout: false,
-            weighted: false,
+            renumbered: false,
+            weighted: config.task.is_weighted(),
+            free: 0,
+            graded: recurrences,
+            forward_only: false,
         }
     }
 }
@@ -114,6 +135,9 @@ pub fn program_within(
         };
         let weights = occasion.weighted.then(|| graph.slot(Source::Weights, single));
         graph.objective(outputs, answers, weights)?;
+        if occasion.forward_only {
+            graph.detach();
+        }
         graph.finish(outputs, micro_batch, traced)
     };
     let (one, two) = (recorded(1)?, recorded(2)?);

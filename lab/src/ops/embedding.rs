@@ -9,6 +9,15 @@ use crate::float::{Float, vectorised};
 use crate::program::reference::Given;
 use crate::program::{Extent, Graph, Operation, Rows, SlotKind, Value};
 
+/// The positions of an example's rows (or of all rows, where they are fixed).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RowPositions {
+    /// These.
+    Known(Vec<u32>),
+    /// Those in this slot of row numbers, the same for all examples.
+    Slot(usize),
+}
+
 /// What is added per position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Positional {
@@ -21,7 +30,7 @@ pub enum Positional {
 }
 
 /// `tokens[id] + positions[position]`. Parameters: the token table, then the learned positions. Slots: token ids, then the
-/// positions of the rows (constant; one for each row of an example, or of the fixed rows), then constant positions.
+/// positions of the rows (one for each row of an example, or of the fixed rows), then constant positions.
 #[derive(Debug)]
 pub struct Embedding {
     width: usize,
@@ -29,13 +38,13 @@ pub struct Embedding {
 }
 
 impl Graph {
-    /// A row for each id of slot `ids`; `positions` are those of an example's rows (or of all rows, where they are fixed).
+    /// A row for each id of slot `ids`, plus what belongs to its position.
     pub fn embedding(
         &mut self,
         tokens: usize,
         ids: usize,
         positional: Positional,
-        positions: Vec<u32>,
+        positions: RowPositions,
     ) -> Result<Value> {
         let (shape, extent) = (self.parameter_shape(tokens).to_vec(), self.slot_extent(ids));
         let [_, width] = shape[..] else { candle_core::bail!("an embedding of a table of shape {shape:?}") };
@@ -48,8 +57,14 @@ impl Graph {
             },
             Positional::Constant(slot) => Some(self.slot_extent(slot).rows.count(0)),
         };
-        let fits = table.is_none_or(|table| {
-            positions.len() == rows && positions.iter().all(|position| (*position as usize) < table)
+        let fits = table.is_none_or(|table| match &positions {
+            RowPositions::Known(positions) => {
+                positions.len() == rows && positions.iter().all(|position| (*position as usize) < table)
+            }
+            RowPositions::Slot(slot) => {
+                self.slot_extent(*slot) == Extent { rows: Rows::Fixed(rows), width: 1 }
+                    && self.slots[*slot].kind == SlotKind::Ids
+            }
         });
         if !fits || extent.width != 1 || self.slots[ids].kind != SlotKind::Ids {
             candle_core::bail!("positions or ids do not fit an embedding of {extent:?}");
@@ -57,7 +72,10 @@ impl Graph {
         let mut parameters = vec![tokens];
         let mut slots = vec![ids];
         if positional != Positional::None {
-            slots.push(self.constant_ids("positions of the rows", 1, positions));
+            slots.push(match positions {
+                RowPositions::Known(positions) => self.constant_ids("positions of the rows", 1, positions),
+                RowPositions::Slot(slot) => slot,
+            });
         }
         match positional {
             Positional::None => {}

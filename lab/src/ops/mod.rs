@@ -5,7 +5,9 @@
 
 pub mod activation;
 pub mod attention;
+pub mod constant;
 pub mod embedding;
+pub mod fire;
 pub mod gemm;
 pub mod layer_norm;
 pub mod linear;

@@ -1,4 +1,4 @@
-//! Rotary positions (Su et al. 2021): coordinates i and i + h/2 of each head turn by position / 10 000^(2i/h).
+//! Rotary positions (Su et al. 2021): coordinates i and i + h/2 of each head turn by position / base^(2i/h).
 
 use std::any::Any;
 
@@ -21,15 +21,14 @@ pub struct Rotary {
 impl Graph {
     /// Turns the rows of `x`, each by its position: `positions` has one for every fixed row, or one for every row of an
     /// example.
-    pub fn rotary(&mut self, x: Value, heads: usize, positions: &[u32]) -> Result<Value> {
+    pub fn rotary(&mut self, x: Value, heads: usize, base: f64, positions: &[u32]) -> Result<Value> {
         let extent = self.extent(x);
         let (Rows::Fixed(count) | Rows::PerExample(count)) = extent.rows;
         if heads == 0 || !extent.width.is_multiple_of(2 * heads) || count != positions.len() {
             candle_core::bail!("{heads} heads at {} rotary positions in {extent:?}", positions.len());
         }
         let half = extent.width / heads / 2;
-        let angle =
-            |position: u32, index: usize| f64::from(position) / 10_000f64.powf(index as f64 / half as f64);
+        let angle = |position: u32, index: usize| f64::from(position) / base.powf(index as f64 / half as f64);
         let angles: Vec<f64> = positions
             .iter()
             .flat_map(|position| (0..half).map(move |index| angle(*position, index)))

@@ -5,4 +5,4 @@
 
 mod rule;
 
-pub use rule::{ReplicaRule, square_sum, update};
+pub use rule::{ReplicaRule, Stretch, square_sum, update};

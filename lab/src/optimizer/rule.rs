@@ -3,6 +3,7 @@
 use plateau_common::config::{OptimizerConfig, TrainConfig};
 
 use crate::float::{Float, vectorised};
+use crate::program::Layout;
 
 /// One replica's settings.
 #[derive(Clone, Debug)]
@@ -19,6 +20,19 @@ impl ReplicaRule {
         ReplicaRule { optimizer: config.optimizer.clone(), clip: config.clip }
     }
 
+    /// The parameters of a layout in stretches that decay or do not, in order.
+    pub fn stretches(&self, layout: &Layout) -> Vec<Stretch> {
+        let mut all: Vec<Stretch> = Vec::new();
+        for (place, parameter) in layout.parameters.iter().enumerate() {
+            let (decays, end) = (self.optimizer.decays(&parameter.name), layout.range(place).end);
+            match all.last_mut() {
+                Some(last) if last.decays == decays => last.end = end,
+                _ => all.push(Stretch { end, decays }),
+            }
+        }
+        all
+    }
+
     /// Names of the moments the rule keeps for every parameter.
     pub fn moment_names(&self) -> &'static [&'static str] {
         match self.optimizer {
@@ -33,18 +47,28 @@ impl ReplicaRule {
     }
 }
 
+/// Parameters that all decay or all do not; it begins where the one before ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// Number behind its last.
+    pub end: usize,
+    /// Whether they decay.
+    pub decays: bool,
+}
+
 /// Makes update number `update` (from 1) on a stretch of the arena: `gradient` has the norm `norm`, `multiplier` is the
 /// schedule's. The rules are PyTorch's (bias correction, momentum, order of decay and update).
 pub fn update<T: Float>(
     rule: &ReplicaRule,
     (norm, update, multiplier): (f64, u64, f64),
+    decays: bool,
     parameters: &mut [T],
     gradient: &[T],
     moments: [&mut [T]; 2],
 ) {
     let clip = T::of(rule.clip_factor(norm));
     let lr = rule.optimizer.lr() * multiplier;
-    let decay = rule.optimizer.weight_decay();
+    let decay = if decays { rule.optimizer.weight_decay() } else { 0.0 };
     let decoupled = matches!(rule.optimizer, OptimizerConfig::AdamW(_));
     let coupled = T::of(if decoupled { 0.0 } else { decay });
     let keep = T::of(if decoupled { 1.0 - lr * decay } else { 1.0 });

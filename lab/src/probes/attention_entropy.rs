@@ -1,4 +1,4 @@
-//! `attention_entropy/<layer>`: entropy of the attention weights in nats, mean over heads and read positions.
+//! `attention_entropy/<layer>` (of looped models `<layer>` goes on through the recurrences): entropy of the attention weights in nats, mean over heads and read positions.
 //!
 //! In count space a token type stands for c positions of equal weight, which adds log c to its share; so both forms of
 //! input give the same number.
@@ -9,7 +9,7 @@ use super::{Measured, Measuring};
 use crate::cpu::{Executor, Feed, SlotData};
 use crate::error::LabError;
 use crate::network::Network;
-use crate::ops::attention::Attention;
+use crate::ops::attention::{Attention, LOGIT_BIAS};
 use crate::ops::rows::{RowIndex, RowsOfCall};
 use crate::program::{Node, Ports};
 
@@ -26,7 +26,7 @@ fn entropies(network: &Network, input: &Input) -> Result<Vec<f64>, LabError> {
     // Slots are read from a feed of its own, since the executor does not give its own away.
     let mut kept: Vec<Micro> = Vec::new();
     let feed = network.run::<f64>(input, true, |executor, start, examples| {
-        kept.push(Micro { start, examples, layers: queries_and_keys(executor, examples) });
+        kept.push(Micro { start, examples, layers: givens(executor, examples) });
     })?;
     let attentions: Vec<(&Node, &Attention)> = program
         .nodes
@@ -53,19 +53,30 @@ fn entropies(network: &Network, input: &Input) -> Result<Vec<f64>, LabError> {
     Ok(measured)
 }
 
-/// Queries and keys of every layer after a micro-batch.
+/// What every layer's attention was given in a micro-batch.
 struct Micro {
     start: usize,
     examples: usize,
-    layers: Vec<[Vec<f64>; 2]>,
+    layers: Vec<Given>,
 }
 
-fn queries_and_keys(executor: &Executor<f64>, examples: usize) -> Vec<[Vec<f64>; 2]> {
+/// Queries, keys, and what is added to the logits.
+struct Given {
+    queries: Vec<f64>,
+    keys: Vec<f64>,
+    logit_bias: Option<Vec<f64>>,
+}
+
+fn givens(executor: &Executor<f64>, examples: usize) -> Vec<Given> {
     let program = executor.program();
     let is_attention = |(node, _): &(&Node, &Ports)| node.operation.as_any().is::<Attention>();
     let nodes = program.nodes.iter().zip(&program.ports).filter(is_attention);
     nodes
-        .map(|(_, ports)| [0, 1].map(|input| executor.place(ports.inputs[input], examples).to_vec()))
+        .map(|(_, ports)| {
+            let input = |input: usize| executor.place(ports.inputs[input], examples).to_vec();
+            let logit_bias = (ports.inputs.len() > LOGIT_BIAS).then(|| input(LOGIT_BIAS));
+            Given { queries: input(0), keys: input(1), logit_bias }
+        })
         .collect()
 }
 
@@ -90,8 +101,9 @@ impl Entropies<'_> {
     }
 
     /// Sum over examples, asked queries and heads, and how many those were.
-    fn sum(&self, [q, k]: &[Vec<f64>; 2], asked: impl Fn(usize) -> Option<usize>) -> (f64, usize) {
+    fn sum(&self, given: &Given, asked: impl Fn(usize) -> Option<usize>) -> (f64, usize) {
         let Attention { heads, queries, keys, width, causal, .. } = *self.attention;
+        let Given { queries: q, keys: k, logit_bias } = given;
         let (query_rows, key_rows) =
             (self.rows(&self.attention.query_rows), self.rows(&self.attention.key_rows));
         let (size, scale) = (self.attention.head_size(), self.attention.scale());
@@ -113,7 +125,10 @@ impl Entropies<'_> {
                         .map(|key| {
                             let k = &k[at(key_rows.row(example, key))..][..size];
                             let product: f64 = q.iter().zip(k).map(|(a, b)| a * b).sum();
-                            product * scale + bias.map_or(0.0, |bias| bias[key])
+                            let added = logit_bias
+                                .as_ref()
+                                .map_or(0.0, |added| added[self.attention.logit_bias_at(head, key, query)]);
+                            product * scale + bias.map_or(0.0, |bias| bias[key]) + added
                         })
                         .collect();
                     total += entropy(&logits, bias);

@@ -7,6 +7,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
+use plateau_common::positions::Position;
 
 use super::reference::Given;
 use super::{Extent, Program, Rows, plan};
@@ -46,6 +47,16 @@ pub enum Source {
     Pairs {
         /// Number of tokens.
         vocabulary: usize,
+    },
+    /// The row of each token in a position scheme's table, `[B, T]`.
+    TokenRows {
+        /// Place of the scheme among the graph's.
+        scheme: usize,
+    },
+    /// The positions of the tokens of an update's examples, `[T]`: an increasing choice of `0..positions`.
+    Numbering {
+        /// Positions to choose from.
+        positions: usize,
     },
     /// The last of the pairs, or of the tokens where the vocabulary is 0, `[B]`.
     LastPair {
@@ -103,6 +114,12 @@ pub trait Operation: Kernel + Debug + Send + Sync {
         false
     }
 
+    /// Whether the backward pass leaves out the gradient of this input where nobody needs it (else it is written all the same).
+    fn may_skip(&self, input: usize) -> bool {
+        let _ = input;
+        false
+    }
+
     /// An input whose gradient is the gradient of the output as it stands: the program hands it on (or adds it) by itself.
     fn passes_to(&self) -> Option<usize> {
         None
@@ -131,6 +148,8 @@ pub struct Node {
     pub slots: Vec<usize>,
     /// The result.
     pub output: Value,
+    /// Whether gradients end here: nothing is kept for a backward pass, and there is none.
+    pub detached: bool,
 }
 
 /// A model being recorded.
@@ -142,12 +161,44 @@ pub struct Graph {
     pub(crate) slots: Vec<SlotSpecification>,
     /// Values and what a trace calls them.
     pub(super) named: Vec<(String, Value)>,
+    /// Position schemes that [`Source::TokenRows`] refers to.
+    pub(super) schemes: Vec<Position>,
+    /// Whether what is recorded now is detached.
+    detached: bool,
 }
 
 impl Graph {
     /// An empty recording of a model with these parameters.
     pub fn new(parameters: Vec<ParameterSpecification>) -> Self {
-        Graph { parameters, nodes: Vec::new(), values: Vec::new(), slots: Vec::new(), named: Vec::new() }
+        Graph {
+            parameters,
+            nodes: Vec::new(),
+            values: Vec::new(),
+            slots: Vec::new(),
+            named: Vec::new(),
+            schemes: Vec::new(),
+            detached: false,
+        }
+    }
+
+    /// Records something that gradients do not go through.
+    pub fn detached<R>(&mut self, record: impl FnOnce(&mut Graph) -> R) -> R {
+        let before = std::mem::replace(&mut self.detached, true);
+        let result = record(self);
+        self.detached = before;
+        result
+    }
+
+    /// Detaches the whole recording: the program has a forward pass only.
+    pub fn detach(&mut self) {
+        self.nodes.iter_mut().for_each(|node| node.detached = true);
+    }
+
+    /// Declares the rows that a position scheme gives the tokens of each example; their place.
+    pub fn scheme_slot(&mut self, scheme: &Position, length: usize) -> usize {
+        self.schemes.push(scheme.clone());
+        let source = Source::TokenRows { scheme: self.schemes.len() - 1 };
+        self.slot(source, Extent { rows: Rows::PerExample(length), width: 1 })
     }
 
     /// Place of a parameter.
@@ -234,6 +285,7 @@ impl Graph {
             parameters: parameters.to_vec(),
             slots: slots.to_vec(),
             output,
+            detached: self.detached,
         });
         output
     }

@@ -1,6 +1,7 @@
 //! From a recording to a program: order, backward pass, lifetimes, places.
 
 use candle_core::Result;
+use plateau_common::positions::Position;
 
 use super::graph::{Graph, Node, SlotSpecification, Value};
 use super::{Extent, Rows};
@@ -48,6 +49,8 @@ pub struct Ports {
     pub parameters: Vec<(usize, usize)>,
     /// Whether a parameter's gradient is added to another operation's contribution.
     pub to_parameters: Vec<bool>,
+    /// Whether the operation has a backward pass: not where it is detached, or its result reaches the loss through what is.
+    pub has_backward: bool,
 }
 
 /// Where the parameters lie in a replica's arena: one after another, in the model's order, without gaps.
@@ -93,6 +96,10 @@ pub struct Program {
     pub layout: Layout,
     /// Inputs.
     pub slots: Vec<SlotSpecification>,
+    /// Position schemes that slots refer to.
+    pub schemes: Vec<Position>,
+    /// Parameters that no gradient reaches, as places: their gradients are zeroed by who runs the program.
+    pub unreached: Vec<usize>,
     /// The model's outputs.
     pub outputs: Place,
     /// Most examples of a micro-batch.
@@ -151,6 +158,7 @@ struct Draft {
     to_inputs: Vec<Option<(usize, bool)>>,
     add_through: Option<usize>,
     to_parameters: Vec<bool>,
+    has_backward: bool,
 }
 
 pub(super) fn plan(graph: Graph, outputs: Value, micro_batch: usize, traced: bool) -> Result<Program> {
@@ -194,8 +202,14 @@ pub(super) fn plan(graph: Graph, outputs: Value, micro_batch: usize, traced: boo
                 .map(|parameter| (layout.offsets[*parameter], layout.range(*parameter).len()))
                 .collect(),
             to_parameters: draft.to_parameters.clone(),
+            has_backward: draft.has_backward,
         });
     }
+    let mut reached = vec![false; graph.parameters.len()];
+    for (position, _) in drafts.iter().enumerate().filter(|(_, draft)| draft.has_backward) {
+        graph.nodes[planner.order[position]].parameters.iter().for_each(|place| reached[*place] = true);
+    }
+    let unreached = (0..reached.len()).filter(|place| !reached[*place]).collect();
     let named = match traced {
         true => {
             graph.named.iter().map(|(name, value)| (name.clone(), place(planner.value[value.0]))).collect()
@@ -212,6 +226,8 @@ pub(super) fn plan(graph: Graph, outputs: Value, micro_batch: usize, traced: boo
         fixed,
         layout,
         slots: graph.slots,
+        schemes: graph.schemes,
+        unreached,
         outputs: outputs_place,
         micro_batch,
         workspace,
@@ -281,12 +297,13 @@ impl Planner<'_> {
         for position in 0..self.order.len() {
             let (output, inputs) = (self.node(position).output, self.node(position).inputs.clone());
             self.value[output.0] = self.buffer(self.graph.extent(output), position, position);
+            let detached = self.node(position).detached;
             for (number, input) in inputs.iter().enumerate() {
-                let kept = self.node(position).operation.keeps_input(number);
+                let kept = !detached && self.node(position).operation.keeps_input(number);
                 let until = if kept { self.backward_time(position) } else { position };
                 self.extend(self.value[input.0], until);
             }
-            if self.node(position).operation.keeps_output() {
+            if !detached && self.node(position).operation.keeps_output() {
                 self.extend(self.value[output.0], self.backward_time(position));
             }
         }
@@ -302,11 +319,27 @@ impl Planner<'_> {
     /// Buffers of all gradients, in the order of the backward pass; the drafts in forward order.
     fn backward(&mut self) -> Vec<Draft> {
         let mut with_gradient = vec![false; self.graph.parameters.len()];
+        let mut made_detached = vec![false; self.graph.values.len()];
+        for node in &self.graph.nodes {
+            made_detached[node.output.0] = node.detached;
+        }
         let mut drafts = Vec::new();
         for position in (0..self.order.len()).rev() {
             let now = self.backward_time(position);
             let node = &self.graph.nodes[self.order[position]];
             let gradient = self.gradient[node.output.0];
+            let is_objective = position + 1 == self.order.len();
+            if node.detached || (gradient.is_none() && !is_objective) {
+                let saved = node.operation.saved().into_iter();
+                drafts.push(Draft {
+                    saved: saved.map(|extent| self.buffer(extent, position, position)).collect(),
+                    to_inputs: vec![None; node.inputs.len()],
+                    add_through: None,
+                    to_parameters: vec![true; node.parameters.len()],
+                    has_backward: false,
+                });
+                continue;
+            }
             if let Some(gradient) = gradient {
                 self.extend(gradient, now);
             }
@@ -316,6 +349,10 @@ impl Planner<'_> {
             let (mut to_inputs, mut add_through) = (Vec::new(), None);
             for (number, input) in node.inputs.iter().enumerate() {
                 let known = self.gradient[input.0];
+                if made_detached[input.0] && node.operation.may_skip(number) {
+                    to_inputs.push(None);
+                    continue;
+                }
                 if passes == Some(number) {
                     match known {
                         None => self.gradient[input.0] = gradient,
@@ -340,7 +377,7 @@ impl Planner<'_> {
                 .iter()
                 .map(|parameter| std::mem::replace(&mut with_gradient[*parameter], true))
                 .collect();
-            drafts.push(Draft { saved, to_inputs, add_through, to_parameters });
+            drafts.push(Draft { saved, to_inputs, add_through, to_parameters, has_backward: true });
         }
         drafts.reverse();
         drafts

@@ -91,7 +91,10 @@ pub fn run(
             slots: node.slots.iter().map(|place| &slots[*place]).collect(),
             output: program.values[node.output.0],
         };
-        let result = node.operation.reference(&given)?;
+        let mut result = node.operation.reference(&given)?;
+        if node.detached {
+            result = result.detach();
+        }
         values[node.output.0] = Some(result);
         last = Some(node.output);
     }

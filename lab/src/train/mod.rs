@@ -6,6 +6,7 @@
 //! Owns the traffic between threads and the caller; leaves what becomes of checkpoints to the caller.
 
 mod crew;
+mod grid;
 mod roster;
 mod shard;
 

@@ -5,15 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use plateau_common::config::{Batch as BatchSize, ModelConfig, Precision, ProbeKind, TrialConfig};
+use plateau_common::config::{ModelConfig, Pass, Precision, ProbeKind, TrialConfig};
 use plateau_common::metrics::Evaluation;
 use plateau_common::random::StreamFamily;
-use plateau_common::tasks::{Batch, Draw, Examples, Form, Scale, Split, TaskConfig};
+use plateau_common::tasks::{Batch, Examples, Form, ReadOut, Scale, Split, TaskConfig};
 use plateau_common::trial::Ending;
 
-use super::{Event, Start};
+use super::{Event, Start, grid};
 use crate::checkpoint::{self, Checkpoint, Named};
-use crate::engine::{Engine, Recruit, State, Step, Workbench};
+use crate::engine::{Engine, Reading, Recruit, State, Step, Streams, Workbench};
 use crate::error::{Doing, LabError};
 use crate::evaluate::{self, Scores};
 use crate::model;
@@ -24,6 +24,8 @@ use crate::program::Layout;
 
 /// Seconds after which a shard reports its progress and its thread turns to the next one.
 const TURN_SECONDS: f64 = 0.1;
+/// Share of the test set answered right at every read position.
+const EXACT_MATCH: &str = "test_exact_match";
 /// Name of the tensor that holds the norm of the last gradient in an optimiser's file.
 const LAST_NORM: &str = "last_gradient_norm";
 
@@ -32,7 +34,7 @@ struct Replica {
     start: Start,
     examples: Box<dyn Examples>,
     scale: Scale,
-    dropout: StreamFamily,
+    streams: Streams,
     /// Fixed evaluation sets; the training one is absent where data are endless.
     train_set: Option<Batch>,
     test_set: Batch,
@@ -45,7 +47,10 @@ impl Replica {
         Replica {
             start: start.clone(),
             scale: examples.scale(),
-            dropout: StreamFamily::new(config.seed, "dropout"),
+            streams: Streams {
+                dropout: StreamFamily::new(config.seed, "dropout"),
+                positions: StreamFamily::new(config.seed, "positions"),
+            },
             train_set: examples.evaluation(Split::Train, form),
             test_set: examples.evaluation(Split::Test, form).unwrap_or_else(Batch::empty),
             examples,
@@ -67,7 +72,8 @@ pub(super) struct Shard<'a> {
     /// The replicas' batches, drawn anew for every update unless they are the whole training set.
     batches: Vec<Batch>,
     scales: Vec<Scale>,
-    dropout: Vec<StreamFamily>,
+    streams: Vec<Streams>,
+    passes: Vec<Pass>,
     /// Whether the batches are those of the update before.
     drawn: bool,
     scratch: &'a Path,
@@ -108,7 +114,8 @@ impl<'a> Shard<'a> {
             step: starts[0].step(),
             batches: Vec::new(),
             scales: Vec::new(),
-            dropout: Vec::new(),
+            streams: Vec::new(),
+            passes: Vec::new(),
             drawn: false,
             scratch,
             last_save: Instant::now(),
@@ -187,40 +194,39 @@ impl<'a> Shard<'a> {
         self.replica_steps = 0;
     }
 
-    fn batch_size(&self) -> Option<usize> {
-        match self.replicas[0].config().train.batch {
-            BatchSize::Full => None,
-            BatchSize::Size(size) => Some(size),
-        }
-    }
-
     /// Lines up what belongs to the replicas side by side, after some have left.
     fn line_up(&mut self) {
         self.batches.resize_with(self.replicas.len(), Batch::empty);
         self.scales = self.replicas.iter().map(|replica| replica.scale).collect();
-        self.dropout = self.replicas.iter().map(|replica| replica.dropout.clone()).collect();
+        self.streams = self.replicas.iter().map(|replica| replica.streams.clone()).collect();
         self.drawn = false;
     }
 
     /// Makes the next update. Nothing is allocated here from the second update on.
     fn update(&mut self) -> Result<(), LabError> {
-        let (update, size) = (self.step + 1, self.batch_size());
-        let fresh = size.is_some() || !self.drawn;
+        let update = self.step + 1;
+        let config = self.replicas[0].config();
+        let draw = config.train.draw(update);
+        let fresh = draw.size.is_some() || !self.drawn;
         if fresh {
             for (replica, batch) in self.replicas.iter().zip(&mut self.batches) {
-                replica.examples.draw(Draw::of(update, size), self.form, batch);
+                replica.examples.draw(draw, self.form, batch);
             }
             self.drawn = true;
         }
-        let config = self.replicas[0].config();
         let ModelConfig::Transformer(settings) = &config.model;
+        self.passes.clear();
+        self.passes.extend(config.train.passes(update, settings.recurrences));
         let step = Step {
             update,
-            multiplier: config.train.schedule.multiplier(update, config.train.steps),
+            multiplier: config.train.multiplier(update),
             batches: &self.batches,
             fresh,
             scales: &self.scales,
-            dropout: (settings.dropout > 0.0).then_some((settings.dropout, self.dropout.as_slice())),
+            passes: &self.passes,
+            dropout: (settings.dropout > 0.0).then_some(settings.dropout),
+            renumbers: settings.positions.is_random(),
+            streams: &self.streams,
         };
         self.engine.update(&step)?;
         self.step = update;
@@ -241,7 +247,6 @@ impl<'a> Shard<'a> {
 
     /// Metrics of the replica at `place`.
     fn measure(&mut self, place: usize) -> Result<Vec<(String, f64)>, LabError> {
-        let size = self.batch_size();
         let replica = &self.replicas[place];
         let config = replica.config();
         let modulus = match &config.task {
@@ -256,14 +261,15 @@ impl<'a> Shard<'a> {
         let train_batch = match &replica.train_set {
             Some(set) => set,
             None => {
-                next = replica.examples.train(self.step + 1, size, self.form);
+                let draw = config.train.draw(self.step + 1);
+                next = Batch::filled(|batch| replica.examples.draw(draw, self.form, batch));
                 &next
             }
         };
         let width = config.task.shape().output.width();
         let engine = &mut *self.engine;
         let mut score = |batch: &Batch| -> Result<Scores, LabError> {
-            evaluate::score(engine, place, batch, replica.scale, width, outputs)
+            evaluate::score(engine, place, batch, (replica.scale, Reading::Usual), width, outputs)
         };
         let (train, test) = (score(train_batch)?, score(&replica.test_set)?);
         let mut values = vec![
@@ -272,6 +278,14 @@ impl<'a> Shard<'a> {
             ("test_loss".to_owned(), test.loss()),
             ("test_accuracy".to_owned(), test.accuracy()),
         ];
+        if config.task.shape().read_out == ReadOut::Every {
+            values.push((EXACT_MATCH.to_owned(), test.exact_match()));
+        }
+        if let Some(grid) =
+            config.evaluate.grid.as_ref().filter(|grid| grid.is_due(self.step, config.train.steps))
+        {
+            values.extend(grid::measure(engine, place, grid, config, &*replica.examples)?);
+        }
         if kinds.is_empty() {
             return Ok(values);
         }

@@ -49,7 +49,21 @@ pub(super) fn backward<T: Float>(attention: &Attention, stage: usize, call: &Cal
         by_head_size!(attention, to_queries::<T>(call));
         by_head_size!(attention, to_keys::<T>(call));
         by_head_size!(attention, to_values::<T>(call));
+        to_logit_bias(attention, call);
     }
+}
+
+/// Adds the gradients of the logits to those of their bias, in the order of the examples.
+fn to_logit_bias<T: Float>(attention: &Attention, call: &Call<'_, T>) {
+    let Attention { heads, queries, keys, .. } = *attention;
+    let to_logits = call.saved(TO_LOGITS);
+    attention.add_to_logit_bias(call, |example, head, key, factor, sum| {
+        let first = if attention.causal { key } else { 0 };
+        for query in first..queries {
+            let row = (example * queries + query) * heads + head;
+            sum[keys - queries + query] += to_logits[row * keys + key] * factor;
+        }
+    });
 }
 
 #[inline(always)]
@@ -87,6 +101,7 @@ fn attend<T: Float, const SIZE: usize>(attention: &Attention, call: &Call<'_, T>
     let (q, k, v) = (call.input(0), call.input(1), call.input(2));
     let (query_rows, key_rows) = (attention.query_rows.of(call), attention.key_rows.of(call));
     let (biases, factors) = (attention.biases(call), attention.factors(call));
+    let logit_biases = attention.logit_biases(call);
     let (rows, output) = call.output_share_by(queries);
     let (_, weights) = call.saved_share_by(WEIGHTS, queries);
     vectorised(
@@ -108,6 +123,11 @@ fn attend<T: Float, const SIZE: usize>(attention: &Attention, call: &Call<'_, T>
                     if let Some(biases) = biases {
                         for (weight, bias) in weights.iter_mut().zip(&biases[example * keys..]) {
                             *weight += *bias;
+                        }
+                    }
+                    if let Some(biases) = logit_biases {
+                        for (key, weight) in weights.iter_mut().enumerate() {
+                            *weight += biases[attention.logit_bias_at(head, key, query)];
                         }
                     }
                     softmax(weights);

@@ -18,7 +18,7 @@ use candle_core::{Result, Tensor};
 
 use super::rows::{RowIndex, RowMap};
 use crate::cpu::{Call, CpuOperation};
-use crate::float::Float;
+use crate::float::{Float, vectorised};
 use crate::program::reference::Given;
 use crate::program::{Extent, Graph, Operation, Rows, SlotKind, Value};
 
@@ -45,9 +45,12 @@ pub struct AttentionPlan {
     pub key_bias: Option<usize>,
     /// A slot of numbers, `PerExample(queries * heads)` rows of `keys`: dropout factors of the weights.
     pub dropout: Option<usize>,
+    /// A value added to the scaled logits of every example: `Fixed(heads * keys)` rows, head by head and key by key, of `keys`
+    /// numbers, one for each position of a query. What stands where causal attention sees nothing is not read.
+    pub logit_bias: Option<Value>,
 }
 
-/// softmax(q kᵀ / sqrt(width / heads) + bias) v, head by head. Inputs: q, k, v.
+/// softmax(q kᵀ / sqrt(width / heads) + biases) v, head by head. Inputs: q, k, v, and the logits' bias where there is one.
 #[derive(Debug)]
 pub struct Attention {
     pub(crate) heads: usize,
@@ -61,7 +64,12 @@ pub struct Attention {
     pub(crate) key_bias: Option<usize>,
     /// Number of the dropout factors' slot among the operation's.
     pub(crate) dropout: Option<usize>,
+    /// Whether input number [`LOGIT_BIAS`] is there.
+    pub(crate) has_logit_bias: bool,
 }
+
+/// The input that is added to the logits.
+pub(crate) const LOGIT_BIAS: usize = 3;
 
 impl Graph {
     /// Attention of the rows `q` to the rows `k`, mixing the rows `v`: `PerExample(queries)` rows as wide as theirs. The three
@@ -85,6 +93,17 @@ impl Graph {
         if q == k || k == v || q == v {
             candle_core::bail!("attention needs three different values: their gradients are written at once");
         }
+        let mut inputs = vec![q, k, v];
+        if let Some(bias) = plan.logit_bias {
+            let expected = Extent { rows: Rows::Fixed(heads * keys), width: keys };
+            if self.extent(bias) != expected || (queries != keys && queries != 1) {
+                candle_core::bail!(
+                    "a bias of {:?} for logits of {expected:?}, {queries} queries",
+                    self.extent(bias)
+                );
+            }
+            inputs.push(bias);
+        }
         let mut slots = Vec::new();
         let query_rows = plan.query_rows.record(self, q, queries, &mut slots)?;
         let key_rows = plan.key_rows.record(self, k, keys, &mut slots)?;
@@ -100,9 +119,20 @@ impl Graph {
         let key_bias = numbers(plan.key_bias, keys, 1)?;
         let dropout = numbers(plan.dropout, queries * heads, keys)?;
         let causal = causal && queries == keys;
-        let operation =
-            Attention { heads, queries, keys, width, query_rows, key_rows, causal, key_bias, dropout };
-        Ok(self.record(operation, &[q, k, v], &[], &slots, Extent { rows: Rows::PerExample(queries), width }))
+        let has_logit_bias = plan.logit_bias.is_some();
+        let operation = Attention {
+            heads,
+            queries,
+            keys,
+            width,
+            query_rows,
+            key_rows,
+            causal,
+            key_bias,
+            dropout,
+            has_logit_bias,
+        };
+        Ok(self.record(operation, &inputs, &[], &slots, Extent { rows: Rows::PerExample(queries), width }))
     }
 }
 
@@ -124,7 +154,10 @@ impl Attention {
     }
 
     fn form(&self) -> Form {
-        let shares_keys = self.key_rows.map() == RowMap::InOrder && self.dropout.is_none() && !self.causal;
+        let shares_keys = self.key_rows.map() == RowMap::InOrder
+            && self.dropout.is_none()
+            && !self.causal
+            && !self.has_logit_bias;
         match self.queries < MANY_QUERIES {
             true if shares_keys => Form::Common,
             true => Form::Few,
@@ -139,6 +172,43 @@ impl Attention {
 
     fn biases<'a, T: Float>(&self, call: &Call<'a, T>) -> Option<&'a [T]> {
         self.key_bias.map(|slot| call.numbers(slot))
+    }
+
+    /// The logits' bias, `[heads, keys, keys]`.
+    fn logit_biases<'a, T: Float>(&self, call: &Call<'a, T>) -> Option<&'a [T]> {
+        self.has_logit_bias.then(|| call.input(LOGIT_BIAS))
+    }
+
+    /// Where the bias of a head, a key and a query begins; those of the next queries follow.
+    #[inline(always)]
+    pub(crate) fn logit_bias_at(&self, head: usize, key: usize, query: usize) -> usize {
+        (head * self.keys + key) * self.keys + self.keys - self.queries + query
+    }
+
+    /// Adds to the gradient of the logits' bias where it is needed, in the order of the examples: `add(example, head, key, factor,
+    /// numbers by position of the query)` adds the gradients of the logits before scaling times the factor.
+    fn add_to_logit_bias<T: Float>(
+        &self,
+        call: &Call<'_, T>,
+        add: impl Fn(usize, usize, usize, T, &mut [T]),
+    ) {
+        if !self.has_logit_bias || !call.needs_gradient(LOGIT_BIAS) {
+            return;
+        }
+        let unscaled = T::of(1.0 / self.scale());
+        let share = call.to_input(LOGIT_BIAS);
+        if !share.accumulate {
+            share.numbers.fill(T::ZERO);
+        }
+        vectorised(
+            #[inline(always)]
+            || {
+                for (row, to) in share.rows.zip(share.numbers.chunks_exact_mut(self.keys)) {
+                    let (head, key) = (row / self.keys, row % self.keys);
+                    (0..call.examples()).for_each(|example| add(example, head, key, unscaled, to));
+                }
+            },
+        );
     }
 
     fn factors<'a, T: Float>(&self, call: &Call<'a, T>) -> Option<&'a [T]> {
@@ -212,6 +282,21 @@ impl CpuOperation for Attention {
     }
 }
 
+impl Attention {
+    /// The logits' bias of all replicas' examples, `[K examples, heads, queries, keys]`, from the input.
+    fn reference_bias(&self, given: &Given<'_>) -> Result<Option<Tensor>> {
+        if !self.has_logit_bias {
+            return Ok(None);
+        }
+        let (replicas, keys) = (given.replicas, self.keys);
+        let bias = given.input(LOGIT_BIAS).reshape((replicas, 1, self.heads, keys, keys))?;
+        let bias = bias.narrow(4, keys - self.queries, self.queries)?.transpose(3, 4)?;
+        let all = (replicas, given.examples, self.heads, self.queries, keys);
+        let bias = bias.broadcast_as(all)?.contiguous()?;
+        Ok(Some(bias.reshape((replicas * given.examples, self.heads, self.queries, keys))?))
+    }
+}
+
 impl Operation for Attention {
     fn name(&self) -> &'static str {
         "attention"
@@ -229,6 +314,10 @@ impl Operation for Attention {
         true
     }
 
+    fn may_skip(&self, input: usize) -> bool {
+        input == LOGIT_BIAS
+    }
+
     fn keeps_output(&self) -> bool {
         matches!(self.form(), Form::Panels)
     }
@@ -242,7 +331,8 @@ impl Operation for Attention {
             Some(slot) => Some(given.numbers(slot)?.reshape((examples, self.keys))?),
             None => None,
         };
-        let mut weights = weights(&q, &k, self.heads, self.causal, bias.as_ref())?;
+        let mut weights =
+            weights(&q, &k, self.heads, self.causal, bias.as_ref(), self.reference_bias(given)?.as_ref())?;
         if let Some(slot) = self.dropout {
             let factors = given.numbers(slot)?.reshape((examples, self.queries, self.heads, self.keys))?;
             weights = (weights * factors.transpose(1, 2)?)?;
@@ -261,9 +351,16 @@ impl Operation for Attention {
 }
 
 /// Attention weights `[examples, heads, queries, keys]` by plain tensor operations, before dropout, of queries
-/// `[examples, queries, width]` to keys `[examples, keys, width]`. `bias` is `[examples, keys]`; `causal` as in
-/// [`AttentionPlan`].
-pub fn weights(q: &Tensor, k: &Tensor, heads: usize, causal: bool, bias: Option<&Tensor>) -> Result<Tensor> {
+/// `[examples, queries, width]` to keys `[examples, keys, width]`. `bias` is `[examples, keys]`, `logit_bias` `[examples or 1,
+/// heads, queries, keys]`; `causal` as in [`AttentionPlan`].
+pub fn weights(
+    q: &Tensor,
+    k: &Tensor,
+    heads: usize,
+    causal: bool,
+    bias: Option<&Tensor>,
+    logit_bias: Option<&Tensor>,
+) -> Result<Tensor> {
     let ((examples, queries, width), keys) = (q.dims3()?, k.dim(1)?);
     let size = width / heads;
     let split = |rows: &Tensor, count: usize| {
@@ -273,6 +370,9 @@ pub fn weights(q: &Tensor, k: &Tensor, heads: usize, causal: bool, bias: Option<
     let mut logits = (q.matmul(&k.transpose(2, 3)?.contiguous()?)? / (size as f64).sqrt())?;
     if let Some(bias) = bias {
         logits = logits.broadcast_add(&bias.reshape((examples, 1, 1, keys))?)?;
+    }
+    if let Some(bias) = logit_bias {
+        logits = logits.broadcast_add(bias)?;
     }
     if causal && queries == keys {
         let hidden = |query: usize, key: usize| if key > query { f64::NEG_INFINITY } else { 0.0 };

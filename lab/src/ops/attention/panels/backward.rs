@@ -4,10 +4,10 @@
 //! their gradients stay in the first-level cache; panels go from the last to the first, as a causal one's last sees all keys.
 //! Gradients of rows that examples share are first written by position and then added up in the order of the examples.
 
-use super::super::Attention;
+use super::super::{Attention, LOGIT_BIAS};
 use super::{
-    BY_POSITION, Columns, HIGHEST, KEY_BLOCK, SHARE, WIDEST, add_biases, copy_head, drop_out,
-    hide_later_keys, next_panel, pack_panel, panel, shared_inputs, take,
+    BY_POSITION, Columns, HIGHEST, KEY_BLOCK, SHARE, WIDEST, add_biases, add_logit_biases, copy_head,
+    drop_out, hide_later_keys, next_panel, pack_panel, panel, shared_inputs, take, to_logits_saved,
 };
 use crate::cpu::Call;
 use crate::float::{Float, sum_of, vectorised};
@@ -23,6 +23,24 @@ pub(in super::super) fn backward<T: Float>(attention: &Attention, stage: usize, 
     for (number, input) in shared_inputs(attention).enumerate() {
         add_up(attention, call, input, BY_POSITION + number);
     }
+    add_up_logits(attention, call);
+}
+
+/// Adds the gradients of the logits up to those of their bias.
+fn add_up_logits<T: Float>(attention: &Attention, call: &Call<'_, T>) {
+    if !attention.has_logit_bias {
+        return;
+    }
+    let Attention { heads, queries, keys, .. } = *attention;
+    let to_logits = call.saved(to_logits_saved(attention));
+    attention.add_to_logit_bias(call, |example, head, key, factor, sum| {
+        let own = &to_logits[((example * heads + head) * keys + key) * queries..][..queries];
+        // What causal attention does not see was not written.
+        let first = if attention.causal { key } else { 0 };
+        for (sum, number) in sum[first..].iter_mut().zip(&own[first..]) {
+            *sum += *number * factor;
+        }
+    });
 }
 
 /// Adds gradients by position up by row.
@@ -137,6 +155,8 @@ struct Head<'a, T> {
     /// A block's weights and gradients of logits, `[block, panel]`.
     weights: &'a mut [T],
     to_logits: &'a mut [T],
+    /// All gradients of the head's logits, `[key, query]`, where they are kept.
+    kept_logits: Option<&'a mut [T]>,
 }
 
 impl<'a, T: Float> Head<'a, T> {
@@ -159,6 +179,7 @@ impl<'a, T: Float> Head<'a, T> {
             gradient_panel: take(&mut scratch, width * size),
             weights: take(&mut scratch, block),
             to_logits: take(&mut scratch, block),
+            kept_logits: None,
         }
     }
 
@@ -180,7 +201,15 @@ impl<'a, T: Float> Head<'a, T> {
             multiply(self.product, (to_logits, width), v, gradient_panel, false, Finish::NONE);
             vectorised(
                 #[inline(always)]
-                || panel.block::<PARTS>(self.attention, start, weights, to_logits),
+                || {
+                    panel.block::<PARTS>(self.attention, start, weights, to_logits);
+                    if let Some(kept) = &mut self.kept_logits {
+                        for (key, to_logits) in (start..).zip(to_logits.chunks_exact(width)) {
+                            let own = key * self.attention.queries + panel.first;
+                            kept[own..own + count].copy_from_slice(&to_logits[..count]);
+                        }
+                    }
+                },
             );
             let weights = Matrix::strided(weights, block, count, width);
             let to_logits = Matrix::strided(to_logits, block, count, width);
@@ -208,6 +237,8 @@ struct Panel<'a, T> {
     biases: Option<&'a [T]>,
     /// Factors from the first query's first key on.
     factors: Option<&'a [T]>,
+    /// Biases from the first key and the panel's first query on.
+    logit_biases: Option<&'a [T]>,
 }
 
 impl<T: Float> Panel<'_, T> {
@@ -223,6 +254,10 @@ impl<T: Float> Panel<'_, T> {
         let stride = attention.heads * attention.keys;
         if let Some(biases) = self.biases {
             add_biases::<T, PARTS>(weights, &biases[start..]);
+        }
+        if let Some(biases) = self.logit_biases {
+            let (keys, biases) = (attention.keys, &biases[start * attention.keys..]);
+            add_logit_biases::<T, PARTS>(weights, biases, keys, self.count);
         }
         if attention.causal {
             hide_later_keys::<T, PARTS>(weights, start, self.first);
@@ -245,12 +280,17 @@ fn gradients<T: Float>(attention: &Attention, call: &Call<'_, T>) {
     let (highest, shares) = (call.saved(HIGHEST), call.saved(SHARE));
     let (query_rows, key_rows) = (attention.query_rows.of(call), attention.key_rows.of(call));
     let (biases, factors) = (attention.biases(call), attention.factors(call));
+    let logit_biases = attention.logit_biases(call);
+    let keeps_logits = logit_biases.is_some() && call.needs_gradient(LOGIT_BIAS);
+    let mut kept_logits =
+        keeps_logits.then(|| call.saved_share_by(to_logits_saved(attention), heads * keys).1);
     let [mut to_q, mut to_k, mut to_v] = [0, 1, 2].map(|input| Target::new(attention, call, input));
     let mut own = Head::new(attention, call);
     let units =
         call.share_of(call.examples()).flat_map(|example| (0..heads).map(move |head| (example, head)));
     for (example, head) in units {
         let column = head * size;
+        own.kept_logits = kept_logits.as_mut().map(|kept| take(kept, keys * queries));
         vectorised(
             #[inline(always)]
             || {
@@ -312,6 +352,7 @@ fn gradients<T: Float>(attention: &Attention, call: &Call<'_, T>) {
                 means,
                 biases: biases.map(|biases| &biases[example * keys..][..keys]),
                 factors: factors.map(|factors| &factors[(row * heads + head) * keys..]),
+                logit_biases: logit_biases.map(|biases| &biases[attention.logit_bias_at(head, 0, first)..]),
             };
             if half {
                 own.panel::<2>(&panel)

@@ -2,8 +2,8 @@
 
 use super::super::Attention;
 use super::{
-    Columns, HIGHEST, SHARE, add_biases, copy_head, drop_out, exponentials, hide_later_keys,
-    highest_of_columns, next_panel, pack_panel, panel, take,
+    Columns, HIGHEST, SHARE, add_biases, add_logit_biases, copy_head, drop_out, exponentials,
+    hide_later_keys, highest_of_columns, next_panel, pack_panel, panel, take,
 };
 use crate::cpu::Call;
 use crate::float::{Float, vectorised};
@@ -17,6 +17,7 @@ pub(in super::super) fn forward<T: Float>(attention: &Attention, call: &Call<'_,
     let (q, k, v) = (call.input(0), call.input(1), call.input(2));
     let key_rows = attention.key_rows.of(call);
     let (biases, factors) = (attention.biases(call), attention.factors(call));
+    let logit_biases = attention.logit_biases(call);
     let (rows, output) = call.output_share_by(queries);
     let (_, highest_out) = call.saved_share_by(HIGHEST, heads);
     let (_, share_out) = call.saved_share_by(SHARE, heads);
@@ -54,6 +55,7 @@ pub(in super::super) fn forward<T: Float>(attention: &Attention, call: &Call<'_,
                 count,
                 biases: unit_biases,
                 factors: factors.map(|factors| &factors[own..]),
+                logit_biases: logit_biases.map(|biases| &biases[attention.logit_bias_at(head, 0, first)..]),
             };
             let output = &mut output[((unit / heads) * queries + first) * width + column..];
             let (highest, shares) = if half {
@@ -92,6 +94,8 @@ struct Asked<'a, T> {
     biases: Option<&'a [T]>,
     /// Factors from the first query's first key on.
     factors: Option<&'a [T]>,
+    /// Biases from the first key and query on.
+    logit_biases: Option<&'a [T]>,
 }
 
 impl<T: Float> Asked<'_, T> {
@@ -123,6 +127,9 @@ impl<T: Float> Asked<'_, T> {
             || {
                 if let Some(biases) = self.biases {
                     add_biases::<T, PARTS>(logits, biases);
+                }
+                if let Some(biases) = self.logit_biases {
+                    add_logit_biases::<T, PARTS>(logits, biases, keys, count);
                 }
                 if self.attention.causal {
                     hide_later_keys::<T, PARTS>(&mut logits[self.first * across..], self.first, self.first);

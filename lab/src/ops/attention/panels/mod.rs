@@ -24,7 +24,8 @@ const KEY_BLOCK: usize = 96;
 /// Saved buffers, [example, head, query]: the highest logit, and 1 / the sum of exp(logit - highest).
 const HIGHEST: usize = 0;
 const SHARE: usize = 1;
-/// Behind them come, for each input with rows that examples share, its gradient by position.
+/// Behind them come, for each input with rows that examples share, its gradient by position; and last, where the logits have a
+/// bias, their gradients, [example, head, key, query].
 const BY_POSITION: usize = 2;
 
 /// Queries of a panel, or of half of one (`PARTS` 2).
@@ -46,12 +47,21 @@ pub(super) fn saved(attention: &Attention) -> Vec<Extent> {
         let positions = attention.rows_of(input).positions();
         saved.push(Extent { rows: Rows::PerExample(positions), width: attention.width });
     }
+    if attention.has_logit_bias {
+        let rows = Rows::PerExample(attention.heads * attention.keys);
+        saved.push(Extent { rows, width: attention.queries });
+    }
     saved
 }
 
-/// One stage for the gradients and, where examples share rows, one to add them up.
+/// Saved buffer of the logits' gradients.
+fn to_logits_saved(attention: &Attention) -> usize {
+    BY_POSITION + shared_inputs(attention).count()
+}
+
+/// One stage for the gradients and, where examples share rows or a bias, one to add them up.
 pub(super) fn backward_stages(attention: &Attention) -> usize {
-    1 + usize::from(shared_inputs(attention).next().is_some())
+    1 + usize::from(attention.has_logit_bias || shared_inputs(attention).next().is_some())
 }
 
 /// Scratch numbers of a part.
@@ -140,6 +150,22 @@ fn hide_later_keys<T: Float, const PARTS: usize>(logits: &mut [T], key: usize, f
 fn add_biases<T: Float, const PARTS: usize>(logits: &mut [T], biases: &[T]) {
     for (bias, logits) in biases.iter().zip(logits.chunks_exact_mut(panel::<T, PARTS>())) {
         for logit in logits {
+            *logit += *bias;
+        }
+    }
+}
+
+/// Adds the bias of each key (row) and query (column); `biases` begins with that of the first key and query, the next key's lies
+/// `stride` behind.
+#[inline(always)]
+fn add_logit_biases<T: Float, const PARTS: usize>(
+    logits: &mut [T],
+    biases: &[T],
+    stride: usize,
+    queries: usize,
+) {
+    for (key, logits) in logits.chunks_exact_mut(panel::<T, PARTS>()).enumerate() {
+        for (logit, bias) in logits[..queries].iter_mut().zip(&biases[key * stride..]) {
             *logit += *bias;
         }
     }

@@ -1,0 +1,50 @@
+//! Addition: `98282+3859172=2787472`, units first (McLeish et al. 2024, section 3; docs/science.md, "Arithmetic").
+
+use std::ops::Range;
+
+use serde::Serialize;
+
+use super::arithmetic::alphabet::DIGITS;
+use super::arithmetic::calculation::{Calculation, Operation};
+use super::arithmetic::rows::LossMean;
+use super::{Examples, GridAxes, Task, TaskShape};
+use crate::fields::{ConfigResult, Fields};
+
+/// `[task] kind = "addition"`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Addition {
+    #[serde(flatten)]
+    calculation: Calculation,
+}
+
+impl Task for Addition {
+    fn read(mut fields: Fields<'_>) -> ConfigResult<Self> {
+        let calculation = Calculation::read(&mut fields, Operation::Add, LossMean::Tokens)?;
+        fields.finish()?;
+        Ok(Addition { calculation })
+    }
+
+    fn shape(&self) -> TaskShape {
+        self.calculation.shape(Operation::Add)
+    }
+
+    fn training_set_size(&self) -> Option<usize> {
+        None
+    }
+
+    fn digits(&self) -> Range<u32> {
+        DIGITS
+    }
+
+    fn grid(&self) -> Option<GridAxes> {
+        Some(self.calculation.grid(Operation::Add))
+    }
+
+    fn text(&self, tokens: &[u32]) -> Option<String> {
+        Some(self.calculation.alphabet().text(tokens))
+    }
+
+    fn examples(&self, seed: u64) -> Box<dyn Examples> {
+        self.calculation.examples(Operation::Add, seed)
+    }
+}
