@@ -348,18 +348,51 @@ mod tests {
             json!({"kind": "query-count", "vocab": 5, "head": "regress", "target-scale": "standardised"}),
             json!({"kind": "most-frequent", "vocab": 5, "target": "token"}),
             json!({"kind": "noise", "vocab": 5, "length": 4, "read-out": "every"}),
+            json!({"kind": "addition", "digits": 6}),
+            json!({"kind": "subtraction", "digits": 6, "addition-share": 1}),
+            json!({"kind": "multiplication", "digits": 3, "pad-probability": 0.1}),
+            json!({"kind": "sorting", "digits": 3, "items": 4}),
+            json!({"kind": "bitwise-or", "length": 5}),
         ] {
-            let config = TrialConfig::from_json(&json!({
-                "task": task,
-                "model": {"layers": 1, "heads": 1, "dim": 8},
-                "train": {"steps": 1, "batch": 4, "optimizer": {"kind": "adam", "lr": 0.1}},
-            }));
-            let config = config.unwrap_or_else(|error| panic!("{error}"));
+            let config = config(&task, "learned");
             let mut record = trial(0, &[("taskless.kind", 1.0)]);
             flatten(&mut record, "task", &config.to_json()["task"]);
             assert_eq!(super::task(&record), Some(config.task), "{:?}", record.parameters);
         }
         assert_eq!(super::task(&trial(0, &[])), None);
+    }
+
+    fn config(task: &serde_json::Value, positions: &str) -> TrialConfig {
+        let config = TrialConfig::from_json(&json!({
+            "task": task,
+            "model": {"layers": 1, "heads": 1, "dim": 8, "positions": positions},
+            "train": {"steps": 1, "batch": 4, "optimizer": {"kind": "adam", "lr": 0.1}},
+        }));
+        config.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn ceilings_come_from_real_configurations() {
+        let ceiling = |task: serde_json::Value, positions: &str| {
+            let mut record = trial(0, &[]);
+            let json = config(&task, positions).to_json();
+            flatten(&mut record, "task", &json["task"]);
+            flatten(&mut record, "model", &json["model"]);
+            Ceiling::of(&record, &axes(&record).unwrap()).map(|own| (own.equal(), own.counted))
+        };
+        let addition = json!({"kind": "addition", "digits": 6});
+        assert_eq!(
+            ceiling(addition.clone(), "abacus+fire"),
+            Some((105, Counted::Larger)),
+            "k is 100 by default"
+        );
+        assert_eq!(ceiling(addition, "fire"), None);
+        let multiplication = json!({"kind": "multiplication", "digits": 15});
+        assert_eq!(ceiling(multiplication, "abacus"), Some((64, Counted::Sum)));
+        let sorting = json!({"kind": "sorting", "digits": 3, "items": 4});
+        assert_eq!(ceiling(sorting, "abacus"), Some((102, Counted::Row)));
+        let or = json!({"kind": "bitwise-or", "length": 20});
+        assert_eq!(ceiling(or, "abacus"), Some((119, Counted::Larger)));
     }
 
     #[test]
