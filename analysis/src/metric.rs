@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use plateau_common::config::{GridConfig, ModelConfig, Norm, ProbeKind, TrialConfig};
+use plateau_common::config::{GridConfig, Head, ModelConfig, Norm, ProbeKind, TrialConfig};
 use plateau_common::tasks::{GridAxes, ReadOut};
 
 use crate::lengths::{AFTER, sizes_of};
@@ -59,6 +59,9 @@ fn of_probe(probe: ProbeKind, model: &ModelConfig) -> Vec<String> {
             names.extend((0..transformer.layers).map(|block| format!("weight_norm/blocks.{block}")));
             if transformer.norm == Norm::Pre {
                 names.push("weight_norm/final_norm".to_owned());
+            }
+            if transformer.head == Head::Transform {
+                names.push("weight_norm/head".to_owned());
             }
             if !transformer.tied || transformer.read_out_bias {
                 names.push("weight_norm/read_out".to_owned());
@@ -156,6 +159,8 @@ mod tests {
             ]
         );
         assert_eq!(names("[\"weight-norm\"]", "norm = \"none\"\ntied = true").len(), 8);
+        let transformed = names("[\"weight-norm\"]", "head = \"transform\"");
+        assert!(transformed.contains(&"weight_norm/head".to_owned()), "{transformed:?}");
         assert_eq!(
             names("[\"fourier\", \"logit-scale\", \"gradient-norm\", \"attention-entropy\"]", "")[4..],
             [
