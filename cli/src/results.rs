@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
+use plateau_common::config::{OMITTED_DEFAULTS, OmittedDefault};
 use plateau_common::metrics::{MetricsChunk, curves};
 use plateau_common::results::{Parameter, TrialRecord};
 use plateau_common::trial::TrialState;
@@ -13,10 +14,21 @@ use crate::client::{Service, refusal};
 use crate::progress;
 
 /// The values of a configuration by dotted path: `{"model": {"dim": 32}}` gives `model.dim` -> 32. Lists of plain values
-/// become words joined by `,`; absent (null) values are left out.
+/// become words joined by `,`; absent (null) values are left out. Settings that the canonical form leaves out at their defaults
+/// are filled in, so that axes over them have a value everywhere.
 pub fn flatten(config: &Value) -> BTreeMap<String, Parameter> {
     let mut parameters = BTreeMap::new();
     flatten_into(&mut parameters, "", config);
+    for (path, default) in OMITTED_DEFAULTS {
+        let section = path.split('.').next().unwrap_or_default();
+        if config.get(section).is_some_and(Value::is_object) {
+            parameters.entry(path.to_owned()).or_insert_with(|| match default {
+                OmittedDefault::Count(count) => Parameter::Number(count as f64),
+                OmittedDefault::Switch(switch) => Parameter::Bool(switch),
+                OmittedDefault::Word(word) => Parameter::Text(word.to_owned()),
+            });
+        }
+    }
     parameters
 }
 

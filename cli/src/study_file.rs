@@ -121,10 +121,15 @@ fn names_of(study: &Study) -> Result<Option<Names>, StudyError> {
     }
     let mut paths: BTreeSet<String> = study.varying_paths().into_iter().collect();
     let mut metrics: BTreeSet<String> = BTreeSet::new();
+    // What is measured follows from these; a grid can have thousands of metrics, most trials of a study the same.
+    let mut looked_at: BTreeSet<String> = BTreeSet::new();
     for config in study.trials() {
         let config = config?;
         paths.extend(results::flatten(&config.to_json()).into_keys());
-        metrics.extend(measured(&config));
+        let key = format!("{:?} {:?} {:?}", config.evaluate, config.model, config.task.grid());
+        if looked_at.insert(key) {
+            metrics.extend(measured(&config));
+        }
     }
     Ok(Some((paths.into_iter().collect(), metrics.into_iter().collect())))
 }

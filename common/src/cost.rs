@@ -127,7 +127,8 @@ fn read_positions(shape: &TaskShape) -> usize {
 /// Estimated bytes on the device for `replicas` trials of this configuration trained together as one batch: for each its
 /// weights, gradients and the optimiser's moments (exact), and the activations a backward pass keeps: per token and layer
 /// ten vectors of width d, two (gated: three) of width f, and per head and pair of positions two attention weights; plus
-/// embeddings and outputs. Implementations that recompute or skip activations need less.
+/// embeddings and outputs. Implementations that recompute or skip activations need less. A batch whose activations are more than
+/// [`WORKSPACE_BYTES`] is worked through in micro-batches that are not.
 pub fn memory_bytes(config: &TrialConfig, replicas: usize) -> u64 {
     let one = u128::from(state_bytes(config)) + u128::from(workspace_bytes(config));
     u64::try_from(one.saturating_mul(replicas as u128)).unwrap_or(u64::MAX)
@@ -155,9 +156,10 @@ pub fn workspace_bytes(config: &TrialConfig) -> u64 {
     let hidden = if model.activation == Activation::Geglu { 3 } else { 2 };
     let per_layer = 10 * n * d + hidden * n * f + 2 * h * n * n;
     let outputs = 2 * wide(read_positions(&shape)) * wide(shape.output.width());
-    let numbers =
-        wide(batch_size(config)) * (wide(model.layers * model.recurrences) * per_layer + 2 * n * d + outputs);
-    u64::try_from(numbers.saturating_mul(number_bytes(config))).unwrap_or(u64::MAX)
+    let numbers = wide(model.layers * model.recurrences) * per_layer + 2 * n * d + outputs;
+    let of_one = numbers.saturating_mul(number_bytes(config));
+    let at_once = (u128::from(WORKSPACE_BYTES) / of_one.max(1)).clamp(1, wide(batch_size(config)).max(1));
+    u64::try_from(of_one.saturating_mul(at_once)).unwrap_or(u64::MAX)
 }
 
 /// What a cohort is trained on, as far as its memory is concerned.
@@ -193,6 +195,8 @@ impl MemoryNeed {
     }
 }
 
+/// Bytes of one replica's activations above which a batch is worked through in parts: enough rows for any device.
+pub const WORKSPACE_BYTES: u64 = 4 << 30;
 /// Bytes of a trainer process before it trains anything: code, runtime, buffers.
 const PROCESS_BYTES: u64 = 48 << 20;
 /// Bytes of a CUDA context with its libraries' workspaces.

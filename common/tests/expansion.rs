@@ -130,6 +130,20 @@ fn conditions_look_into_tables() {
 }
 
 #[test]
+fn zipped_axes_may_repeat_a_value_but_not_all_of_a_step() {
+    let rest = |heads: &str| {
+        format!(
+            "zip = [[\"model.dim\", \"model.heads\"]]\n[axes]\n\"model.dim\" = [8, 8]\n\"model.heads\" = {heads}"
+        )
+    };
+    let study = study_with(&rest("[2, 4]"), &[]);
+    let heads = |trial: &TrialConfig| trial.to_json()["model"]["heads"].as_u64();
+    assert_eq!(trials(&study).iter().map(heads).collect::<Vec<_>>(), [Some(2), Some(4)]);
+    let error = study_error(&rest("[2, 2]"));
+    assert!(error.contains("the values `8`, `2` occur twice (places 1 and 2)"), "{error}");
+}
+
+#[test]
 fn zipped_axes_advance_together_where_the_first_stood() {
     let rest = "zip = [[\"model.dim\", \"seed\"]]\n[axes]\n\"model.dim\" = [8, 4]\n\"task.vocab\" = [5, 6]\nseed = [1, 2]";
     let study = study_with(rest, &[]);

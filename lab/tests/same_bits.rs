@@ -75,8 +75,31 @@ fn grammar_workload(seed: u64, lr: f64) -> Value {
     noise(seed, lr, sizes, "every", true, 4)
 }
 
-const WORKLOADS: [fn(u64, f64) -> Value; 4] =
-    [modular_workload, tiny_workload, counting_workload, grammar_workload];
+/// Digits, loops of random depth, FIRE and random positions, growing batches, and a grid of longer problems.
+fn arithmetic(seed: u64, lr: f64, positions: &str, weight: f64) -> Value {
+    json!({
+        "seed": seed,
+        "task": {"kind": "addition", "digits": 3, "test-examples": 20},
+        "model": {"kind": "transformer", "layers": 1, "recurrences": 4, "heads": 2, "dim": 8, "mlp-dim": 12, "norm": "post",
+            "activation": "geglu", "positions": positions, "injection": "layer", "embedding-norm": true,
+            "randomised": {"positions": 40}, "abacus": {"k": 4, "rows": 64, "examples-per-offset": 5}},
+        "train": {"steps": 12, "batch": 16, "batch-ramp": {"from": 4, "over": 8}, "clip": 0.5,
+            "progressive-loss": {"weight": weight},
+            "optimizer": {"kind": "adamw", "lr": lr, "weight-decay": 0.1, "decay-biases-and-norms": false}},
+        "evaluate": {"every": 6, "grid": {"longest": 4, "problems": 6, "recurrences": [1, 6]}}
+    })
+}
+
+fn looped_workload(seed: u64, lr: f64) -> Value {
+    arithmetic(seed, lr, "abacus+fire", 1.0)
+}
+
+fn mixed_workload(seed: u64, lr: f64) -> Value {
+    arithmetic(seed, lr, "learned+randomised", 0.5)
+}
+
+const WORKLOADS: [fn(u64, f64) -> Value; 6] =
+    [modular_workload, tiny_workload, counting_workload, grammar_workload, looped_workload, mixed_workload];
 
 fn cohort(make: fn(u64, f64) -> Value, count: u64) -> Vec<Member> {
     (0..count).map(|seed| member(make(seed, 1e-3 * (1.0 + seed as f64)))).collect()
@@ -86,8 +109,17 @@ fn cohort(make: fn(u64, f64) -> Value, count: u64) -> Vec<Member> {
 #[test]
 fn a_replica_trained_by_a_team_has_the_same_bits() {
     let sizes = json!({"vocab": 40, "length": 24, "layers": 2, "heads": 4, "dim": 128, "mlp-dim": 512});
-    for read_out in ["every", "last"] {
-        let members = [member(noise(3, 1e-3, sizes.clone(), read_out, true, 32))];
+    let mut looped = looped_workload(3, 1e-3);
+    for (key, value) in [("dim", 128), ("mlp-dim", 256), ("heads", 4)] {
+        looped["model"][key] = json!(value);
+    }
+    looped["train"]["batch"] = json!(200);
+    for json in [
+        noise(3, 1e-3, sizes.clone(), "every", true, 32),
+        noise(3, 1e-3, sizes.clone(), "last", true, 32),
+        looped,
+    ] {
+        let members = [member(json)];
         let scratch = tempfile::tempdir().unwrap();
         let alone = train(&members, 1, &scratch.path().join("alone"));
         for threads in [2, 3, 4] {

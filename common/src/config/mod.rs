@@ -18,7 +18,10 @@ pub use checkpoint::CheckpointConfig;
 pub use evaluate::{EvaluateConfig, ProbeKind};
 pub use grid::{Category, GridConfig};
 pub use keep_around::{KeepAround, TransitionMetric, Window};
-pub use model::{Activation, Head, Initialisation, Injection, ModelConfig, Norm, TransformerConfig};
+pub use model::{
+    Activation, Head, Initialisation, Injection, ModelConfig, Norm, OMITTED_DEFAULTS, OmittedDefault,
+    TransformerConfig,
+};
 pub use optimizer::{AdamConfig, OptimizerConfig, SgdConfig};
 pub use schedule::{Schedule, ScheduleKind};
 pub use train::{Batch, GradientDepth, Pass, Precision, ProgressiveLoss, TrainConfig};

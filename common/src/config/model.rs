@@ -132,6 +132,25 @@ pub struct TransformerConfig {
 
 // Settings that came later are left out of the canonical form at their defaults, so that trials keep their ids.
 
+/// A default that the canonical form leaves out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OmittedDefault {
+    /// A number of things.
+    Count(u64),
+    /// A switch.
+    Switch(bool),
+    /// One of several words.
+    Word(&'static str),
+}
+
+/// Model settings that the canonical form leaves out at their defaults, by dotted path.
+pub const OMITTED_DEFAULTS: [(&str, OmittedDefault); 4] = [
+    ("model.recurrences", OmittedDefault::Count(1)),
+    ("model.injection", OmittedDefault::Word("none")),
+    ("model.embedding-norm", OmittedDefault::Switch(false)),
+    ("model.head", OmittedDefault::Word("linear")),
+];
+
 fn is_one(recurrences: &usize) -> bool {
     *recurrences == 1
 }

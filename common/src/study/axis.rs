@@ -119,17 +119,28 @@ pub(super) fn read_axis(path: &str, key_path: &str, at: Option<Location>, node: 
 }
 
 fn explicit(items: &[Node], key_path: &str) -> ConfigResult<Vec<Node>> {
-    let mut seen = std::collections::HashMap::new();
-    for (index, item) in items.iter().enumerate() {
+    for item in items {
         refuse_non_finite(item, key_path)?;
-        if let Some(first) = seen.insert(canonical_text(item), index) {
-            let problem =
-                format!("the value `{}` occurs twice (places {} and {})", item.value, first + 1, index + 1);
-            return Err(ConfigError::new(key_path, item.location, problem)
-                .suggest("remove one; for replicates use the axis `seed`"));
-        }
     }
     Ok(items.to_vec())
+}
+
+/// Refuses a group two of whose steps are the same; of axes that are zipped all must be. `key_path` is the table of axes.
+pub(super) fn refuse_repetition(group: &Group, key_path: &str) -> ConfigResult<()> {
+    let mut seen = std::collections::HashMap::new();
+    for index in 0..group.len() {
+        let step: Vec<&Node> = group.axes.iter().filter_map(|axis| axis.values.get(index)).collect();
+        let texts: Vec<String> = step.iter().map(|item| canonical_text(item)).collect();
+        let Some(first) = seen.insert(texts, index) else { continue };
+        let (Some(axis), Some(item)) = (group.axes.first(), step.first()) else { continue };
+        let values: Vec<String> = step.iter().map(|item| format!("`{}`", item.value)).collect();
+        let (what, values) = (if step.len() == 1 { "value" } else { "values" }, values.join(", "));
+        let occur = if step.len() == 1 { "occurs" } else { "occur" };
+        let problem = format!("the {what} {values} {occur} twice (places {} and {})", first + 1, index + 1);
+        return Err(ConfigError::new(format!("{key_path}.{}", axis.path), item.location, problem)
+            .suggest("remove one; for replicates use the axis `seed`"));
+    }
+    Ok(())
 }
 
 /// A text that is equal for equal values; 1 and 1.0 are equal.

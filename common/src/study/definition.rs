@@ -1,7 +1,9 @@
 //! Reads the parsed document of a study into its parts, after the command line's `--set` overrides are applied.
 
 use super::Format;
-use super::axis::{Axis, Group, SECTIONS, check_path, flatten_axes, read_axes, refuse_non_finite};
+use super::axis::{
+    Axis, Group, SECTIONS, check_path, flatten_axes, read_axes, refuse_non_finite, refuse_repetition,
+};
 use super::conditions::{Condition, read_conditions};
 use super::document;
 use super::plan::{Plan, When};
@@ -66,7 +68,7 @@ fn read_document(document: Node) -> ConfigResult<Definition> {
         Some(node) => read_axes(Fields::new("axes", node)?.into_table(), "axes")?,
     };
     read_seeds(&mut fields, &mut axes)?;
-    let groups = zip_groups(axes, fields.node("zip"), "zip")?;
+    let groups = group(axes, fields.node("zip"), "zip", "axes")?;
     let mut whens = Vec::new();
     for node in fields.array("when")?.unwrap_or_default() {
         whens.push(read_when(node, &groups)?);
@@ -147,6 +149,13 @@ fn read_seeds(fields: &mut Fields<'_>, axes: &mut Vec<Axis>) -> ConfigResult<()>
     };
     axes.push(axis);
     Ok(())
+}
+
+/// Groups of axes, no group with two equal steps. `axes_path` is where the axes stand.
+fn group(axes: Vec<Axis>, zip: Option<&Node>, key_path: &str, axes_path: &str) -> ConfigResult<Vec<Group>> {
+    let groups = zip_groups(axes, zip, key_path)?;
+    groups.iter().try_for_each(|group| refuse_repetition(group, axes_path))?;
+    Ok(groups)
 }
 
 /// Joins the axes named together by `zip = [["a", "b"], …]`; a group stands where its first axis stood.
@@ -248,7 +257,7 @@ fn read_when(node: &Node, groups: &[Group]) -> ConfigResult<When> {
         return Err(ConfigError::new("when", node.location, "the block changes nothing")
             .suggest("give it `axes` or `set`"));
     }
-    let groups = zip_groups(axes, fields.node("zip"), "when.zip")?;
+    let groups = group(axes, fields.node("zip"), "when.zip", "when.axes")?;
     fields.finish()?;
     Ok(When { conditions, set, groups })
 }

@@ -295,3 +295,54 @@ impl Operation for Fire {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fire() -> Fire {
+        Fire { length: 512.0, hidden: 1, heads: 1, tokens: 4 }
+    }
+
+    fn feature(scale: f64, multiplier: f64, query: u32, key: u32) -> Feature {
+        let mut memory = [scale, multiplier, 0.0, 0.0, 0.0, 0.0];
+        let fire = fire();
+        let weights = fire.split(&mut memory);
+        fire.feature(&weights, query, key)
+    }
+
+    /// At the start (c = 0.1, m = 1) all sequences of less than 512 tokens have one denominator, ln 52.2, so that the feature
+    /// depends on the distance alone.
+    #[test]
+    fn features_at_the_start_are_logarithms_of_the_distance() {
+        let denominator = 52.2f64.ln() + 1e-6;
+        assert!((denominator - 3.955).abs() < 1e-3);
+        for (query, key, expected) in
+            [(0, 0, 0.0), (10, 0, 2f64.ln()), (63, 53, 2f64.ln()), (63, 13, 6f64.ln())]
+        {
+            let found = feature(0.1, 1.0, query, key).value;
+            assert!((found - expected / denominator).abs() < 1e-12, "{query} {key}: {found}");
+        }
+        // Beyond L the query's own position takes its place: L = 8 here.
+        let found = feature(0.5, -8.0 / 512.0, 20, 6).value;
+        assert!((found - 8f64.ln() / (11f64.ln() + 1e-6)).abs() < 1e-12, "{found}");
+    }
+
+    #[test]
+    fn derivatives_are_slopes() {
+        for (scale, multiplier, query, key) in
+            [(0.1, 1.0, 40, 3), (-0.3, 0.02, 9, 2), (0.7, -0.01, 30, 29), (0.2, 0.1, 5, 5)]
+        {
+            let own = feature(scale, multiplier, query, key);
+            let step = 1e-6;
+            let by_scale = (feature(scale + step, multiplier, query, key).value
+                - feature(scale - step, multiplier, query, key).value)
+                / (2.0 * step);
+            let by_multiplier = (feature(scale, multiplier + step, query, key).value
+                - feature(scale, multiplier - step, query, key).value)
+                / (2.0 * step);
+            assert!((own.by_scale - by_scale).abs() < 1e-7, "{scale} {query}");
+            assert!((own.by_multiplier - by_multiplier).abs() < 1e-7, "{multiplier} {query}");
+        }
+    }
+}
