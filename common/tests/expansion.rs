@@ -139,7 +139,8 @@ fn zipped_axes_may_repeat_a_value_but_not_all_of_a_step() {
     let study = study_with(&rest("[2, 4]"), &[]);
     let heads = |trial: &TrialConfig| trial.to_json()["model"]["heads"].as_u64();
     assert_eq!(trials(&study).iter().map(heads).collect::<Vec<_>>(), [Some(2), Some(4)]);
-    let error = study_error(&rest("[2, 2]"));
+    let refused = Study::parse(&format!("{BASE}{}", rest("[2, 2]")), "grid.toml", Format::Toml, &[]);
+    let error = refused.expect_err("two equal steps").to_string();
     assert!(error.contains("the values `8`, `2` occur twice (places 1 and 2)"), "{error}");
 }
 
