@@ -9,10 +9,12 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use plateau_common::results::{Parameter, TrialRecord};
+use plateau_common::tasks::GridAxes;
 use plateau_common::trial::TrialState;
 use serde_json::Value;
 
 use crate::filter::Filter;
+use crate::lengths::{self, AxesOf};
 use crate::number;
 
 /// Orders parameters: numbers by value, then switches, then words; absent ones first.
@@ -91,28 +93,47 @@ pub struct Dataset<'a> {
     pub cells: Vec<Cell<'a>>,
     /// The parameters that tell cells apart.
     pub labels: Vec<String>,
-    /// Varying parameters that follow a label one to one and are therefore not labels: (parameter, label).
+    /// Varying parameters that follow another and are therefore not labels: (parameter, the other). They do so one to one,
+    /// or are present only together with some values of the other, as the settings of one choice among several are.
     pub following: Vec<(String, String)>,
+    /// Those of them that are not one to one.
+    partial: BTreeSet<String>,
     /// Parameters that are the same in all trials.
     pub fixed: BTreeMap<String, Parameter>,
     /// All parameters that differ between trials, labels and followers.
     varying: BTreeSet<String>,
     preferred: Vec<String>,
+    axes_of: AxesOf,
 }
 
 impl<'a> Dataset<'a> {
     /// Groups `records`. Where several parameters vary together one to one, the label is the first of them in
     /// `preferred` (the study's axes, then what its analyses mention), else the one with the shortest name.
     pub fn new(records: &'a [TrialRecord], preferred: &[String]) -> Self {
-        Dataset::of(records.iter().collect(), preferred)
+        Dataset::of(records.iter().collect(), preferred, lengths::axes)
+    }
+
+    /// The same trials with another way to learn the sizes of their problems.
+    #[cfg(test)]
+    pub fn with_axes_of(self, axes_of: AxesOf) -> Self {
+        Dataset { axes_of, ..self }
+    }
+
+    /// What the sizes of a cell's problems are, where its task has such.
+    pub fn axes(&self, cell: &Cell) -> Option<GridAxes> {
+        cell.trials.first().and_then(|trial| (self.axes_of)(trial))
     }
 
     /// The data set of those trials that pass `filter`.
     pub fn only(&self, filter: &Filter) -> Dataset<'a> {
-        Dataset::of(self.trials().filter(|trial| filter.admits(trial)).collect(), &self.preferred)
+        Dataset::of(
+            self.trials().filter(|trial| filter.admits(trial)).collect(),
+            &self.preferred,
+            self.axes_of,
+        )
     }
 
-    fn of(records: Vec<&'a TrialRecord>, preferred: &[String]) -> Self {
+    fn of(records: Vec<&'a TrialRecord>, preferred: &[String], axes_of: AxesOf) -> Self {
         let names: BTreeSet<&str> =
             records.iter().flat_map(|record| record.parameters.keys()).map(String::as_str).collect();
         let names: Vec<&str> = names.into_iter().filter(|name| distinguishes(name)).collect();
@@ -139,15 +160,30 @@ impl<'a> Dataset<'a> {
         varying.sort_by_key(|name| rank(name));
 
         let mut partitions: BTreeMap<Vec<usize>, &str> = BTreeMap::new();
-        let mut labels: Vec<&str> = Vec::new();
         let mut following = Vec::new();
         for name in &varying {
             match partitions.entry(partition(&records, name)) {
                 Entry::Occupied(leader) => following.push(((*name).to_owned(), (*leader.get()).to_owned())),
                 Entry::Vacant(place) => {
                     place.insert(name);
-                    labels.push(name);
                 }
+            }
+        }
+        let mut labels: Vec<&str> = Vec::new();
+        let mut partial = BTreeSet::new();
+        let mut leaders: Vec<(&Vec<usize>, &str)> =
+            partitions.iter().map(|(own, name)| (own, *name)).collect();
+        leaders.sort_by_key(|(_, name)| rank(name));
+        for (own, name) in &leaders {
+            let absent = records.iter().any(|record| !record.parameters.contains_key(*name));
+            let implied = absent && !preferred.iter().any(|wanted| wanted == name);
+            let leader = leaders.iter().find(|(other, leader)| leader != name && determines(other, own));
+            match leader.filter(|_| implied) {
+                Some((_, leader)) => {
+                    following.push(((*name).to_owned(), (*leader).to_owned()));
+                    partial.insert((*name).to_owned());
+                }
+                None => labels.push(name),
             }
         }
 
@@ -169,9 +205,11 @@ impl<'a> Dataset<'a> {
             cells,
             labels: labels.iter().map(|name| (*name).to_owned()).collect(),
             following,
+            partial,
             fixed,
             varying: varying.iter().map(|name| (*name).to_owned()).collect(),
             preferred: preferred.to_vec(),
+            axes_of,
         }
     }
 
@@ -194,8 +232,11 @@ impl<'a> Dataset<'a> {
         self.varying.contains(name)
     }
 
-    /// The label that stands for `name`: itself, or the one it follows.
+    /// The label that stands for `name`: itself, or the one it follows one to one.
     pub fn label_of<'n>(&'n self, name: &'n str) -> &'n str {
+        if self.partial.contains(name) {
+            return name;
+        }
         self.following.iter().find(|(follower, _)| follower == name).map_or(name, |(_, leader)| leader)
     }
 
@@ -208,6 +249,15 @@ impl<'a> Dataset<'a> {
     /// The cells grouped by the values of `names`, ordered by them.
     pub fn group_by<'d>(&'d self, names: &[&str]) -> Vec<Group<'d, 'a>> {
         group(self.cells.iter(), names)
+    }
+
+    /// The values of a cell's labels as JSON.
+    pub fn parameters_of(&self, cell: &Cell) -> serde_json::Map<String, Value> {
+        self.labels
+            .iter()
+            .zip(&cell.values)
+            .map(|(label, value)| (label.clone(), json(value.as_ref())))
+            .collect()
     }
 
     /// A cell's name for people: its labels and their values; `all trials` where nothing varies.
@@ -237,6 +287,11 @@ impl<'a> Cell<'a> {
     pub fn parameter(&self, name: &str) -> Option<&'a Parameter> {
         self.trials.first().and_then(|trial| trial.parameters.get(name))
     }
+}
+
+/// The number of the group whose values these are.
+pub fn place_of(groups: &[Group], values: &Values) -> Option<usize> {
+    groups.iter().position(|group| compare_values(&group.values, values).is_eq())
 }
 
 /// `weight-decay = 1, dim = 32`: the last part of each path where that is unambiguous, with its value.
@@ -272,6 +327,12 @@ fn partition(records: &[&TrialRecord], name: &str) -> Vec<usize> {
             *numbers.entry(key).or_insert(next)
         })
         .collect()
+}
+
+/// Whether records that agree in the first partition agree in the second.
+fn determines(one: &[usize], other: &[usize]) -> bool {
+    let mut seen: BTreeMap<usize, usize> = BTreeMap::new();
+    one.iter().zip(other).all(|(one, other)| seen.entry(*one).or_insert(*other) == other)
 }
 
 #[cfg(test)]
@@ -316,6 +377,33 @@ mod tests {
         assert_eq!(data.labels, ["model.mlp", "train.weight-decay"]);
         assert_eq!(data.label_of("model.dim"), "model.mlp");
         assert_eq!(data.labels_without(&["model.dim"]), ["train.weight-decay"]);
+    }
+
+    #[test]
+    fn settings_of_one_choice_among_several_are_no_labels() {
+        let positions = |word: &str, k: Option<f64>, dim: f64| {
+            let mut record = trial(0, &[("model.dim", dim)]);
+            record.parameters.insert("model.positions".to_owned(), Parameter::Text(word.to_owned()));
+            record.parameters.extend(k.map(|k| ("model.abacus.k".to_owned(), Parameter::Number(k))));
+            record
+        };
+        let one = |dim| {
+            [positions("abacus", Some(9.0), dim), positions("fire", None, dim), positions("none", None, dim)]
+        };
+        let mut records: Vec<TrialRecord> = [8.0, 16.0].into_iter().flat_map(one).collect();
+        let data = Dataset::new(&records, &[]);
+        assert_eq!(data.labels, ["model.dim", "model.positions"]);
+        assert_eq!(data.following, [("model.abacus.k".to_owned(), "model.positions".to_owned())]);
+        assert_eq!(data.labels_without(&["model.abacus.k"]), ["model.dim", "model.positions"]);
+        assert_eq!(data.group_by(&["model.abacus.k"]).len(), 2);
+        let wanted = ["model.abacus.k".to_owned()];
+        assert_eq!(Dataset::new(&records, &wanted).labels.len(), 3, "what is asked for stays a label");
+        records.push(positions("abacus", Some(5.0), 8.0));
+        assert_eq!(
+            Dataset::new(&records, &[]).labels.len(),
+            3,
+            "a setting that varies within its choice is a label"
+        );
     }
 
     #[test]

@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use plateau_common::config::{Category, GridConfig};
 use plateau_common::results::{Parameter, Series, TrialRecord};
+use plateau_common::tasks::{Cell as Sizes, GridAxes};
 use plateau_common::trial::TrialState;
+
+use crate::lengths::whole;
 
 /// A completed trial of 1000 steps without curves.
 pub fn trial(seed: u64, parameters: &[(&str, f64)]) -> TrialRecord {
@@ -86,4 +90,82 @@ pub fn counting(seeds: u64) -> Vec<TrialRecord> {
         }
     }
     records
+}
+
+/// The sizes of the problems of [`lengths`].
+pub fn digits(record: &TrialRecord) -> Option<GridAxes> {
+    let size = whole(record, "task.size")?;
+    Some(GridAxes {
+        rows: "digits of the first operand",
+        columns: "digits of the second operand",
+        trained: (size, size),
+        largest: (200, 200),
+        scores_first: false,
+    })
+}
+
+/// A study of lengths: three schemes of positions, trained on up to 3 digits, measured to 6 and at equal sizes to 9, also
+/// after 1, 2, 4 and 8 recurrences. Abacus (k = 5) is right up to its ceiling of 7 for odd seeds and to 5 for even ones,
+/// FIRE within training, the third nowhere but at 1 × 1.
+pub fn lengths(seeds: u64) -> Vec<TrialRecord> {
+    let mut records = Vec::new();
+    for (positions, reach) in [("abacus", 7), ("fire", 3), ("none", 1)] {
+        for seed in 0..seeds {
+            let mut record = trial(
+                seed,
+                &[("task.size", 3.0), ("evaluate.grid.longest", 6.0), ("model.recurrences", 4.0)],
+            );
+            record.id = format!("{positions}-{seed}");
+            record.parameters.insert("model.positions".to_owned(), Parameter::Text(positions.to_owned()));
+            let mut reach = reach;
+            if positions == "abacus" {
+                record.parameters.insert("model.abacus.k".to_owned(), Parameter::Number(5.0));
+                reach -= 2 * usize::from(seed % 2 == 0);
+            }
+            records.push(with_grid(record, &|cell, recurrences| {
+                let late = recurrences.is_none_or(|recurrences| recurrences >= 4);
+                if cell.row.max(cell.column) <= reach && late {
+                    1.0
+                } else {
+                    0.25 / (cell.row + cell.column) as f64
+                }
+            }));
+        }
+    }
+    records
+}
+
+/// The trial with all metrics of a grid of up to 6 × 6, and equal sizes to 9, at the last step.
+pub fn with_grid(mut record: TrialRecord, score: &dyn Fn(Sizes, Option<usize>) -> f64) -> TrialRecord {
+    let grid = GridConfig {
+        longest: 6,
+        step: 1,
+        diagonal: 9,
+        problems: 100,
+        every: None,
+        recurrences: vec![1, 2, 4, 8],
+    };
+    let Some(axes) = digits(&record) else { return record };
+    let cells = grid.cells(&axes);
+    let step = record.last_step;
+    for (word, category) in Category::ALL {
+        let own: Vec<f64> = cells
+            .iter()
+            .filter(|cell| grid.category(**cell, &axes) == category)
+            .map(|cell| score(*cell, None))
+            .collect();
+        record = with_curve(
+            record,
+            &format!("exact_match/{word}"),
+            &[(step, own.iter().sum::<f64>() / own.len() as f64)],
+        );
+    }
+    for cell in &cells {
+        record = with_curve(record, &format!("exact_match/{cell}"), &[(step, score(*cell, None))]);
+        for recurrences in grid.recurrences.iter().filter(|_| cell.row == cell.column) {
+            let name = format!("exact_match/after_{recurrences}/{cell}");
+            record = with_curve(record, &name, &[(step, score(*cell, Some(*recurrences)))]);
+        }
+    }
+    record
 }

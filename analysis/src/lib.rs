@@ -12,6 +12,7 @@ pub mod cells;
 pub mod export;
 pub mod figures;
 pub mod filter;
+pub mod lengths;
 pub mod metric;
 pub mod number;
 pub mod plan;

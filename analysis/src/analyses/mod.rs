@@ -6,6 +6,7 @@
 //! caveat. Its result is typed (for figures), JSON (for machines) and tables (for people).
 
 pub mod grokking;
+pub mod length_generalisation;
 pub mod population;
 pub mod success;
 pub mod summary;
@@ -21,6 +22,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::cells::Dataset;
+use crate::metric::listed;
 use crate::number;
 use crate::table::TextTable;
 
@@ -68,6 +70,11 @@ pub const ANALYSES: &[AnalysisKind] = &[
         name: "survival",
         about: "time until a metric reaches a level, with censoring",
         read: survival::read,
+    },
+    AnalysisKind {
+        name: "length-generalisation",
+        about: "scores within and beyond the sizes trained on, and how far they reach",
+        read: length_generalisation::read,
     },
 ];
 
@@ -127,7 +134,10 @@ impl Known<'_> {
         let error = ConfigError::new(path, location, format!("`{found}` is not measured by this study"));
         Err(match nearest(found, names.iter().map(String::as_str)) {
             Some(known) => error.suggest(format!("did you mean `{known}`?")),
-            None => error.suggest(format!("measured: {}; `evaluate.probes` adds more", names.join(", "))),
+            None => error.suggest(format!(
+                "measured: {}; `evaluate.probes` adds more",
+                listed(names.iter().map(String::as_str))
+            )),
         })
     }
 }
@@ -250,7 +260,7 @@ mod tests {
     use plateau_common::trial::TrialState;
 
     use super::*;
-    use crate::fixture::{counting, grokking, trial, with_curve};
+    use crate::fixture::{counting, digits, grokking, lengths, trial, with_curve};
 
     fn all() -> Vec<Box<dyn Analysis>> {
         let along = serde_json::json!({ "along": "task.vocab", "by": "model.dim" });
@@ -285,6 +295,16 @@ mod tests {
                 record
             })
             .collect();
+        let without = |dropped: &dyn Fn(&TrialRecord, &str) -> bool| {
+            let mut records = lengths(2);
+            for record in &mut records {
+                let mut series = std::mem::take(&mut record.series);
+                let gone = series.iter_mut().filter(|(name, _)| dropped(record, name));
+                gone.for_each(|(_, curve)| curve.values.fill(f64::NAN));
+                record.series = series;
+            }
+            records
+        };
         let flat = |mut record: TrialRecord| {
             record.series.values_mut().for_each(|curve| curve.values.fill(0.1));
             record
@@ -296,6 +316,14 @@ mod tests {
             ("no curves", vec![trial(0, &[("model.dim", 8.0)]), trial(1, &[("model.dim", 8.0)])]),
             ("pending", vec![pending]),
             ("all NaN", nan),
+            ("lengths, all NaN", without(&|_, _| true)),
+            ("lengths, one run all NaN", without(&|record, _| record.id == "abacus-0")),
+            ("lengths, single seed", lengths(1)),
+            (
+                "lengths, nothing but categories",
+                without(&|_, name| !name.ends_with("/id") && !name.ends_with("/ood")),
+            ),
+            ("lengths, no size equal to the other", without(&|_, name| name.ends_with("3x3"))),
             ("single seed", grokking(1)),
             ("single seed, counting", counting(1)),
             ("all censored", grokking(4).into_iter().map(flat).collect()),
@@ -310,7 +338,7 @@ mod tests {
     #[test]
     fn degenerate_data_give_caveats_or_flags_and_never_a_panic_or_null() {
         for (what, records) in degenerate() {
-            let data = Dataset::new(&records, &[]);
+            let data = Dataset::new(&records, &[]).with_axes_of(digits);
             for analysis in all() {
                 let result = analysis.run(&data);
                 let kind = result.kind;
@@ -331,13 +359,13 @@ mod tests {
 
     #[test]
     fn the_order_of_trials_changes_nothing() {
-        for records in [grokking(6), counting(5)] {
+        for records in [grokking(6), counting(5), lengths(6)] {
             let mut shuffled = records.clone();
             shuffled.reverse();
             shuffled.rotate_left(7);
             for analysis in all() {
-                let one = analysis.run(&Dataset::new(&records, &[]));
-                let other = analysis.run(&Dataset::new(&shuffled, &[]));
+                let one = analysis.run(&Dataset::new(&records, &[]).with_axes_of(digits));
+                let other = analysis.run(&Dataset::new(&shuffled, &[]).with_axes_of(digits));
                 assert_eq!(one.json, other.json, "{}", one.kind);
                 assert_eq!(one.tables, other.tables, "{}", one.kind);
             }

@@ -8,10 +8,11 @@
 
 use std::collections::BTreeSet;
 
-use plateau_common::results::TrialRecord;
+use plateau_common::results::{Series, TrialRecord};
 use plateau_common::trial::TrialState;
 
 use crate::cells::Dataset;
+use crate::metric::listed;
 use crate::statistics::bootstrap::FEWEST_RUNS;
 use crate::statistics::kaplan_meier::Observation;
 
@@ -22,7 +23,11 @@ pub fn ended<'a>(trials: &[&'a TrialRecord]) -> Vec<&'a TrialRecord> {
 
 /// A metric at a trial's last evaluation (for a diverged trial the last finite one); NaN where it was not measured.
 pub fn final_value(trial: &TrialRecord, metric: &str) -> f64 {
-    let Some(curve) = trial.series.get(metric) else { return f64::NAN };
+    trial.series.get(metric).map_or(f64::NAN, |curve| last_value(trial, curve))
+}
+
+/// As [`final_value`], of one of the trial's curves.
+pub fn last_value(trial: &TrialRecord, curve: &Series) -> f64 {
     let last = curve.last().map_or(f64::NAN, |(_, value)| value);
     if trial.state == TrialState::Diverged && !last.is_finite() {
         return curve.values.iter().rev().copied().find(|value| value.is_finite()).unwrap_or(f64::NAN);
@@ -111,11 +116,8 @@ pub fn caveats(data: &Dataset, metrics: &[&str], survival: bool) -> Vec<String> 
         if !data.trials().any(|trial| trial.series.contains_key(*metric)) {
             let measured: BTreeSet<&str> =
                 data.trials().flat_map(|trial| trial.series.keys()).map(String::as_str).collect();
-            let list = if measured.is_empty() {
-                "nothing yet".to_owned()
-            } else {
-                measured.into_iter().collect::<Vec<_>>().join(", ")
-            };
+            let list =
+                if measured.is_empty() { "nothing yet".to_owned() } else { listed(measured.into_iter()) };
             caveats.push(format!("No trial has measured `{metric}`; measured: {list}."));
         }
     }

@@ -8,7 +8,7 @@ use super::population::{caveats, ended};
 use super::summary::drop_empty_column;
 use super::survival::{Event, read_event};
 use super::{Analysis, AnalysisResult, Common, percent};
-use crate::cells::{Dataset, Values, human, json, short_name};
+use crate::cells::{Dataset, Values, human, short_name};
 use crate::number;
 use crate::statistics::Estimate;
 use crate::statistics::wilson::wilson;
@@ -78,12 +78,7 @@ impl Analysis for Success {
                 let successes = trials.iter().filter(|trial| self.event.step(trial).is_some()).count();
                 CellSuccess {
                     cell: data.name_of(cell),
-                    parameters: data
-                        .labels
-                        .iter()
-                        .zip(&cell.values)
-                        .map(|(label, value)| (label.clone(), json(value.as_ref())))
-                        .collect(),
+                    parameters: data.parameters_of(cell),
                     values: cell.values.clone(),
                     successes,
                     runs: trials.len(),

@@ -1,12 +1,13 @@
 //! `summary`: what a metric is at the last evaluation, per cell.
 
 use plateau_common::fields::{ConfigResult, Fields};
+use plateau_common::results::TrialRecord;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::population::{caveats, ended, final_value};
 use super::{Analysis, AnalysisResult, Common, percent, read_metrics};
-use crate::cells::{Dataset, human, json, short_name};
+use crate::cells::{Cell, Dataset, human, short_name};
 use crate::number;
 use crate::statistics::bootstrap::{self, FEWEST_RUNS};
 use crate::statistics::estimate::finite_sorted;
@@ -61,27 +62,30 @@ pub struct SummaryOutcome {
 pub fn summarise(data: &Dataset, metric: &str, confidence: f64) -> Vec<CellSummary> {
     data.cells
         .iter()
-        .map(|cell| {
-            let values: Vec<f64> =
-                ended(&cell.trials).iter().map(|trial| final_value(trial, metric)).collect();
-            CellSummary {
-                cell: data.name_of(cell),
-                parameters: data
-                    .labels
-                    .iter()
-                    .zip(&cell.values)
-                    .map(|(label, value)| (label.clone(), json(value.as_ref())))
-                    .collect(),
-                metric: metric.to_owned(),
-                runs: values.len(),
-                mean: mean::t_interval(&values, confidence),
-                bootstrap: bootstrap::mean_interval(&values, confidence),
-                interquartile_mean: iqm::interval(&values, confidence),
-                standard_deviation: mean::standard_deviation(&finite_sorted(&values).0),
-                values,
-            }
-        })
+        .map(|cell| summarise_runs(data, cell, &ended(&cell.trials), metric, confidence))
         .collect()
+}
+
+/// The statistics of `metric` over some runs of a cell.
+pub fn summarise_runs(
+    data: &Dataset,
+    cell: &Cell,
+    runs: &[&TrialRecord],
+    metric: &str,
+    confidence: f64,
+) -> CellSummary {
+    let values: Vec<f64> = runs.iter().map(|trial| final_value(trial, metric)).collect();
+    CellSummary {
+        cell: data.name_of(cell),
+        parameters: data.parameters_of(cell),
+        metric: metric.to_owned(),
+        runs: values.len(),
+        mean: mean::t_interval(&values, confidence),
+        bootstrap: bootstrap::mean_interval(&values, confidence),
+        interquartile_mean: iqm::interval(&values, confidence),
+        standard_deviation: mean::standard_deviation(&finite_sorted(&values).0),
+        values,
+    }
 }
 
 impl Analysis for Summary {

@@ -3,34 +3,19 @@
 //! Without `by` every cell has its own panel and colours tell metrics apart; with `by` colours are its values, dashes
 //! are metrics, and panels are what else varies. Metrics of different quantities (accuracy, loss) never share a panel.
 
-use std::collections::BTreeMap;
-
 use plateau_common::fields::{ConfigError, ConfigResult, Fields};
 use plateau_common::node::Value;
-use plateau_common::results::TrialRecord;
+use plateau_common::results::{Series, TrialRecord};
 
+use super::panels::{MOST_PANELS, Panels, left_out};
+use super::replicates::{Curve, Spread};
 use super::scale::Scale;
-use super::scene::{Ink, Scene};
-use super::style::{
-    DARK, DASHES, Entry, Frame, GREY, Key, axis_label, colour, header, header_height, metric_name, quantity,
-};
+use super::scene::Ink;
+use super::style::{DARK, DASHES, Entry, GREY, Key, axis_label, colour, metric_name, quantity};
 use super::{Drawing, Figure, FigureContext, restricted};
 use crate::analyses::AnalysisResult;
 use crate::analyses::read_metrics;
-use crate::cells::{Cell, Dataset, describe, group, human, short_name};
-use crate::statistics::mean;
-use crate::statistics::t_quantile;
-
-/// Panels drawn at most; what is left out is said in the caption.
-const MOST_PANELS: usize = 12;
-
-#[derive(Clone, Copy, PartialEq)]
-enum Band {
-    Range,
-    Interval,
-    Runs,
-    None,
-}
+use crate::cells::{Cell, Dataset, describe, group, human, place_of, short_name};
 
 struct Curves {
     name: String,
@@ -41,7 +26,7 @@ struct Curves {
     logarithmic_x: bool,
     logarithmic_y: bool,
     levels: Vec<f64>,
-    band: Band,
+    band: Spread,
 }
 
 /// Options: `metrics` (default training and test accuracy), `by`, `x-scale` (`log` by default, or `linear`), `y-scale`
@@ -49,7 +34,8 @@ struct Curves {
 /// interval of the mean, `runs` for thin lines per run, `none`).
 pub fn read(fields: &mut Fields, context: FigureContext) -> ConfigResult<Box<dyn Figure>> {
     let scales = [("log", true), ("linear", false)];
-    let bands = [("range", Band::Range), ("t", Band::Interval), ("runs", Band::Runs), ("none", Band::None)];
+    let bands =
+        [("range", Spread::Range), ("t", Spread::Interval), ("runs", Spread::Runs), ("none", Spread::None)];
     let mut levels: Vec<f64> = fields.number("level", f64::MIN..=f64::MAX)?.into_iter().collect();
     for (index, item) in fields.array("levels")?.unwrap_or_default().iter().enumerate() {
         levels.push(match item.value {
@@ -74,22 +60,14 @@ pub fn read(fields: &mut Fields, context: FigureContext) -> ConfigResult<Box<dyn
         logarithmic_x: fields.choice("x-scale", &scales)?.unwrap_or(true),
         logarithmic_y: fields.choice("y-scale", &scales)?.unwrap_or(false),
         levels,
-        band: fields.choice("band", &bands)?.unwrap_or(Band::Range),
+        band: fields.choice("band", &bands)?.unwrap_or(Spread::Range),
     }))
 }
 
-/// One curve: the replicates' finite values at each step.
-struct Curve<'a> {
-    ink: Ink,
-    dash: (f64, f64),
-    points: BTreeMap<u64, Vec<f64>>,
-    runs: Vec<&'a plateau_common::results::Series>,
-}
-
-struct Panel<'a> {
+struct Panel {
     title: String,
     quantity: &'static str,
-    curves: Vec<Curve<'a>>,
+    curves: Vec<Curve>,
 }
 
 fn curve<'a>(
@@ -97,17 +75,10 @@ fn curve<'a>(
     metric: &str,
     ink: Ink,
     dash: (f64, f64),
-) -> Curve<'a> {
-    let runs: Vec<_> = trials.filter_map(|trial| trial.series.get(metric)).collect();
-    let mut points: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
-    for run in &runs {
-        for (step, value) in run.steps.iter().zip(&run.values) {
-            if value.is_finite() {
-                points.entry(*step).or_default().push(*value);
-            }
-        }
-    }
-    Curve { ink, dash, points, runs }
+) -> Curve {
+    let series = trials.filter_map(|trial| trial.series.get(metric));
+    let points = |run: &Series| run.steps.iter().copied().zip(run.values.iter().copied()).collect();
+    Curve::new(series.map(points).collect(), ink, dash)
 }
 
 fn trials<'d, 'a>(cells: &'d [&'d Cell<'a>]) -> impl Iterator<Item = &'a TrialRecord> + 'd {
@@ -115,7 +86,7 @@ fn trials<'d, 'a>(cells: &'d [&'d Cell<'a>]) -> impl Iterator<Item = &'a TrialRe
 }
 
 impl Curves {
-    fn panels<'a>(&self, data: &Dataset<'a>) -> (Vec<Panel<'a>>, Vec<Entry>) {
+    fn panels(&self, data: &Dataset) -> (Vec<Panel>, Vec<Entry>) {
         let mut quantities: Vec<&'static str> = Vec::new();
         for metric in &self.metrics {
             if !quantities.contains(&quantity(metric)) {
@@ -170,13 +141,7 @@ impl Curves {
                             numbered().filter(|(_, metric)| quantity(metric) == *quantity_of)
                         {
                             for own in group(facet.cells.iter().copied(), &[by]) {
-                                let place = values.iter().position(|value| {
-                                    crate::cells::compare(
-                                        value.values.first().and_then(Option::as_ref),
-                                        own.values.first().and_then(Option::as_ref),
-                                    )
-                                    .is_eq()
-                                });
+                                let place = place_of(&values, &own.values);
                                 let ink = colour(place.unwrap_or(0), values.len());
                                 curves.push(curve(
                                     trials(&own.cells),
@@ -224,65 +189,10 @@ impl Curves {
         (x, y)
     }
 
-    fn draw_curve(&self, scene: &mut Scene, frame: &Frame, curve: &Curve) {
-        let mut line = Vec::new();
-        let (mut upper, mut lower) = (Vec::new(), Vec::new());
-        for (step, values) in &curve.points {
-            let centre = mean::mean(values);
-            line.extend(frame.point(*step as f64, centre));
-            let (low, high) = match self.band {
-                Band::Interval if values.len() > 1 => {
-                    let half = t_quantile(0.95, (values.len() - 1) as f64) * mean::standard_deviation(values)
-                        / (values.len() as f64).sqrt();
-                    (centre - half, centre + half)
-                }
-                Band::Interval => (centre, centre),
-                _ => (
-                    values.iter().copied().fold(f64::INFINITY, f64::min),
-                    values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
-                ),
-            };
-            if let (Some(low), Some(high)) =
-                (frame.point_within(*step as f64, low), frame.point_within(*step as f64, high))
-            {
-                lower.push(low);
-                upper.push(high);
-            }
-        }
-        match self.band {
-            Band::Runs => {
-                for run in &curve.runs {
-                    let points = run.steps.iter().zip(&run.values);
-                    let thin: Vec<_> =
-                        points.filter_map(|(step, value)| frame.point(*step as f64, *value)).collect();
-                    scene.line(thin, curve.ink.faded(0.35), 1.0);
-                }
-            }
-            Band::Range | Band::Interval if curve.runs.len() > 1 => {
-                lower.reverse();
-                upper.extend(lower);
-                scene.polygon(upper, curve.ink.faded(0.18));
-            }
-            _ => {}
-        }
-        if let [only] = line.as_slice() {
-            scene.disc(*only, 4.0, curve.ink);
-        }
-        scene.dashed(line, curve.ink, 2.4, curve.dash);
-    }
-
     fn caption(&self, drawn: usize, total: usize, panels: &[Panel]) -> String {
         let most =
             panels.iter().flat_map(|panel| &panel.curves).map(|curve| curve.runs.len()).max().unwrap_or(0);
-        let spread = match (self.band, most) {
-            (_, 0 | 1) => "one run per curve".to_owned(),
-            (Band::Range, _) => format!("line: mean of up to {most} runs; band: smallest to largest"),
-            (Band::Interval, _) => {
-                format!("line: mean of up to {most} runs; band: 95 % t interval of the mean")
-            }
-            (Band::Runs, _) => format!("thick line: mean of up to {most} runs; thin lines: each run"),
-            (Band::None, _) => format!("mean of up to {most} runs"),
-        };
+        let spread = self.band.phrase(most);
         let names: Vec<String> = self.metrics.iter().map(|metric| metric_name(metric)).collect();
         let mut caption = format!("{} over training; {spread}.", names.join(" and "));
         let uneven = panels
@@ -292,12 +202,7 @@ impl Curves {
         if uneven {
             caption.push_str(" Where runs ended early or gave values that are not finite, the mean is over those that are left.");
         }
-        if drawn < total {
-            caption.push_str(&format!(
-                " {} further panels are not drawn; choose fewer cells or group with `by`.",
-                total - drawn
-            ));
-        }
+        caption.push_str(&left_out(drawn, total, "choose fewer cells or group with `by`"));
         caption
     }
 }
@@ -323,36 +228,17 @@ impl Figure for Curves {
             );
         }
         panels.truncate(MOST_PANELS);
-        let columns = match panels.len() {
-            4 => 2,
-            count => count.min(3),
-        };
-        let rows = panels.len().div_ceil(columns);
-        let (plot_width, plot_height) = match columns {
-            1 => (760.0, 400.0),
-            2 => (440.0, 330.0),
-            _ => (330.0, 260.0),
-        };
         let titled = panels.iter().any(|panel| !panel.title.is_empty());
-        let (gap_x, gap_y) = (96.0, 62.0 + if titled { 34.0 } else { 8.0 });
-        let width = columns as f64 * (plot_width + gap_x) + 24.0;
-        let top = header_height(width, &entries) + if titled { 26.0 } else { 8.0 };
-        let mut scene =
-            Scene::new(width, top + rows as f64 * (plot_height + gap_y) - if titled { 28.0 } else { 0.0 });
-        header(&mut scene, &title, &entries);
+        let mut layout = Panels::of_lines(panels.len(), titled);
+        let mut scene = layout.scene(&title, &entries);
         for (index, panel) in panels.iter().enumerate() {
             let (x, y) = self.scales(&panels, panel.quantity);
-            let frame = Frame {
-                left: gap_x - 10.0 + (index % columns) as f64 * (plot_width + gap_x),
-                top: top + (index / columns) as f64 * (plot_height + gap_y),
-                width: plot_width,
-                height: plot_height,
-                x,
-                y,
+            let frame = layout.frame(index, x, y);
+            let label = if layout.is_first(index) || panels[index - 1].quantity != panel.quantity {
+                panel.quantity
+            } else {
+                ""
             };
-            let new_row = index % columns == 0;
-            let label =
-                if new_row || panels[index - 1].quantity != panel.quantity { panel.quantity } else { "" };
             frame.draw(&mut scene, &panel.title, "Training step", axis_label(label, data));
             for level in &self.levels {
                 if let (Some(start), Some(_)) = (frame.y.place(*level), frame.x.place_within(0.0)) {
@@ -366,7 +252,7 @@ impl Figure for Curves {
                 }
             }
             for curve in &panel.curves {
-                self.draw_curve(&mut scene, &frame, curve);
+                curve.draw(&mut scene, &frame, self.band);
             }
         }
         let caption = self.caption(panels.len(), total, &panels);

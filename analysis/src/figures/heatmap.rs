@@ -3,21 +3,21 @@
 use plateau_common::fields::{ConfigResult, Fields};
 use plateau_common::results::Parameter;
 
+use super::map::Colours;
 use super::scale::Scale;
-use super::scene::{Anchor, Ink, Scene};
+use super::scene::{Anchor, Scene};
 use super::style::{
-    DARK, Frame, GREY, LABEL, MARGIN, SMALL, fit_text, header, header_height, metric_name, quantity, short,
-    text, text_width_of, viridis,
+    DARK, Frame, LABEL, MARGIN, SMALL, fit_text, header, header_height, metric_name, quantity, text,
+    text_width_of,
 };
 use super::{Drawing, Figure, FigureContext, restricted};
 use crate::analyses::AnalysisResult;
 use crate::analyses::population::{ended, final_value};
 use crate::cells::{Dataset, Group, compare, describe, human, short_name};
-use crate::number::compact;
 use crate::statistics::mean;
 
 /// Cells up to which values are written into the map by default.
-const MOST_ANNOTATIONS: usize = 240;
+pub const MOST_ANNOTATIONS: usize = 240;
 
 struct Heatmap {
     name: String,
@@ -106,7 +106,7 @@ impl Figure for Heatmap {
         let accuracy = quantity(&self.value) == "Accuracy";
         let low = if accuracy { 0.0 } else { finite.iter().copied().fold(f64::INFINITY, f64::min) };
         let high = if accuracy { 1.0 } else { finite.iter().copied().fold(f64::NEG_INFINITY, f64::max) };
-        let share = |value: f64| if high > low { (value - low) / (high - low) } else { 0.5 };
+        let colours = Colours { low, high };
 
         let cell_width = (900.0 / xs.len() as f64).clamp(34.0, 84.0);
         let cell_height = (520.0 / ys.len() as f64).clamp(26.0, 52.0);
@@ -134,33 +134,8 @@ impl Figure for Heatmap {
             frame.draw(&mut scene, &facet_title, x_name, "");
             let upward = super::scene::TextStyleOf { upward: true, ..text(LABEL, DARK, Anchor::Middle) };
             scene.text((MARGIN + 4.0, frame.top + plot_height / 2.0), y_name, upward);
-            for (row, line) in grid.iter().enumerate() {
-                for (column, value) in line.iter().enumerate() {
-                    let (x, y) = (
-                        left + column as f64 * cell_width,
-                        frame.top + plot_height - (row + 1) as f64 * cell_height,
-                    );
-                    let inside = |ink, scene: &mut Scene| {
-                        scene.rectangle(x + 0.5, y + 0.5, cell_width - 1.0, cell_height - 1.0, ink)
-                    };
-                    let middle = (x + cell_width / 2.0, y + cell_height / 2.0);
-                    if value.is_finite() {
-                        inside(viridis(share(*value)), &mut scene);
-                        if annotate {
-                            let ink = if share(*value) > 0.6 {
-                                Ink::solid(0, 0, 0)
-                            } else {
-                                Ink::solid(255, 255, 255)
-                            };
-                            scene.text(middle, short(*value), text(12.0, ink, Anchor::Middle));
-                        }
-                    } else {
-                        inside(Ink::solid(238, 238, 238), &mut scene);
-                        scene.text(middle, "–", text(12.0, GREY, Anchor::Middle));
-                    }
-                }
-            }
-            colour_bar(&mut scene, &frame, low, high, &metric_name(&self.value));
+            colours.cells(&mut scene, &frame, grid, annotate);
+            colours.bar(&mut scene, &frame, &metric_name(&self.value));
         }
         let mut caption = format!(
             "Mean {} at the last evaluation over {x_name} and {y_name}; a dash marks combinations without a finished run.",
@@ -173,28 +148,4 @@ impl Figure for Heatmap {
         }
         Drawing { scene, caption }
     }
-}
-
-fn colour_bar(scene: &mut Scene, frame: &Frame, low: f64, high: f64, name: &str) {
-    const STRIPES: usize = 64;
-    let (x, width) = (frame.left + frame.width + 22.0, 14.0);
-    let height = frame.height.max(60.0);
-    let top = frame.top + (frame.height - height) / 2.0;
-    for stripe in 0..STRIPES {
-        let share = stripe as f64 / (STRIPES - 1) as f64;
-        let tall = height / STRIPES as f64;
-        scene.rectangle(x, top + height - (stripe + 1) as f64 * tall, width, tall + 0.5, viridis(share));
-    }
-    let scale = Scale::Linear { low, high: if high > low { high } else { low + 1.0 } };
-    let ticks = if high > low { scale.ticks((height / 45.0) as usize) } else { Vec::new() };
-    for tick in ticks {
-        let y = top + (1.0 - tick.place) * height;
-        scene.line(vec![(x + width, y), (x + width + 4.0, y)], DARK, 1.0);
-        scene.text((x + width + 8.0, y), tick.label, text(SMALL, DARK, Anchor::Start));
-    }
-    if high <= low {
-        scene.text((x + width + 8.0, top + height / 2.0), compact(low), text(SMALL, DARK, Anchor::Start));
-    }
-    let upward = super::scene::TextStyleOf { upward: true, ..text(SMALL, DARK, Anchor::Middle) };
-    scene.text((x + 70.0, top + height / 2.0), fit_text(name, SMALL, false, height + 60.0), upward);
 }

@@ -7,8 +7,15 @@
 pub mod curves;
 pub mod estimate;
 pub mod heatmap;
+pub mod map;
+pub mod panels;
+pub mod recurrence_curves;
+pub mod replicates;
 pub mod scale;
 pub mod scene;
+pub mod size_bars;
+pub mod size_curves;
+pub mod size_heatmap;
 pub mod style;
 pub mod success;
 pub mod survival;
@@ -79,6 +86,26 @@ pub const FIGURES: &[FigureKind] = &[
         name: "survival",
         about: "share of runs still without the event over steps",
         read: survival::read,
+    },
+    FigureKind {
+        name: "size-heatmap",
+        about: "scores over the two sizes of problems, trained square and ceiling outlined",
+        read: size_heatmap::read,
+    },
+    FigureKind {
+        name: "size-bars",
+        about: "scores in distribution, out of distribution and beyond, as bars with intervals",
+        read: size_bars::read,
+    },
+    FigureKind {
+        name: "size-curves",
+        about: "scores over equal sizes with the spread of replicates",
+        read: size_curves::read,
+    },
+    FigureKind {
+        name: "recurrence-curves",
+        about: "exact match over the number of recurrences at test",
+        read: recurrence_curves::read,
     },
 ];
 
@@ -156,7 +183,7 @@ mod tests {
     use plateau_common::results::{Parameter, TrialRecord};
 
     use crate::analyses::Known;
-    use crate::fixture::{counting, grokking, trial};
+    use crate::fixture::{counting, digits, grokking, lengths, trial};
     use crate::plan::{Plan, analyse};
 
     fn plan() -> Plan {
@@ -181,7 +208,7 @@ mod tests {
     fn draw(records: &[TrialRecord]) {
         let plan = plan();
         let results = analyse(&plan, records);
-        let data = crate::cells::Dataset::new(records, &plan.preferred());
+        let data = crate::cells::Dataset::new(records, &plan.preferred()).with_axes_of(digits);
         for figure in &plan.figures {
             let drawing = figure.draw(&data, &results);
             let name = figure.name();
@@ -210,12 +237,14 @@ mod tests {
         assert!(svg(&records).contains("Loss (nats)"));
         records[0].parameters.insert("task.head".to_owned(), head("regress"));
         assert!(svg(&records).contains(">\nLoss\n") && !svg(&records).contains("nats"));
+        assert_eq!(super::style::quantity("test_exact_match"), super::style::quantity("test_accuracy"));
     }
 
     #[test]
     fn every_figure_draws_real_studies() {
         draw(&counting(5));
         draw(&grokking(5));
+        draw(&lengths(3));
     }
 
     #[test]
@@ -234,5 +263,31 @@ mod tests {
             .flat_map(|record| record.series.values_mut())
             .for_each(|curve| curve.values.fill(0.95));
         draw(&censored);
+        draw(&lengths(1));
+        // Some sizes missing, one run without finite scores, and the sizes of one scheme's problems not known.
+        let mut partial = lengths(2);
+        for (index, record) in partial.iter_mut().enumerate() {
+            record.series.retain(|name, _| !name.ends_with("3x3") && !name.ends_with("/id"));
+            record.series.values_mut().filter(|_| index == 0).for_each(|curve| curve.values.fill(f64::NAN));
+            if index < 2 {
+                record.parameters.remove("task.size");
+            }
+        }
+        draw(&partial);
+    }
+
+    #[test]
+    fn figures_of_sizes_say_what_is_missing() {
+        let kinds = ["size-heatmap", "size-bars", "size-curves", "recurrence-curves"];
+        let figures: Vec<Node> =
+            kinds.iter().map(|kind| Node::from_json(&serde_json::json!({ "kind": kind }))).collect();
+        let plan = Plan::read(&[], &figures, Known::default()).unwrap();
+        let records = grokking(2);
+        let data = crate::cells::Dataset::new(&records, &[]);
+        for figure in &plan.figures {
+            let caption = figure.draw(&data, &[]).caption;
+            assert!(caption.starts_with("No finished trial has measured scores"), "{caption}");
+            assert!(caption.contains("evaluate.grid"), "{caption}");
+        }
     }
 }

@@ -15,6 +15,13 @@ pub enum Scale {
         /// Value at the end.
         high: f64,
     },
+    /// Equal distances for equal differences of whole numbers, which alone get ticks.
+    Whole {
+        /// Value at the start.
+        low: f64,
+        /// Value at the end.
+        high: f64,
+    },
     /// Equal distances for equal ratios. With `zero`, the value 0 has a place of its own at the start, before a break.
     Logarithmic {
         /// Smallest positive value shown.
@@ -24,7 +31,7 @@ pub enum Scale {
         /// Whether 0 is shown.
         zero: bool,
     },
-    /// Named places, evenly spaced.
+    /// Named places, evenly spaced; those without a name have no tick.
     Categories(
         /// The names.
         Vec<String>,
@@ -75,7 +82,7 @@ impl Scale {
     /// The place of a value, `None` where the axis does not show it. For categories the value is the index.
     pub fn place(&self, value: f64) -> Option<f64> {
         let place = match self {
-            Scale::Linear { low, high } => (value - low) / (high - low),
+            Scale::Linear { low, high } | Scale::Whole { low, high } => (value - low) / (high - low),
             Scale::Logarithmic { zero: true, .. } if value == 0.0 => 0.0,
             Scale::Logarithmic { low, high, zero } => {
                 let share = (value / low).ln() / (high / low).ln();
@@ -92,7 +99,7 @@ impl Scale {
             return None;
         }
         let (low, high) = match self {
-            Scale::Linear { low, high } => (*low, *high),
+            Scale::Linear { low, high } | Scale::Whole { low, high } => (*low, *high),
             Scale::Logarithmic { low, high, zero } => (if *zero { 0.0 } else { *low }, *high),
             Scale::Categories(names) => (0.0, names.len() as f64 - 1.0),
         };
@@ -118,6 +125,13 @@ impl Scale {
                     add(value, compact(value));
                 }
             }
+            Scale::Whole { low, high } => {
+                for value in nice(*low, *high, count.min((high - low) as usize)) {
+                    if value.fract() == 0.0 {
+                        add(value, compact(value));
+                    }
+                }
+            }
             Scale::Logarithmic { low, high, zero } => {
                 if *zero {
                     add(0.0, "0".to_owned());
@@ -127,7 +141,7 @@ impl Scale {
                 }
             }
             Scale::Categories(names) => {
-                for (index, name) in names.iter().enumerate() {
+                for (index, name) in names.iter().enumerate().filter(|(_, name)| !name.is_empty()) {
                     add(index as f64, name.clone());
                 }
             }
@@ -207,6 +221,14 @@ mod tests {
         assert_eq!(labels(&steps, 6), ["0", "10", "100", "1k", "10k", "100k"]);
         assert_eq!(labels(&Scale::logarithmic([8.0, 64.0], false), 6), ["10", "20", "50"]);
         assert_eq!(labels(&Scale::Linear { low: -1e4, high: 1e4 }, 4), ["−10k", "−5k", "0", "5k", "10k"]);
+    }
+
+    #[test]
+    fn whole_numbers_have_no_ticks_between_them() {
+        assert_eq!(labels(&Scale::Whole { low: 1.0, high: 4.0 }, 12), ["1", "2", "3", "4"]);
+        assert_eq!(labels(&Scale::Whole { low: 1.0, high: 2.0 }, 12), ["1", "2"]);
+        assert_eq!(labels(&Scale::Whole { low: 0.0, high: 100.0 }, 5), ["0", "20", "40", "60", "80", "100"]);
+        assert_eq!(Scale::Whole { low: 0.0, high: 10.0 }.place(5.0), Some(0.5));
     }
 
     #[test]

@@ -93,7 +93,7 @@ const LOSS: &str = "Loss (nats)";
 pub fn quantity(metric: &str) -> &'static str {
     let name = metric.split('/').next().unwrap_or(metric);
     let ends = |words: &[&str]| words.iter().any(|word| name.ends_with(word));
-    if ends(&["accuracy"]) {
+    if ends(&["accuracy", "match"]) {
         "Accuracy"
     } else if ends(&["loss"]) {
         LOSS
@@ -278,6 +278,14 @@ impl Frame {
         if !y_label.is_empty() {
             let style = TextStyleOf { upward: true, ..text(LABEL, DARK, Anchor::Middle) };
             scene.text((self.left - 54.0, self.top + self.height / 2.0), y_label, style);
+        }
+    }
+
+    /// A vertical line across the plot at a value of the horizontal axis that it shows.
+    pub fn vertical(&self, scene: &mut Scene, x: f64, ink: Ink, dash: (f64, f64)) {
+        if let Some(place) = self.x.place(x) {
+            let x = self.left + place * self.width;
+            scene.dashed(vec![(x, self.top), (x, self.top + self.height)], ink, 1.8, dash);
         }
     }
 
