@@ -6,6 +6,7 @@ Like their released code it is given problems made and tokenised beforehand; a s
 PAD, END, DIGIT, PLUS, EQUALS, VOCABULARY = 0, 3, 4, 14, 17, 19
 PROBLEMS = 1 << 16
 IGNORED = -100
+TOKENS = {str(digit): DIGIT + digit for digit in range(10)} | {"+": PLUS, "=": EQUALS}
 
 
 def model_class():
@@ -123,12 +124,24 @@ def length(sizes):
 
 
 def problem(generator, digits):
-    """A random problem, units first, with its end: both numbers of digits are equally likely."""
+    """A random problem, units first: every pair of numbers of digits is equally likely."""
     first, second = (
         generator.randrange(10 ** (count - 1), 10**count)
         for count in (generator.randint(1, digits), generator.randint(1, digits))
     )
     return f"{str(first)[::-1]}+{str(second)[::-1]}={str(first + second)[::-1]}"
+
+
+def written(text, width):
+    """Tokens, places of digits in their numbers, and answers of a problem, `width` of each."""
+    ids = [TOKENS[character] for character in text]
+    places = []
+    for character in text:
+        places.append((places or [0])[-1] + 1 if character.isdigit() else 0)
+    begins = text.index("=")
+    answers = [IGNORED] * begins + ids[begins + 1 :] + [END]
+    behind = width - len(text)
+    return ids + [PAD] * behind, places + [0] * behind, answers + [IGNORED] * behind
 
 
 class Drawing:
@@ -142,26 +155,10 @@ class Drawing:
         if replicas is not None:
             raise SystemExit("additions are not offered with vmap")
         self.batch, self.offsets, self.device = sizes["batch"], sizes.get("k", 1), device
-        generator, width = random.Random(torch.initial_seed()), length(sizes) + 1
-        # The problems of large models are long; fewer of them take the same memory.
-        count = max(PROBLEMS * 24 // width, self.batch)
-        tokens = torch.zeros(count, width, dtype=torch.long)
-        places = torch.zeros(count, width - 1, dtype=torch.long)
-        answers = torch.full((count, width - 1), IGNORED)
-        ids = {str(digit): DIGIT + digit for digit in range(10)} | {"+": PLUS, "=": EQUALS}
-        for row in range(count):
-            text = problem(generator, sizes["digits"])
-            written = [ids[character] for character in text] + [END]
-            begins = text.index("=")
-            place, counted = 0, []
-            for character in text:
-                place = place + 1 if character.isdigit() else 0
-                counted.append(place)
-            tokens[row, : len(written)] = torch.tensor(written)
-            places[row, : len(text)] = torch.tensor(counted)
-            answers[row, begins : len(text)] = torch.tensor(written[begins + 1 :])
-        self.tokens = tokens[:, :-1].contiguous().to(device)
-        self.places, self.answers = places.to(device), answers.to(device)
+        generator, width = random.Random(torch.initial_seed()), length(sizes)
+        rows = [written(problem(generator, sizes["digits"]), width) for _ in range(PROBLEMS)]
+        tokens, places, answers = (torch.tensor(column) for column in zip(*rows, strict=True))
+        self.tokens, self.places, self.answers = tokens.to(device), places.to(device), answers.to(device)
 
     def new(self):
         import torch

@@ -234,7 +234,7 @@ def measure(sizes, settings, ready):
     synchronize = torch.cuda.synchronize if on_card else lambda: None
     synchronize()
     ready()
-    steps, begun = 0, time.perf_counter()
+    steps, begun, processor_begun = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - begun < settings["seconds"]:
         advance()
         steps += 1
@@ -245,6 +245,7 @@ def measure(sizes, settings, ready):
     seconds = time.perf_counter() - begun
     found = {
         "rate": steps * replicas / seconds,
+        "processor_rate": steps * replicas / (time.process_time() - processor_begun),
         "memory": common.peak_memory_bytes(),
         "parameters": parameters,
     }
