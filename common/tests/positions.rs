@@ -76,8 +76,11 @@ fn batch(digits: usize, update: u64) -> (Vec<u32>, usize) {
 
 #[test]
 fn every_scheme_of_the_list_is_configured_here() {
-    let configured: BTreeSet<&str> =
-        configurations().iter().flat_map(|json| schemes(json).schemes().to_vec()).map(|own| own.word()).collect();
+    let configured: BTreeSet<&str> = configurations()
+        .iter()
+        .flat_map(|json| schemes(json).schemes().to_vec())
+        .map(|own| own.word())
+        .collect();
     assert_eq!(configured, Position::WORDS.iter().copied().collect());
 }
 
@@ -93,7 +96,9 @@ fn every_scheme_reads_back_from_its_canonical_form() {
             let canonical = &config.to_json()["model"][key];
             match value {
                 Value::Object(settings) => {
-                    settings.iter().for_each(|(name, value)| assert_eq!(canonical[name], *value, "{key}.{name}"));
+                    settings
+                        .iter()
+                        .for_each(|(name, value)| assert_eq!(canonical[name], *value, "{key}.{name}"));
                 }
                 word => assert_eq!(canonical, word),
             }
@@ -118,7 +123,8 @@ fn settings_of_schemes_that_are_not_used_are_checked_and_no_part_of_the_identity
 
 #[test]
 fn the_order_of_words_does_not_matter() {
-    let combinations = |text: &str| TrialId::of(&trial(&addition(6), &json!({"positions": text})).expect("valid"));
+    let combinations =
+        |text: &str| TrialId::of(&trial(&addition(6), &json!({"positions": text})).expect("valid"));
     assert_eq!(combinations("fire+abacus"), combinations("abacus+fire"));
     assert_ne!(combinations("fire"), combinations("abacus+fire"));
 }
@@ -165,8 +171,10 @@ fn rows_are_a_function_of_the_tokens_so_far() {
                 };
                 assert!(all.iter().all(|row| (*row as usize) < table), "{all:?}");
                 for kept in 1..length {
-                    let first: Vec<u32> = tokens.chunks(length).flat_map(|own| own[..kept].to_vec()).collect();
-                    let expected: Vec<u32> = all.chunks(length).flat_map(|own| own[..kept].to_vec()).collect();
+                    let first: Vec<u32> =
+                        tokens.chunks(length).flat_map(|own| own[..kept].to_vec()).collect();
+                    let expected: Vec<u32> =
+                        all.chunks(length).flat_map(|own| own[..kept].to_vec()).collect();
                     assert_eq!(rows(scheme, &first, kept, stream), expected);
                 }
             }
@@ -189,7 +197,9 @@ fn what_is_added_by_position_or_pair_is_a_number() {
             }
             Entry::FixedBias(bias) => {
                 for (query, key) in position.flat_map(|query| (0..=query).map(move |key| (query, key))) {
-                    for (head, heads) in [1, 2, 4, 12].iter().flat_map(|all| (0..*all).map(move |own| (own, *all))) {
+                    for (head, heads) in
+                        [1, 2, 4, 12].iter().flat_map(|all| (0..*all).map(move |own| (own, *all)))
+                    {
                         assert!(bias(head, heads, query, key).is_finite());
                     }
                 }
@@ -292,7 +302,8 @@ fn a_learned_table_has_a_row_for_every_random_number() {
     };
     assert_eq!(table(json!({"positions": "learned"})), Some(None));
     assert_eq!(table(json!({"positions": "learned+randomised"})), Some(Some(512)));
-    let few = json!({"positions": "learned+randomised", "learned": {"rows": 50}, "randomised": {"positions": 51}});
+    let few =
+        json!({"positions": "learned+randomised", "learned": {"rows": 50}, "randomised": {"positions": 51}});
     assert!(trial(&addition(6), &few).expect_err("too few rows").to_string().contains("50 rows"));
 }
 

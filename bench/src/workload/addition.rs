@@ -132,7 +132,8 @@ impl Addition {
         let config = self.config(0, 1)?;
         let mut sum = 0.0;
         for update in 1..=SAMPLED_UPDATES {
-            sum += self.forward(&Addition::work(&config, self.batch, update)?, config.task.shape().vocabulary);
+            sum +=
+                self.forward(&Addition::work(&config, self.batch, update)?, config.task.shape().vocabulary);
         }
         Ok(3.0 * sum / SAMPLED_UPDATES as f64)
     }

@@ -90,8 +90,8 @@ impl Noise {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-    use super::super::tests::of_the_project;
     use super::super::Workload;
+    use super::super::tests::of_the_project;
     use super::*;
 
     /// Where nothing can be saved, these are the operations of Kaplan et al. without those of the softmax.
