@@ -66,6 +66,11 @@ def peer_settings(device, cores):
     ]
 
 
+def offers(setting, sizes):
+    """Whether a setting has the workload: replicas are mapped over random tokens only."""
+    return "task" not in sizes or (setting.program == "torch" and "vmap" not in setting.words)
+
+
 def call(command, environment=None):
     """The JSON object a command prints last; a RuntimeError with its complaint if it fails."""
     done = subprocess.run(
@@ -144,7 +149,9 @@ class Comparison:
     def finalists(self, workload):
         """The settings with the highest rates in a short pass, and all rates; settings that fail or lack a package are
         named and left out."""
+        sizes = common.read_workloads(self.options.workloads)[workload]
         settings = peer_settings(self.options.device, self.options.cores)
+        settings = [setting for setting in settings if offers(setting, sizes)]
         if self.options.peer:
             settings = [setting for setting in settings if self.options.peer in setting.words]
         if len(settings) == 1:

@@ -231,8 +231,9 @@ def read_options():
     parser.add_argument("--python", required=True, help="Python with PyTorch, instead of an environment")
     options = parser.parse_args()
     options.cores, options.device = len(os.sched_getaffinity(0)), "cpu"
-    if options.workload not in common.read_workloads(options.workloads):
-        parser.error(f"{options.workloads} has no workload {options.workload}")
+    known = common.read_workloads(options.workloads)
+    if "task" in known.get(options.workload, {"task": None}):
+        parser.error(f"{options.workloads} has no workload {options.workload} of random tokens")
     return options
 
 

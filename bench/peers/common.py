@@ -62,6 +62,8 @@ def side_by_side(train, workload, settings, processes):
         "peak_memory_bytes": sum(each["memory"] for each in found),
         "parameters": found[0]["parameters"],
     }
+    if "processor_rate" in found[0]:
+        line["replica_steps_per_processor_s"] = sum(each["processor_rate"] for each in found) / len(found)
     if "device_memory" in found[0]:
         line["device_memory_bytes"] = sum(each["device_memory"] for each in found)
     return line

@@ -142,6 +142,8 @@ def main():
     arguments = parser.parse_args()
     settings = {name: getattr(arguments, name) for name in ("device", "threads", "replicas", "seconds")}
     sizes = common.read_workloads(arguments.workloads)[arguments.workload]
+    if "task" in sizes:
+        parser.error("only workloads of random tokens are offered")
     line = common.side_by_side(measure, sizes, settings, arguments.processes)
     print(json.dumps({"program": "jax", "workload": arguments.workload, **line}))
 

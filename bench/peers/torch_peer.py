@@ -12,11 +12,13 @@ reduce-overhead (torch.compile with its CUDA graphs); graphs (the whole step cap
 """
 
 import argparse
+import contextlib
 import json
 import os
 import time
 
 import common
+import torch_addition
 
 WARM_UP_STEPS = 5
 
@@ -102,32 +104,61 @@ class Drawing:
             tensor.random_(self.vocab)
 
 
-def adamw(parameters, device, **options):
+class Noise:
+    """What a workload of random tokens is made of."""
+
+    model_class, loss_of, Drawing = staticmethod(model_class), staticmethod(loss_of), Drawing
+    adamw, clip = {"betas": (0.9, 0.999), "weight_decay": 1.0}, None
+
+
+class Addition:
+    """What a workload of additions is made of."""
+
+    model_class, loss_of = staticmethod(torch_addition.model_class), staticmethod(torch_addition.loss_of)
+    Drawing = torch_addition.Drawing
+    adamw, clip = {"betas": (0.9, 0.98), "weight_decay": 0.01}, 0.5
+
+
+def recipe_of(sizes):
+    return {None: Noise, "addition": Addition}[sizes.get("task")]
+
+
+def adamw(parameters, device, settings, **options):
     """AdamW in the fastest form of the device."""
     import torch
 
     fastest = {"fused": True} if device == "cuda" else {"foreach": True}
-    return torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1.0, **fastest, **options)
+    return torch.optim.AdamW(parameters, lr=1e-3, eps=1e-8, **settings, **fastest, **options)
 
 
 def ordinary(sizes, device, mode):
     """(one training step from a batch, number of parameters)."""
     import torch
 
-    model = model_class()(sizes).to(device)
-    optimizer = adamw(model.parameters(), device, **({"capturable": True} if mode == "graphs" else {}))
+    recipe = recipe_of(sizes)
+    model = recipe.model_class()(sizes).to(device)
+    options = {"capturable": True} if mode == "graphs" else {}
+    optimizer = adamw(model.parameters(), device, recipe.adamw, **options)
+    parameters = list(model.parameters())
+    narrow = torch.autocast(device, torch.bfloat16) if sizes.get("precision") == "bf16" else contextlib.nullcontext()
     forward = model
     if mode == "compile":
         forward = torch.compile(model)
     elif mode == "reduce-overhead":
         forward = torch.compile(model, mode="reduce-overhead")
 
-    def step(tokens, answers):
-        loss_of(forward(tokens), answers).backward()
+    def step(*batch):
+        *given, answers = batch
+        with narrow:
+            loss = recipe.loss_of(forward(*given), answers)
+        loss.backward()
+        if recipe.clip is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, recipe.clip, foreach=True)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
 
-    return step, sum(parameter.numel() for parameter in model.parameters())
+    return step, sum(parameter.numel() for parameter in parameters)
 
 
 def stacked(sizes, device, mode, replicas):
@@ -140,7 +171,7 @@ def stacked(sizes, device, mode, replicas):
     parameters, _ = stack_module_state(models)
     parameters = {name: tensor.detach().requires_grad_() for name, tensor in parameters.items()}
     options = {"capturable": True} if mode == "vmap-graphs" else {}
-    optimizer = adamw(list(parameters.values()), device, **options)
+    optimizer = adamw(list(parameters.values()), device, Noise.adamw, **options)
     base = models[0]
 
     def loss(own, tokens, answers):
@@ -190,18 +221,20 @@ def measure(sizes, settings, ready):
     on_card = device == "cuda"
     replicas = settings["replicas"] if mode.startswith("vmap") else 1
     if mode.startswith("vmap"):
+        if recipe_of(sizes) is not Noise:
+            raise SystemExit("vmap is offered for random tokens only")
         step, parameters = stacked(sizes, device, mode, replicas)
-        drawing = Drawing(sizes, device, replicas)
+        drawing = recipe_of(sizes).Drawing(sizes, device, replicas)
     else:
         step, parameters = ordinary(sizes, device, mode)
-        drawing = Drawing(sizes, device)
+        drawing = recipe_of(sizes).Drawing(sizes, device)
     advance = captured(step, drawing) if mode.endswith("graphs") else lambda: step(*drawing.new())
     for _ in range(WARM_UP_STEPS):
         advance()
     synchronize = torch.cuda.synchronize if on_card else lambda: None
     synchronize()
     ready()
-    steps, begun = 0, time.perf_counter()
+    steps, begun, processor_begun = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - begun < settings["seconds"]:
         advance()
         steps += 1
@@ -212,6 +245,7 @@ def measure(sizes, settings, ready):
     seconds = time.perf_counter() - begun
     found = {
         "rate": steps * replicas / seconds,
+        "processor_rate": steps * replicas / (time.process_time() - processor_begun),
         "memory": common.peak_memory_bytes(),
         "parameters": parameters,
     }
@@ -227,7 +261,7 @@ def trial(sizes, steps, seed, save):
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     model = model_class()(sizes)
-    optimizer = adamw(model.parameters(), "cpu")
+    optimizer = adamw(model.parameters(), "cpu", Noise.adamw)
     drawing = Drawing(sizes, "cpu")
     loss = None
     for _ in range(steps):
@@ -320,6 +354,8 @@ def main():
     if arguments.what == "trial":
         if arguments.save is None:
             parser.error("a trial needs --save FILE")
+        if "task" in sizes:
+            parser.error("trials are offered for workloads of random tokens only")
         print(json.dumps(trial(sizes, arguments.steps, arguments.seed, arguments.save)))
     else:
         line = common.side_by_side(measure, sizes, settings, arguments.processes)

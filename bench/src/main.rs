@@ -244,7 +244,7 @@ fn train(arguments: &Train) -> anyhow::Result<()> {
             arguments.how.measure(&members).with_context(|| format!("measuring workload `{name}`"))?;
         line["workload"] = json!(name);
         line["parameters"] = json!(workload.parameters()?);
-        line["operations"] = json!(workload.operations());
+        line["operations"] = json!(workload.operations()?);
         line["optimizer_bytes"] = json!(workload.optimizer_bytes()?);
         println!("{line}");
     }
