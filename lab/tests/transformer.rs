@@ -146,9 +146,7 @@ fn golden(case: &Value, repeat: usize) {
             "post" => Norm::Post,
             _ => Norm::None,
         },
-        positions: match word("positions").as_str() {
-            known => positions(known),
-        },
+        positions: positions(&word("positions")),
         attention_bias: flag("attention_bias"),
         tied: flag("tied"),
         causal: flag("causal"),

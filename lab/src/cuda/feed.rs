@@ -152,9 +152,7 @@ impl Feeder {
     pub fn places(&self, plan: &FeedPlan) -> Vec<SlotPlace> {
         let place = |slot: &Slot| match slot {
             Slot::Constant(start) => SlotPlace { address: plan.constants.at(*start), distance: 0 },
-            Slot::Fed(start, count) => {
-                SlotPlace { address: self.memory.at(*start), distance: *count as i64 }
-            }
+            Slot::Fed(start, count) => SlotPlace { address: self.memory.at(*start), distance: *count as i64 },
         };
         plan.slots.iter().map(place).collect()
     }
@@ -216,12 +214,7 @@ impl Feeder {
 }
 
 /// Writes one replica's slots into a block.
-fn fill(
-    block: &mut [u32],
-    slots: &[Slot],
-    replica: usize,
-    feed: &Feed<f32>,
-) -> Result<(), CudaError> {
+fn fill(block: &mut [u32], slots: &[Slot], replica: usize, feed: &Feed<f32>) -> Result<(), CudaError> {
     for (slot, data) in slots.iter().zip(&feed.slots) {
         let Slot::Fed(start, count) = slot else { continue };
         let given = match data {

@@ -399,9 +399,8 @@ impl Call<'_, '_> {
     /// The gradient of a parameter, all zero at the beginning of an update.
     pub fn to_parameter(&self, parameter: usize) -> ParameterPlace {
         let varies = self.ports.output.extent.rows.is_per_example();
-        let accumulate = self.ports.to_parameters[parameter]
-            || self.lowering.continues
-            || (varies && !self.is_first());
+        let accumulate =
+            self.ports.to_parameters[parameter] || self.lowering.continues || (varies && !self.is_first());
         self.parameter_in(self.lowering.addresses.gradients, parameter, accumulate)
     }
 

@@ -179,8 +179,7 @@ impl Executor {
         (addresses.scratch, addresses.partial) = (self.scratch.at(0), self.partial.at(0));
         let (mut commands, mut sums) = (Commands::new(&self.device, self.mode), Vec::new());
         let lists = Some(&mut sums);
-        let lowering =
-            Lowering::new(&program, &self.layout, self.replicas, &addresses, &mut commands, lists);
+        let lowering = Lowering::new(&program, &self.layout, self.replicas, &addresses, &mut commands, lists);
         work(&mut lowering.continuing(number > 0))?;
         Ok(Made { commands, _sums: sums })
     }

@@ -97,7 +97,8 @@ impl CardBench {
         let (shape, training) = (config.task.shape(), Occasion::of_training(config));
         let model = model::build(&config.model, shape);
         let whole = (usize::MAX, usize::MAX);
-        let program = model::program_in_room(&*model, shape, &training, whole).doing("recording the model")?;
+        let program =
+            model::program_in_room(&*model, shape, &training, whole).doing("recording the model")?;
         Ok(CardBench {
             device,
             mode,
@@ -148,8 +149,7 @@ impl CardBench {
 
     /// The program of an occasion of evaluation, for as many examples at once as suit a card.
     fn evaluated(&self, occasion: &Occasion) -> Result<(Arc<Program>, usize), LabError> {
-        let program =
-            model::program_within(&*self.model, self.shape, occasion, false, EVALUATION_NUMBERS);
+        let program = model::program_within(&*self.model, self.shape, occasion, false, EVALUATION_NUMBERS);
         let program = Arc::new(program.doing("recording the model")?);
         let chunk = program.micro_batch;
         Ok((program, chunk))
@@ -220,11 +220,8 @@ impl Engine for Card<'_> {
 
     fn update(&mut self, step: &Step<'_>) -> Result<(), LabError> {
         for (number, pass) in step.passes.iter().enumerate() {
-            let place = PassPlace {
-                program: self.program(*pass)?,
-                number,
-                is_last: number + 1 == step.passes.len(),
-            };
+            let place =
+                PassPlace { program: self.program(*pass)?, number, is_last: number + 1 == step.passes.len() };
             // A feed is laid out for one program and weighted for one pass.
             let fresh = step.fresh || step.is_random() || self.fed != Some(*pass);
             if fresh {

@@ -1,5 +1,6 @@
 //! Replicas on a processor, one after another.
 
+use plateau_common::config::Pass;
 use plateau_common::tasks::{Batch, Input, Scale};
 
 use super::workbench::Executors;
@@ -16,6 +17,8 @@ struct Replica<T> {
     arena: Arena<T>,
     /// The training batch, kept from update to update.
     feed: Feed<T>,
+    /// The pass that it was filled for; none at first.
+    fed: Option<Pass>,
 }
 
 /// Replicas whose numbers are `T`.
@@ -25,8 +28,6 @@ pub(super) struct Processor<'a, T: Float> {
     layout: Layout,
     replicas: Vec<Replica<T>>,
     outcomes: Vec<Outcome>,
-    /// Whether updates have run more than one program.
-    several: bool,
 }
 
 impl<'a, T: Element> Processor<'a, T> {
@@ -36,11 +37,11 @@ impl<'a, T: Element> Processor<'a, T> {
             let State { parameters, moments, last_norm } = recruit.state;
             let stretches = recruit.rule.stretches(&program.layout);
             let arena = Arena::new(&parameters, &moments, last_norm).with_stretches(stretches);
-            Replica { rule: recruit.rule, arena, feed: Feed::empty(program.slots.len()) }
+            Replica { rule: recruit.rule, arena, feed: Feed::empty(program.slots.len()), fed: None }
         });
         let replicas: Vec<_> = replicas.collect();
         let outcomes = Vec::with_capacity(replicas.len());
-        Processor { bench, executors, layout: program.layout.clone(), replicas, outcomes, several: false }
+        Processor { bench, executors, layout: program.layout.clone(), replicas, outcomes }
     }
 }
 
@@ -68,18 +69,18 @@ impl<T: Element> Engine for Processor<'_, T> {
 
     fn update(&mut self, step: &Step<'_>) -> Result<(), LabError> {
         self.outcomes.clear();
-        // A feed is laid out for one program and weighted for one pass.
-        self.several |= step.passes.len() > 1 || step.passes.iter().any(|pass| pass.free > 0);
-        let refills = step.fresh || step.is_random() || self.several;
+        let refills = step.fresh || step.is_random();
         for (place, replica) in self.replicas.iter_mut().enumerate() {
             let mut loss = 0.0;
             for (number, pass) in step.passes.iter().enumerate() {
                 let mut executor = self.executors.training(*pass)?;
-                if refills || replica.feed.examples == 0 {
+                // A feed is laid out for one program and weighted for one pass.
+                if refills || replica.fed != Some(*pass) {
                     let program = executor.program().clone();
                     let (batch, scale) = (&step.batches[place], step.scales[place]);
                     fill(&mut replica.feed, &program, batch, scale, step.chance(place))?;
                     replica.feed.loss_scale *= pass.weight;
+                    replica.fed = Some(*pass);
                 }
                 let (team, parameters) = (&self.bench.team, replica.arena.parameters());
                 loss += match number {

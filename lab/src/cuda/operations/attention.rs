@@ -62,8 +62,7 @@ impl CardForm for Attention {
         // have room.
         let logits = self.heads * self.keys * self.queries;
         let biased = self.has_logit_bias && call.needs_gradient(LOGIT_BIAS);
-        let most =
-            if biased { (LOGITS_AT_ONCE / (replicas * logits)).clamp(1, examples) } else { examples };
+        let most = if biased { (LOGITS_AT_ONCE / (replicas * logits)).clamp(1, examples) } else { examples };
         let to_logits = if biased { call.scratch(replicas * most * logits) } else { 0 };
         // The last stretch may be shorter, and be divided into more segments for that.
         let most_segments = segments(most).0.max(segments(examples % most).0);
@@ -108,14 +107,8 @@ fn add_to_logit_bias(
     let Some((target, accumulate)) = call.to_input(LOGIT_BIAS) else { return Ok(()) };
     let Attention { heads, keys, queries, causal, .. } = *attention;
     let (width, (segments, segment)) = (heads * keys * queries, segments(count));
-    let all = arguments![
-        partial,
-        (segments * width) as i64,
-        to_logits,
-        int(count)?,
-        int(width)?,
-        int(segment)?
-    ];
+    let all =
+        arguments![partial, (segments * width) as i64, to_logits, int(count)?, int(width)?, int(segment)?];
     let grid = (width.div_ceil(32), segments, call.replicas());
     call.launch("column_sums", grid, (32, 8, 1), all)?;
     let all = arguments![
