@@ -370,7 +370,7 @@ fn gradients_of_arithmetic_models() {
 #[test]
 fn gradients_of_truncated_passes() {
     for injection in [Injection::None, Injection::Block, Injection::Layer] {
-        for (layers, passes) in [(1, (2, 1)), (2, (1, 2)), (2, (1, 1))] {
+        for (layers, passes) in [(1, (2, 1)), (2, (1, 2)), (2, (1, 1)), (2, (0, 1))] {
             let config = TransformerConfig {
                 norm: Norm::Post,
                 positions: positions("fire"),
