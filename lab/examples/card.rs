@@ -1,5 +1,6 @@
 //! Measures a card: how long opening it takes, how long an update of the benchmarks' workloads takes for K replicas, as a
-//! graph and command by command, and what reduced precision costs and gains. One JSON object a line.
+//! graph and command by command, and what reduced precision costs and gains; and last a model of McLeish et al. 2024. One JSON
+//! object a line.
 //!
 //!     cargo run --release -p plateau-lab --features cuda --example card -- bench/workloads.json [SECONDS]
 
@@ -13,7 +14,7 @@ use plateau_common::random::{Stream, StreamFamily};
 use plateau_lab::cpu::Feed;
 use plateau_lab::cuda::{CudaDevice, CudaError, Executor, MatrixMode};
 use plateau_lab::model::{self, Occasion};
-use plateau_lab::program::{Program, SlotKind, Source};
+use plateau_lab::program::{Layout, Program, SlotKind, Source};
 use serde_json::{Value, json};
 
 /// Replicas that are tried, as far as memory goes.
@@ -21,6 +22,9 @@ const REPLICAS: [usize; 6] = [1, 4, 16, 64, 256, 1024];
 
 /// Updates between looks at the clock.
 const STRETCH: u64 = 20;
+
+/// The workload that [`paper`] measures, in words of its own.
+const PAPER: &str = "arithmetic-paper";
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -42,7 +46,71 @@ fn main() -> anyhow::Result<()> {
     for (name, workload) in workloads.iter().filter(|(_, workload)| plain(workload)) {
         measure(&device, name, workload, seconds).with_context(|| format!("measuring {name}"))?;
     }
+    paper(&device, seconds).with_context(|| format!("measuring {PAPER}"))
+}
+
+/// One replica of the 16-layer model of width 1024 with Abacus embeddings (McLeish et al. 2024, section 3.1) on batches of 512, in as
+/// few micro-batches as the card has memory for.
+fn paper(device: &CudaDevice, seconds: f64) -> anyhow::Result<()> {
+    let config = json!({
+        "seed": 0,
+        "task": {"kind": "addition", "digits": 20},
+        "model": {"kind": "transformer", "layers": 16, "heads": 16, "dim": 1024, "mlp-dim": 1024, "activation": "geglu",
+            "norm": "post", "mlp-bias": false, "embedding-norm": true, "head": "transform", "positions": "abacus",
+            "injection": "layer", "initialisation": "deepnorm-straight", "abacus": {"k": 100}},
+        "train": {"steps": 1, "batch": 512, "clip": 0.5,
+            "optimizer": {"kind": "adamw", "lr": 1e-4, "beta2": 0.98, "weight-decay": 0.01}},
+    });
+    let config = TrialConfig::from_json(&config).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let (shape, occasion) = (config.task.shape(), Occasion::of_training(&config));
+    let model = model::build(&config.model, shape);
+    let layout = Layout::new(model.parameters());
+    for mode in [MatrixMode::Bf16, MatrixMode::Tf32, MatrixMode::F32] {
+        let mut executor = Executor::empty(device, &layout, 1, Some(&config.train.optimizer), mode)?;
+        let room = (executor.room()?, i32::MAX as usize);
+        let program = Arc::new(model::program_in_room(&*model, shape, &occasion, room)?);
+        executor.load(program.clone(), occasion.examples)?;
+        let feeds = vec![draw(&mut executor, &program, (0, occasion.examples))?];
+        let commands = executor.commands(occasion.examples)?;
+        let (first_s, each) = timed(device, &mut executor, &feeds, seconds)?;
+        let tokens = (occasion.examples * occasion.length) as f64;
+        let finite = executor.outcomes()?.iter().all(|outcome| outcome.diverged_at.is_none());
+        println!(
+            "{}",
+            json!({
+                "workload": PAPER, "precision": format!("{mode:?}"), "parameters": program.layout.count(),
+                "batch": occasion.examples, "micro_batch": program.micro_batch, "length": occasion.length,
+                "commands": commands, "first_updates_s": first_s, "update_ms": each * 1e3,
+                "tokens_per_s": tokens / each, "finite": finite,
+            })
+        );
+    }
     Ok(())
+}
+
+/// Seconds of the first updates, and of each later one.
+fn timed(
+    device: &CudaDevice,
+    executor: &mut Executor,
+    feeds: &[Feed<f32>],
+    seconds: f64,
+) -> Result<(f64, f64), CudaError> {
+    let (begun, mut update) = (Instant::now(), 1);
+    for _ in 0..3 {
+        executor.update(update, 1.0, feeds, true)?;
+        update += 1;
+    }
+    device.synchronize()?;
+    let first_s = begun.elapsed().as_secs_f64();
+    let (begun, from) = (Instant::now(), update);
+    while begun.elapsed().as_secs_f64() < seconds {
+        for _ in 0..STRETCH {
+            executor.update(update, 1.0, feeds, true)?;
+            update += 1;
+        }
+        device.synchronize()?;
+    }
+    Ok((first_s, begun.elapsed().as_secs_f64() / (update - from) as f64))
 }
 
 /// All measurements of one workload.
@@ -74,23 +142,7 @@ fn measure(device: &CudaDevice, name: &str, workload: &Value, seconds: f64) -> a
                 };
                 executor.use_graphs(graphs);
                 let commands = executor.commands(occasion.examples)?;
-                let begun = Instant::now();
-                let mut update = 1;
-                for _ in 0..3 {
-                    executor.update(update, 1.0, &feeds, true)?;
-                    update += 1;
-                }
-                device.synchronize()?;
-                let first_s = begun.elapsed().as_secs_f64();
-                let (begun, from) = (Instant::now(), update);
-                while begun.elapsed().as_secs_f64() < seconds {
-                    for _ in 0..STRETCH {
-                        executor.update(update, 1.0, &feeds, true)?;
-                        update += 1;
-                    }
-                    device.synchronize()?;
-                }
-                let each = begun.elapsed().as_secs_f64() / (update - from) as f64;
+                let (first_s, each) = timed(device, &mut executor, &feeds, seconds)?;
                 let finite = executor.outcomes()?.iter().all(|outcome| outcome.diverged_at.is_none());
                 println!(
                     "{}",
@@ -165,13 +217,22 @@ fn executor(
         Executor::new(device, program.clone(), replicas, examples, &config.train.optimizer, mode)?;
     let mut feeds = Vec::new();
     for replica in 0..replicas {
-        let family = StreamFamily::new(replica as u64, "card");
-        let parameters = program.layout.parameters.iter().enumerate();
-        let weights = parameters.flat_map(|(place, parameter)| parameter.draw(&family, place as u64));
-        executor.set_parameters(replica, &weights.map(|number| number as f32).collect::<Vec<f32>>())?;
-        feeds.push(feed(program, examples, &mut family.at(u64::MAX / 2)));
+        feeds.push(draw(&mut executor, program, (replica, examples))?);
     }
     Ok((executor, feeds))
+}
+
+/// Gives a replica its starting weights; its batch.
+fn draw(
+    executor: &mut Executor,
+    program: &Program,
+    (replica, examples): (usize, usize),
+) -> Result<Feed<f32>, CudaError> {
+    let family = StreamFamily::new(replica as u64, "card");
+    let parameters = program.layout.parameters.iter().enumerate();
+    let weights = parameters.flat_map(|(place, parameter)| parameter.draw(&family, place as u64));
+    executor.set_parameters(replica, &weights.map(|number| number as f32).collect::<Vec<f32>>())?;
+    Ok(feed(program, examples, &mut family.at(u64::MAX / 2)))
 }
 
 fn feed(program: &Program, examples: usize, stream: &mut Stream) -> Feed<f32> {

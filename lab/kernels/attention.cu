@@ -14,6 +14,8 @@ struct Attention {
     i64 dropout_distance; // likewise
     const float *bias;    // [B, T] for each replica, added to the scaled logits, minus infinity hides; null: none
     const float *dropout; // [B, Q, H, T] for each replica, factors of the weights; null: none
+    i64 logit_bias_distance; // between replicas, in numbers
+    const float *logit_bias; // [H, T, T] (head, key, position of the query), added to the scaled logits; null: none
     int examples;         // B
     int queries;          // Q
     int keys;             // T
@@ -23,6 +25,8 @@ struct Attention {
     int key_rows;         // rows of the key and value matrices, per replica
     int causal;           // query i sees keys 0..=i (only where Q = T)
     float scale;          // 1 / sqrt(h)
+    int first;            // the first example this launch works on
+    int count;            // how many, from there on
     int padding;
 };
 
@@ -77,8 +81,8 @@ struct Place {
         group /= call.heads;
         position = (int)(group % positions);
         group /= positions;
-        example = (int)(group % call.examples);
-        replica = group / call.examples;
+        example = call.first + (int)(group % call.count);
+        replica = group / call.count;
     }
     __device__ i64 query_at(const Attention &call, int query) const {
         const u32 row = row_of(call.query_map, replica, example, query);
@@ -96,8 +100,14 @@ struct Place {
     __device__ i64 asked(const Attention &call, int key) const {
         return ((replica * call.examples + example) * call.keys + key) * call.heads + head;
     }
-    __device__ float bias(const Attention &call, int key) const {
+    __device__ float key_bias(const Attention &call, int key) const {
         return call.bias == nullptr ? 0.0f : call.bias[replica * call.bias_distance + (i64)example * call.keys + key];
+    }
+    __device__ float bias(const Attention &call, int query, int key) const {
+        const float own = key_bias(call, key);
+        if (call.logit_bias == nullptr) return own;
+        const i64 row = replica * call.logit_bias_distance + ((i64)head * call.keys + key) * call.keys;
+        return own + call.logit_bias[row + call.keys - call.queries + query];
     }
     __device__ float factor(const Attention &call, int query, int key) const {
         if (call.dropout == nullptr) return 1.0f;
@@ -124,7 +134,7 @@ __device__ inline void forward(float *output, float *log_sums, const float *q, c
     for (int at = 0; at < visible; ++at) {
         const i64 from = place.key_at(call, at);
         load<LANES, COORDINATES>(key, k + from, lane, call.head);
-        const float logit = dot<LANES, COORDINATES>(query, key, lanes) * call.scale + place.bias(call, at);
+        const float logit = dot<LANES, COORDINATES>(query, key, lanes) * call.scale + place.bias(call, place.position, at);
         if (logit == -INFINITY) continue; // a hidden key; the same for the whole group
         load<LANES, COORDINATES>(value, v + from, lane, call.head);
         const float higher = logit > highest ? logit : highest;
@@ -171,7 +181,7 @@ __device__ inline void backward_queries(float *to_q, float *means, const float *
             const i64 from = place.key_at(call, at);
             load<LANES, COORDINATES>(key, k + from, lane, call.head);
             load<LANES, COORDINATES>(value, v + from, lane, call.head);
-            const float logit = dot<LANES, COORDINATES>(query, key, lanes) * call.scale + place.bias(call, at);
+            const float logit = dot<LANES, COORDINATES>(query, key, lanes) * call.scale + place.bias(call, place.position, at);
             const float to_weight =
                 dot<LANES, COORDINATES>(slope, value, lanes) * place.factor(call, place.position, at);
             mean += expf(logit - log_sum) * to_weight;
@@ -183,7 +193,7 @@ __device__ inline void backward_queries(float *to_q, float *means, const float *
         const i64 from = place.key_at(call, at);
         load<LANES, COORDINATES>(key, k + from, lane, call.head);
         load<LANES, COORDINATES>(value, v + from, lane, call.head);
-        const float logit = dot<LANES, COORDINATES>(query, key, lanes) * call.scale + place.bias(call, at);
+        const float logit = dot<LANES, COORDINATES>(query, key, lanes) * call.scale + place.bias(call, place.position, at);
         const float to_weight =
             dot<LANES, COORDINATES>(slope, value, lanes) * place.factor(call, place.position, at);
         const float to_logit = expf(logit - log_sum) * (to_weight - mean) * call.scale;
@@ -194,9 +204,10 @@ __device__ inline void backward_queries(float *to_q, float *means, const float *
     if (lane == 0) means[answer] = mean;
 }
 
-/// Gradients of keys and values by position [K, B T, d], each added to what is there where its flag says so.
+/// Gradients of keys and values by position [K, B T, d], each added to what is there where its flag says so; and where a bias
+/// of the logits wants its gradient, the gradients of the biased logits [K, count, H, T, Q], of visible pairs only.
 template <int LANES, int COORDINATES>
-__device__ inline void backward_keys(float *to_k, float *to_v, const float *to_output, const float *means,
+__device__ inline void backward_keys(float *to_k, float *to_v, float *to_logits, const float *to_output, const float *means,
                                      const float *log_sums, const float *q, const float *k, const float *v,
                                      const Attention &call, i64 groups, int accumulate_k, int accumulate_v) {
     const i64 group = ((i64)blockIdx.x * blockDim.x + threadIdx.x) / LANES;
@@ -211,17 +222,18 @@ __device__ inline void backward_keys(float *to_k, float *to_v, const float *to_o
     load<LANES, COORDINATES>(value, v + from, lane, call.head);
 #pragma unroll
     for (int index = 0; index < COORDINATES; ++index) key_sum[index] = value_sum[index] = 0;
-    const float bias = place.bias(call, place.position);
+    const i64 own = ((place.replica * call.count + place.example - call.first) * call.heads + place.head) * call.keys + place.position;
     for (int at = call.causal ? place.position : 0; at < call.queries; ++at) {
         const i64 answer = place.answer(call, at);
         load<LANES, COORDINATES>(query, q + place.query_at(call, at), lane, call.head);
         load<LANES, COORDINATES>(slope, to_output + answer * call.head, lane, call.head);
-        const float logit = dot<LANES, COORDINATES>(query, key, lanes) * call.scale + bias;
+        const float logit = dot<LANES, COORDINATES>(query, key, lanes) * call.scale + place.bias(call, at, place.position);
         const float weight = expf(logit - log_sums[answer]);
         const float factor = place.factor(call, at, place.position);
         const float to_weight = dot<LANES, COORDINATES>(slope, value, lanes) * factor;
-        const float to_logit = weight * (to_weight - means[answer]) * call.scale;
+        const float to_biased = weight * (to_weight - means[answer]), to_logit = to_biased * call.scale;
         const float dropped = weight * factor;
+        if (lane == 0 && to_logits != nullptr) to_logits[own * call.queries + at] = to_biased;
 #pragma unroll
         for (int index = 0; index < COORDINATES; ++index) {
             key_sum[index] += to_logit * query[index];
@@ -233,7 +245,26 @@ __device__ inline void backward_keys(float *to_k, float *to_v, const float *to_o
     store<LANES, COORDINATES>(to_v + target, value_sum, lane, call.head, accumulate_v);
 }
 
-// Grid of each: ceil(groups LANES / block), with groups = K B Q H (forward, queries) or K B T H (keys).
+/// The gradient of a bias of the logits, [K, H, T, T]: target[k, h, key, position] = sum over segments of
+/// partial[k, s, h, key, query], 0 where no query asks or sees; with `accumulate` added to what is there.
+/// Grid: (ceil(H T T / block), K).
+KERNEL void attention_logit_bias(float *target, const float *partial, int segments, int heads, int keys, int queries, int causal,
+                                 int accumulate) {
+    const u32 at = blockIdx.x * blockDim.x + threadIdx.x; // below 2^31
+    const i64 replica = blockIdx.y, all = (i64)heads * keys * keys, width = (i64)heads * keys * queries;
+    if (at >= all) return;
+    const u32 row = at / (u32)keys;
+    const int query = (int)(at % (u32)keys) - (keys - queries), key = (int)(row % (u32)keys);
+    target += replica * all + at;
+    float total = accumulate ? *target : 0.0f;
+    if (query >= 0 && !(causal && key > query)) {
+        partial += replica * segments * width + (i64)row * queries + query;
+        for (int segment = 0; segment < segments; ++segment) total += partial[segment * width];
+    }
+    *target = total;
+}
+
+// Grid of each: ceil(groups LANES / block), with groups = K count Q H (forward, queries) or K count T H (keys).
 #define ATTENTION(LANES, COORDINATES)                                                                                  \
     KERNEL void attention_forward_##LANES##_##COORDINATES(float *output, float *log_sums, const float *q,              \
                                                           const float *k, const float *v, Attention call, i64 groups) {\
@@ -246,10 +277,11 @@ __device__ inline void backward_keys(float *to_k, float *to_v, const float *to_o
                                              accumulate);                                                              \
     }                                                                                                                  \
     KERNEL void attention_backward_keys_##LANES##_##COORDINATES(                                                       \
-        float *to_k, float *to_v, const float *to_output, const float *means, const float *log_sums, const float *q,   \
-        const float *k, const float *v, Attention call, i64 groups, int accumulate_k, int accumulate_v) {              \
-        backward_keys<LANES, COORDINATES>(to_k, to_v, to_output, means, log_sums, q, k, v, call, groups, accumulate_k, \
-                                          accumulate_v);                                                               \
+        float *to_k, float *to_v, float *to_logits, const float *to_output, const float *means, const float *log_sums, \
+        const float *q, const float *k, const float *v, Attention call, i64 groups, int accumulate_k,                  \
+        int accumulate_v) {                                                                                            \
+        backward_keys<LANES, COORDINATES>(to_k, to_v, to_logits, to_output, means, log_sums, q, k, v, call, groups,    \
+                                          accumulate_k, accumulate_v);                                                 \
     }
 
 ATTENTION(1, 4)

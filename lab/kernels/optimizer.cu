@@ -77,9 +77,11 @@ KERNEL void decide(Coefficients *coefficients, double *losses, double *norms, i6
     coefficients[replica] = own;
 }
 
-/// Adam and AdamW over the arenas [K, stride]. Grid: (blocks, K).
+/// Adam and AdamW over the arenas [K, stride]; numbers [i, i + 1) * 2^shift of every replica decay where decays[i] is not 0.
+/// Grid: (blocks, K).
 KERNEL void adam(float *parameters, float *first, float *second, const float *gradient, i64 stride, i64 numbers,
-                 const Coefficients *coefficients, const Update *update, double beta1, double beta2, double epsilon) {
+                 const unsigned char *decays, int shift, const Coefficients *coefficients, const Update *update, double beta1,
+                 double beta2, double epsilon) {
     const Coefficients own = coefficients[blockIdx.y];
     if (!own.update) return;
     const i64 from = blockIdx.y * stride;
@@ -89,25 +91,27 @@ KERNEL void adam(float *parameters, float *first, float *second, const float *gr
     for (i64 at = (i64)blockIdx.x * blockDim.x + threadIdx.x; at < numbers; at += (i64)gridDim.x * blockDim.x) {
         const i64 place = from + at;
         const float parameter = parameters[place];
-        const float slope = gradient[place] * own.clip + parameter * own.coupled;
+        const bool shrinks = decays[at >> shift] != 0;
+        const float slope = gradient[place] * own.clip + parameter * (shrinks ? own.coupled : 0.0f);
         const float m = first[place] * b1 + slope * c1;
         const float v = second[place] * b2 + slope * slope * c2;
         first[place] = m;
         second[place] = v;
-        parameters[place] = parameter * own.keep - step * m / (sqrtf(v) * root + small);
+        parameters[place] = parameter * (shrinks ? own.keep : 1.0f) - step * m / (sqrtf(v) * root + small);
     }
 }
 
-/// SGD with momentum over the arenas [K, stride]. Grid: (blocks, K).
+/// SGD with momentum over the arenas [K, stride]; decay as for `adam`. Grid: (blocks, K).
 KERNEL void sgd(float *parameters, float *velocity, const float *gradient, i64 stride, i64 numbers,
-                const Coefficients *coefficients, double momentum) {
+                const unsigned char *decays, int shift, const Coefficients *coefficients, double momentum) {
     const Coefficients own = coefficients[blockIdx.y];
     if (!own.update) return;
     const i64 from = blockIdx.y * stride;
     for (i64 at = (i64)blockIdx.x * blockDim.x + threadIdx.x; at < numbers; at += (i64)gridDim.x * blockDim.x) {
         const i64 place = from + at;
         const float parameter = parameters[place];
-        const float speed = velocity[place] * (float)momentum + (gradient[place] * own.clip + parameter * own.coupled);
+        const float coupled = decays[at >> shift] != 0 ? own.coupled : 0.0f;
+        const float speed = velocity[place] * (float)momentum + (gradient[place] * own.clip + parameter * coupled);
         velocity[place] = speed;
         parameters[place] = parameter - own.lr * speed;
     }

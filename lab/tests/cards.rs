@@ -155,6 +155,56 @@ fn counts_scalars_and_losses_at_every_position() {
     });
 }
 
+/// A model of arithmetic: `positions` with these changes of the model and of training.
+fn arithmetic(seed: u64, positions: &str, model: &Value, train: &Value) -> Value {
+    let mut json = json!({
+        "seed": seed,
+        "task": {"kind": "addition", "digits": 2, "test-examples": 20},
+        "model": {"kind": "transformer", "layers": 1, "heads": 2, "dim": 8, "mlp-dim": 12, "positions": positions,
+            "norm": "post", "activation": "geglu", "initialisation": "deepnorm-straight", "embedding-norm": true,
+            "randomised": {"positions": 40}, "abacus": {"k": 5}, "fire": {"hidden": 4, "length": 5.5}},
+        "train": {"steps": 6, "batch": 6, "clip": 0.5, "optimizer": {"kind": "adamw", "lr": 1e-3, "eps": 1e-4,
+            "weight-decay": 0.5, "decay-biases-and-norms": false}},
+        "evaluate": {"every": 3, "grid": {"longest": 3, "problems": 3}},
+        "checkpoint": {"seconds": 0},
+    });
+    for (part, changes) in [("model", model), ("train", train)] {
+        for (key, value) in changes.as_object().unwrap() {
+            json[part][key] = value.clone();
+        }
+    }
+    json
+}
+
+#[test]
+fn arithmetic_models_loops_and_ramps() {
+    if !there_is_a_card() {
+        return;
+    }
+    let models = [
+        ("abacus+fire", json!({"layers": 2, "injection": "layer"}), json!({})),
+        (
+            "fire+randomised",
+            json!({"recurrences": 3, "injection": "layer"}),
+            json!({"progressive-loss": {"weight": 0.6}}),
+        ),
+        (
+            "learned+randomised",
+            json!({"recurrences": 2, "head": "transform"}),
+            json!({"progressive-loss": {"weight": 1.0, "gradient": "full"},
+                "batch-ramp": {"from": 2, "step": 2, "over": 4}}),
+        ),
+    ];
+    for (positions, model, train) in &models {
+        compare(positions, &|seed| arithmetic(seed, positions, model, train));
+    }
+    // The same batch every time, through another depth.
+    compare("full batch", &|seed| {
+        let model = json!({"recurrences": 4, "injection": "block", "positions": "rotary"});
+        modular(seed, &model, &json!({"progressive-loss": {"weight": 1.0, "gradient": "full"}}))
+    });
+}
+
 #[test]
 fn a_resumed_training_gives_the_same_bits() {
     if !there_is_a_card() {

@@ -132,6 +132,18 @@ fn arithmetic_trains_with_every_scheme_and_loop() {
     }
 }
 
+/// One batch throughout, through another depth at every update: what is fed is laid out anew for each.
+#[test]
+fn a_full_batch_trains_through_other_depths() {
+    let scratch = tempfile::tempdir().unwrap();
+    let model = json!({"kind": "transformer", "layers": 2, "heads": 2, "dim": 8, "mlp-dim": 12,
+        "positions": "rotary", "injection": "block", "recurrences": 4});
+    let task = json!({"kind": "modular", "modulus": 5, "train-share": 0.6});
+    let mut json = trial(&task, &json!("full"), model);
+    json["train"]["progressive-loss"] = json!({"weight": 1.0, "gradient": "full"});
+    check(json, scratch.path());
+}
+
 #[test]
 fn dropout_biases_and_double_precision_train() {
     let scratch = tempfile::tempdir().unwrap();

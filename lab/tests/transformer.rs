@@ -146,9 +146,7 @@ fn golden(case: &Value, repeat: usize) {
             "post" => Norm::Post,
             _ => Norm::None,
         },
-        positions: match word("positions").as_str() {
-            known => positions(known),
-        },
+        positions: positions(&word("positions")),
         attention_bias: flag("attention_bias"),
         tied: flag("tied"),
         causal: flag("causal"),
@@ -372,7 +370,7 @@ fn gradients_of_arithmetic_models() {
 #[test]
 fn gradients_of_truncated_passes() {
     for injection in [Injection::None, Injection::Block, Injection::Layer] {
-        for (layers, passes) in [(1, (2, 1)), (2, (1, 2)), (2, (1, 1))] {
+        for (layers, passes) in [(1, (2, 1)), (2, (1, 2)), (2, (1, 1)), (2, (0, 1))] {
             let config = TransformerConfig {
                 norm: Norm::Post,
                 positions: positions("fire"),

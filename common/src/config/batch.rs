@@ -176,10 +176,12 @@ mod tests {
             assert_eq!(steps, 2000);
             let samples = by_steps.at(2001, 8192).1;
             let expected = if unit == Unit::Updates { 2000.0 } else { samples as f64 } * 0.6;
-            assert!((by_steps.over as f64 - expected).abs() <= 1.0, "{by_steps:?}");
+            // The ramp's steps end with whole updates.
+            let slack = if unit == Unit::Updates { 1 } else { 8192 };
+            assert!((by_steps.over as f64 - expected).abs() <= slack as f64, "{by_steps:?}");
             let (by_samples, again) = ramp(0, unit).resolve(0.6, 8192, Budget::Samples(samples));
-            assert_eq!(again, 2000);
-            assert!(by_samples.over.abs_diff(by_steps.over) <= 1, "{by_samples:?}");
+            assert!(again.abs_diff(2000) <= 1, "{again}");
+            assert!(by_samples.over.abs_diff(by_steps.over) <= slack, "{by_samples:?}");
         }
         let (fixed, steps) = ramp(0, Unit::Updates).resolve(30.0, 1024, Budget::Samples(1_000_000));
         assert_eq!((fixed.over, steps), (30, 30 + (1_000_000u64 - 30 * 512).div_ceil(1024)));

@@ -122,6 +122,11 @@ impl Commands {
         Commands { device: device.clone(), mode, list: Vec::new() }
     }
 
+    /// The card they are for.
+    pub fn device(&self) -> &CudaDevice {
+        &self.device
+    }
+
     /// Appends a launch of a kernel; refuses arguments that are not what its source declares.
     pub fn launch(
         &mut self,

@@ -1,30 +1,32 @@
 //! Programs on a card: gradients, updates and evaluations of K replicas at once.
 //!
-//! All memory is taken when an executor is made. An update is one list of commands, captured as a graph where the driver can;
-//! it is queued without waiting for the one before, and nothing is read back until somebody asks. A replica whose loss or
+//! An executor holds several programs of one model (other lengths of sequences, other depths of a looped one), which share
+//! parameters, gradients, moments and one workspace, the largest any of them needs. Memory is taken when a program is loaded. An
+//! update consists of passes, mostly one; each is one list of commands ([`super::passes`]), captured as a graph where the driver
+//! can; it is queued without waiting for the one before, and nothing is read back until somebody asks. A replica whose loss or
 //! gradient is not finite stays as it was before that update, whatever is asked afterwards; the others go on.
 
-use std::collections::HashMap;
 use std::mem::size_of;
 use std::sync::Arc;
 
 use plateau_common::config::OptimizerConfig;
 
-use super::commands::{CapturedGraph, Commands, MatrixMode, arguments};
+use super::commands::MatrixMode;
 use super::device::CudaDevice;
 use super::error::CudaError;
-use super::feed::{self, Feeder, Update};
-use super::lower::{Addresses, CardLayout, Examples, Lowering, PartialSum, THREADS, flag, int};
+use super::feed::{self, FeedPlan, Feeder, Update};
+use super::lower::{CardLayout, flag};
 use super::memory::Memory;
-use super::operations;
+use super::passes::{Lists, PassKey};
 use crate::cpu::Feed;
-use crate::program::{Place, Program};
+use crate::optimizer::Stretch;
+use crate::program::{Layout, Place, Program};
 
 /// Blocks that share the sum of squares of one replica's gradient.
-const SQUARE_BLOCKS: usize = 64;
+pub(super) const SQUARE_BLOCKS: usize = 64;
 
-/// Address that stands for memory not yet taken, while commands are only counted.
-const NOWHERE: u64 = 1 << 20;
+/// Most passes of one update.
+pub(super) const MOST_PASSES: usize = 2;
 
 /// One replica's settings; as `Rule` of `optimizer.cu`, in numbers of 64 bits.
 type RuleBits = [f64; 4];
@@ -49,50 +51,65 @@ pub enum Moment {
     Second,
 }
 
-/// A program with the memory to run it for K replicas on one card.
-pub struct Executor {
-    device: CudaDevice,
-    program: Arc<Program>,
-    layout: CardLayout,
-    mode: MatrixMode,
-    replicas: usize,
-    /// Most examples fed at once.
-    capacity: usize,
-    optimizer: OptimizerConfig,
-    parameters: Memory,
-    moments: [Memory; 2],
-    gradients: Memory,
-    numbers: Memory,
-    losses: Memory,
-    rules: Memory,
-    coefficients: Memory,
-    squares: Memory,
-    /// Losses `[K]`, norms `[K]`, numbers of the updates that diverged `[K]`; 8 bytes each.
-    outcomes: Memory,
-    scratch: Memory,
-    partial: Memory,
-    /// Lists of sums to finish, kept as long as commands refer to them.
-    sums: Vec<Memory>,
-    feeder: Feeder,
-    /// Commands of an update and its graph, by examples of the batch.
-    updates: HashMap<usize, UpdateCommands>,
-    /// Commands of a forward pass, by examples.
-    forwards: HashMap<usize, Commands>,
-    graphs: bool,
+/// Which pass of an update is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PassPlace {
+    /// Number of its program, as [`Executor::load`] gave it.
+    pub program: usize,
+    /// Its number among the update's passes. Gradients begin anew with number 0 and are added to with the others.
+    pub number: usize,
+    /// Whether the update ends with it.
+    pub is_last: bool,
 }
 
-struct UpdateCommands {
-    differentiate: Commands,
-    apply: Commands,
-    /// Whether the commands have run one by one: cuBLAS and the driver load what they need on first use, which is not to happen
-    /// while a graph is captured.
-    warm: bool,
-    graph: Option<CapturedGraph>,
+impl PassPlace {
+    /// The only pass of an update, by the first program.
+    pub const ONLY: PassPlace = PassPlace { program: 0, number: 0, is_last: true };
+}
+
+/// Programs of one model with the memory to run them for K replicas on one card.
+pub struct Executor {
+    pub(super) device: CudaDevice,
+    pub(super) mode: MatrixMode,
+    pub(super) replicas: usize,
+    pub(super) layout: CardLayout,
+    /// None where nothing is trained.
+    pub(super) optimizer: Option<OptimizerConfig>,
+    pub(super) parameters: Memory,
+    pub(super) moments: [Memory; 2],
+    pub(super) gradients: Memory,
+    pub(super) rules: Memory,
+    /// Which parameters decay, see [`CardLayout::decays`].
+    pub(super) decays: Memory,
+    pub(super) coefficients: Memory,
+    pub(super) squares: Memory,
+    /// Losses `[K]`, norms `[K]`, numbers of the updates that diverged `[K]`; 8 bytes each.
+    pub(super) outcomes: Memory,
+    /// What programs calculate with.
+    pub(super) numbers: Memory,
+    pub(super) losses: Memory,
+    /// Losses of one replica that there is room for: those of the longest batch in all passes.
+    pub(super) loss_rows: usize,
+    pub(super) scratch: Memory,
+    pub(super) partial: Memory,
+    pub(super) feeder: Feeder,
+    pub(super) loaded: Vec<Loaded>,
+    pub(super) lists: Lists,
+    graphs: bool,
+    /// The program whose slots are in the card's memory, and for how many examples.
+    fed: Option<(usize, usize)>,
+}
+
+/// A program and what belongs to it alone.
+pub(super) struct Loaded {
+    pub program: Arc<Program>,
+    /// Most examples fed at once.
+    pub capacity: usize,
+    pub feed: FeedPlan,
 }
 
 impl Executor {
-    /// Takes memory for `replicas` and at most `capacity` examples at once; the rule's kind and decays of moments hold for
-    /// all replicas.
+    /// An executor with one program; the rule's kind and decays of moments hold for all replicas.
     pub fn new(
         device: &CudaDevice,
         program: Arc<Program>,
@@ -101,51 +118,128 @@ impl Executor {
         optimizer: &OptimizerConfig,
         mode: MatrixMode,
     ) -> Result<Self, CudaError> {
-        let layout = CardLayout::new(&program.layout);
-        let needed = Self::bytes(&program, replicas, capacity);
+        let mut executor = Self::empty(device, &program.layout, replicas, Some(optimizer), mode)?;
+        executor.load(program, capacity)?;
+        Ok(executor)
+    }
+
+    /// Takes memory for the parameters of `replicas` and, where there is an optimiser, for training them; all parameters decay.
+    /// There is no program yet.
+    pub fn empty(
+        device: &CudaDevice,
+        layout: &Layout,
+        replicas: usize,
+        optimizer: Option<&OptimizerConfig>,
+        mode: MatrixMode,
+    ) -> Result<Self, CudaError> {
+        let layout = CardLayout::new(layout);
+        let arena = replicas * layout.stride * size_of::<f32>();
+        let kept = |wanted: bool| if wanted { arena } else { 0 };
+        let (trained, adam) = (optimizer.is_some(), optimizer.is_some_and(is_adam));
+        let needed = (arena + 2 * kept(trained) + kept(adam)) as u64;
         let (available, _) = device.memory()?;
         if needed > available {
             return Err(CudaError::OutOfMemory { needed, available });
         }
         let take = |bytes: usize| Memory::zeroed(device, bytes);
-        let arena = replicas * layout.stride * size_of::<f32>();
-        let rows = program.outputs.extent.rows.count(capacity);
+        let marks = layout.decays(&[]);
         let executor = Executor {
             device: device.clone(),
             mode,
             replicas,
-            capacity,
-            optimizer: optimizer.clone(),
+            optimizer: optimizer.cloned(),
             parameters: take(arena)?,
-            moments: [take(arena)?, take(if is_adam(optimizer) { arena } else { 0 })?],
-            gradients: take(arena)?,
-            numbers: take(replicas * program.workspace * size_of::<f32>())?,
-            losses: take(replicas * rows * size_of::<f64>())?,
+            moments: [take(kept(trained))?, take(kept(adam))?],
+            gradients: take(kept(trained))?,
             rules: take(replicas * size_of::<RuleBits>())?,
+            decays: take(marks.len())?,
             coefficients: take(replicas * 24)?,
             squares: take(replicas * SQUARE_BLOCKS * size_of::<f64>())?,
             outcomes: take(3 * replicas * 8)?,
+            numbers: take(0)?,
+            losses: take(0)?,
+            loss_rows: 0,
             scratch: take(0)?,
             partial: take(0)?,
-            sums: Vec::new(),
-            feeder: Feeder::new(device, &program, replicas, capacity)?,
-            updates: HashMap::new(),
-            forwards: HashMap::new(),
+            feeder: Feeder::new(device, replicas)?,
+            loaded: Vec::new(),
+            lists: Lists::default(),
             graphs: true,
+            fed: None,
             layout,
-            program,
         };
-        let bits = rule_bits(optimizer, None);
-        (0..replicas).try_for_each(|replica| executor.write_rule(replica, bits))?;
+        executor.decays.write(0, &marks)?;
+        if let Some(optimizer) = optimizer {
+            let bits = rule_bits(optimizer, None);
+            (0..replicas).try_for_each(|replica| executor.write_rule(replica, bits))?;
+        }
         Ok(executor)
     }
 
-    /// Bytes of device memory an executor takes, but for what operations use on the side.
-    pub fn bytes(program: &Program, replicas: usize, capacity: usize) -> u64 {
-        let layout = CardLayout::new(&program.layout);
-        let rows = program.outputs.extent.rows.count(capacity);
-        let per_replica = 4 * layout.stride * 4 + program.workspace * 4 + rows * 8;
-        (replicas * per_replica + feed::bytes(program, replicas, capacity)) as u64
+    /// Adds a program of the same model for at most `capacity` examples at once, with memory where it needs more than those before;
+    /// its number. (Of the first it is 0.)
+    pub fn load(&mut self, program: Arc<Program>, capacity: usize) -> Result<usize, CudaError> {
+        if CardLayout::new(&program.layout) != self.layout {
+            return Err(CudaError::Unsupported("a program of another model was to be loaded".to_owned()));
+        }
+        let numbers = self.replicas * program.workspace * size_of::<f32>();
+        let loss_rows = (MOST_PASSES * program.outputs.extent.rows.count(capacity)).max(self.loss_rows);
+        let losses = self.replicas * loss_rows * size_of::<f64>();
+        let feed = FeedPlan::new(&self.device, &program, self.replicas, capacity)?;
+        let missing = |memory: &Memory, bytes: usize| if bytes > memory.bytes() { bytes as u64 } else { 0 };
+        let needed = missing(&self.numbers, numbers)
+            + missing(&self.losses, losses)
+            + feed::bytes(&program, self.replicas, capacity) as u64;
+        // What is there already goes first, before more is taken in its stead.
+        let going = if numbers > self.numbers.bytes() { self.numbers.bytes() as u64 } else { 0 };
+        let (available, _) = self.device.memory()?;
+        if needed > available + going {
+            return Err(CudaError::OutOfMemory { needed, available });
+        }
+        let mut moved = self.feeder.make_room(&feed)?;
+        for (memory, bytes) in [(&mut self.numbers, numbers), (&mut self.losses, losses)] {
+            if bytes > memory.bytes() {
+                *memory = Memory::zeroed(&self.device, 0)?;
+                *memory = Memory::zeroed(&self.device, bytes)?;
+                moved = true;
+            }
+        }
+        self.loss_rows = loss_rows;
+        if moved {
+            // Commands made before refer to the memory that is gone, and so does what was fed.
+            self.lists.clear();
+            self.fed = None;
+        }
+        self.loaded.push(Loaded { program, capacity, feed });
+        Ok(self.loaded.len() - 1)
+    }
+
+    /// Gives back all programs and the memory they calculate with.
+    pub fn unload(&mut self) -> Result<(), CudaError> {
+        self.lists.clear();
+        self.loaded.clear();
+        self.fed = None;
+        for memory in [&mut self.numbers, &mut self.losses, &mut self.scratch, &mut self.partial] {
+            *memory = Memory::zeroed(&self.device, 0)?;
+        }
+        Ok(())
+    }
+
+    /// A program, by its number.
+    pub fn program(&self, number: usize) -> Result<&Arc<Program>, CudaError> {
+        Ok(&self.loaded(number)?.program)
+    }
+
+    pub(super) fn loaded(&self, number: usize) -> Result<&Loaded, CudaError> {
+        let missing = || CudaError::Unsupported(format!("program {number} was not loaded"));
+        self.loaded.get(number).ok_or_else(missing)
+    }
+
+    /// Numbers of workspace for each replica that a program may take of what is free now: half of it, since operations need some on the
+    /// side, evaluations have a workspace of their own, and a replica that ends has the others move.
+    pub fn room(&self) -> Result<usize, CudaError> {
+        let (free, _) = self.device.memory()?;
+        Ok((free / 2) as usize / size_of::<f32>() / self.replicas.max(1))
     }
 
     /// Updates as captured graphs (the default) or command by command.
@@ -158,10 +252,10 @@ impl Executor {
         &self.device
     }
 
-    /// Commands of one update of this many examples: launches, matrix products, clears and copies.
+    /// Commands of one update of this many examples by the first program: launches, matrix products, clears and copies.
     pub fn commands(&mut self, examples: usize) -> Result<usize, CudaError> {
-        let update = self.update_commands(examples)?;
-        Ok(update.differentiate.len() + update.apply.len())
+        let pass = self.pass_commands(PassKey { place: PassPlace::ONLY, examples })?;
+        Ok(pass.count())
     }
 
     /// Settings of one replica: learning rate, decay and clipping (the kind of rule is the cohort's).
@@ -172,6 +266,11 @@ impl Executor {
         clip: Option<f64>,
     ) -> Result<(), CudaError> {
         self.write_rule(replica, rule_bits(optimizer, clip))
+    }
+
+    /// Which parameters of the program's layout decay, of all replicas.
+    pub fn set_stretches(&mut self, stretches: &[Stretch]) -> Result<(), CudaError> {
+        self.decays.write(0, &self.layout.decays(stretches))
     }
 
     fn write_rule(&self, replica: usize, bits: RuleBits) -> Result<(), CudaError> {
@@ -213,7 +312,7 @@ impl Executor {
         let bytes = self.layout.stride * size_of::<f32>();
         let mut copies = vec![(&self.parameters, &other.parameters, to * bytes, from * bytes, bytes)];
         if all {
-            let kept = if is_adam(&self.optimizer) { 2 } else { 1 };
+            let kept = self.optimizer.as_ref().map_or(0, |rule| if is_adam(rule) { 2 } else { 1 });
             for (own, others) in self.moments.iter().zip(&other.moments).take(kept) {
                 copies.push((own, others, to * bytes, from * bytes, bytes));
             }
@@ -226,12 +325,12 @@ impl Executor {
     }
 
     fn write_arena(&self, arena: &Memory, replica: usize, numbers: &[f32]) -> Result<(), CudaError> {
-        if numbers.len() != self.program.layout.count() || replica >= self.replicas {
+        if numbers.len() != self.layout.count() || replica >= self.replicas {
             return Err(CudaError::Unsupported(format!(
                 "{} numbers for replica {replica} do not fit {} replicas of {}",
                 numbers.len(),
                 self.replicas,
-                self.program.layout.count()
+                self.layout.count()
             )));
         }
         arena.write(replica * self.layout.stride * size_of::<f32>(), &self.layout.spread(numbers))
@@ -242,8 +341,8 @@ impl Executor {
         Ok(self.layout.gather(&spread))
     }
 
-    /// Queues the update of this number (from 1) with the learning rates times `multiplier`. `feeds` are the replicas'
-    /// batches, all of one size; `None`: those of the update before. Returns before it is done.
+    /// Queues the update of this number (from 1), one pass by the first program, with the learning rates times `multiplier`. `feeds`
+    /// are the replicas' batches, all of one size; without `fresh` they are those of the update before. Returns before it is done.
     pub fn update(
         &mut self,
         number: u64,
@@ -251,30 +350,44 @@ impl Executor {
         feeds: &[Feed<f32>],
         fresh: bool,
     ) -> Result<(), CudaError> {
-        let examples = self.examples(feeds)?;
-        self.send(number, multiplier, feeds, fresh)?;
-        let graphs = self.graphs;
-        let update = self.update_commands(examples)?;
-        if !graphs || !update.warm {
-            update.warm = true;
-            update.differentiate.run()?;
-            return update.apply.run();
-        }
-        if update.graph.is_none() {
-            update.graph = Some(Commands::capture(&[&update.differentiate, &update.apply])?);
-        }
-        update.graph.as_ref().map_or(Ok(()), CapturedGraph::run)
+        self.pass((number, multiplier), PassPlace::ONLY, feeds, fresh)
     }
 
-    /// The losses of a batch; the gradients are then in [`Executor::gradients`], and nothing else has changed.
+    /// The same for one pass of an update, whose passes are asked for in their order.
+    pub fn pass(
+        &mut self,
+        update: (u64, f64),
+        place: PassPlace,
+        feeds: &[Feed<f32>],
+        fresh: bool,
+    ) -> Result<(), CudaError> {
+        let examples = self.examples(place.program, feeds)?;
+        self.send(update, place.program, feeds, fresh)?;
+        let graphs = self.graphs;
+        self.pass_commands(PassKey { place, examples })?.run(graphs)
+    }
+
+    /// The losses of a batch by the first program; the gradients are then in [`Executor::gradients`], and nothing else has changed.
     pub fn differentiate(&mut self, feeds: &[Feed<f32>]) -> Result<Vec<f64>, CudaError> {
-        let examples = self.examples(feeds)?;
-        self.send(1, 1.0, feeds, true)?;
-        self.update_commands(examples)?.differentiate.run()?;
-        let rows = self.program.outputs.extent.rows;
-        let all: Vec<f64> = self.losses.read(0, self.replicas * rows.count(self.capacity))?;
-        let of_each = all.chunks_exact(rows.count(self.capacity).max(1));
-        Ok(of_each.map(|losses| losses[..rows.count(examples)].iter().sum()).collect())
+        self.differentiate_pass(PassPlace { is_last: false, ..PassPlace::ONLY }, feeds)
+    }
+
+    /// The losses of one pass of an update; the gradients of the passes up to it are then in [`Executor::gradients`].
+    pub fn differentiate_pass(
+        &mut self,
+        place: PassPlace,
+        feeds: &[Feed<f32>],
+    ) -> Result<Vec<f64>, CudaError> {
+        let place = PassPlace { is_last: false, ..place };
+        let examples = self.examples(place.program, feeds)?;
+        self.send((1, 1.0), place.program, feeds, true)?;
+        self.pass_commands(PassKey { place, examples })?.run(false)?;
+        let loaded = self.loaded(place.program)?;
+        let rows = loaded.program.outputs.extent.rows;
+        let (distance, own) = (self.loss_rows, rows.count(examples));
+        let all: Vec<f64> = self.losses.read(0, self.replicas * distance)?;
+        let of_each = all.chunks_exact(distance.max(1));
+        Ok(of_each.map(|losses| losses[place.number * own..][..own].iter().sum()).collect())
     }
 
     /// How the last update went; waits for it.
@@ -294,25 +407,21 @@ impl Executor {
         self.outcomes.write(0, &vec![0.0f64; 3 * self.replicas])
     }
 
-    /// Forward pass of whole feeds, at most a micro-batch; the outputs `[rows, width]` of each replica.
-    pub fn forward(&mut self, feeds: &[Feed<f32>]) -> Result<Vec<Vec<f32>>, CudaError> {
-        let examples = self.examples(feeds)?;
-        if examples > self.program.micro_batch {
+    /// Forward pass of whole feeds, at most a micro-batch, by one of the programs; the outputs `[rows, width]` of each replica.
+    pub fn forward(&mut self, program: usize, feeds: &[Feed<f32>]) -> Result<Vec<Vec<f32>>, CudaError> {
+        let examples = self.examples(program, feeds)?;
+        let (most, outputs) = {
+            let program = self.program(program)?;
+            (program.micro_batch, program.outputs)
+        };
+        if examples > most {
             return Err(CudaError::Unsupported(format!(
-                "{examples} examples were to be evaluated at once by a program for {}",
-                self.program.micro_batch
+                "{examples} examples were to be evaluated at once by a program for {most}"
             )));
         }
-        self.send(1, 1.0, feeds, true)?;
-        if !self.forwards.contains_key(&examples) {
-            let all = Examples { start: 0, count: examples, batch: self.capacity };
-            let commands = self.lower(|lowering| forward(lowering, all))?;
-            self.forwards.insert(examples, commands);
-        }
-        if let Some(commands) = self.forwards.get(&examples) {
-            commands.run()?;
-        }
-        (0..self.replicas).map(|replica| self.place(self.program.outputs, examples, replica)).collect()
+        self.send((1, 1.0), program, feeds, true)?;
+        self.forward_commands(program, examples)?.run()?;
+        (0..self.replicas).map(|replica| self.place(outputs, examples, replica)).collect()
     }
 
     /// Numbers of a place after a forward pass of `examples`.
@@ -321,30 +430,30 @@ impl Executor {
         self.numbers.read((place.offset * self.replicas + replica * count) * size_of::<f32>(), count)
     }
 
-    fn examples(&self, feeds: &[Feed<f32>]) -> Result<usize, CudaError> {
+    fn examples(&self, program: usize, feeds: &[Feed<f32>]) -> Result<usize, CudaError> {
+        let capacity = self.loaded(program)?.capacity;
         let examples = feeds.first().map_or(0, |feed| feed.examples);
         let even = feeds.len() == self.replicas && feeds.iter().all(|feed| feed.examples == examples);
-        if even && (1..=self.capacity).contains(&examples) {
+        if even && (1..=capacity).contains(&examples) {
             return Ok(examples);
         }
         Err(CudaError::Unsupported(format!(
-            "{} batches of {examples} examples do not fit {} replicas with room for {} each, or differ in size",
+            "{} batches of {examples} examples do not fit {} replicas with room for {capacity} each, or differ in size",
             feeds.len(),
             self.replicas,
-            self.capacity
         )))
     }
 
     fn send(
         &mut self,
-        number: u64,
-        multiplier: f64,
+        (number, multiplier): (u64, f64),
+        program: usize,
         feeds: &[Feed<f32>],
         fresh: bool,
     ) -> Result<(), CudaError> {
         let (beta1, beta2) = match &self.optimizer {
-            OptimizerConfig::Adam(adam) | OptimizerConfig::AdamW(adam) => (adam.beta1, adam.beta2),
-            OptimizerConfig::Sgd(_) => (0.0, 0.0),
+            Some(OptimizerConfig::Adam(adam) | OptimizerConfig::AdamW(adam)) => (adam.beta1, adam.beta2),
+            Some(OptimizerConfig::Sgd(_)) | None => (0.0, 0.0),
         };
         let update = Update {
             number: number as i64,
@@ -353,192 +462,22 @@ impl Executor {
             second_correction: 1.0 - beta2.powf(number as f64),
         };
         let scales: Vec<f64> = feeds.iter().map(|feed| feed.loss_scale).collect();
-        self.feeder.send(update, &scales, fresh.then_some(feeds))
-    }
-
-    fn addresses(&self) -> Addresses {
-        Addresses {
-            parameters: self.parameters.at(0),
-            gradients: self.gradients.at(0),
-            numbers: self.numbers.at(0),
-            losses: self.losses.at(0),
-            scales: self.feeder.scales(),
-            slots: self.feeder.places().to_vec(),
-            scratch: NOWHERE,
-            partial: NOWHERE,
-        }
-    }
-
-    /// Makes commands twice: once to count the memory operations use on the side, then for good.
-    fn lower(
-        &mut self,
-        work: impl Fn(&mut Lowering<'_>) -> Result<(), CudaError>,
-    ) -> Result<Commands, CudaError> {
-        let program = self.program.clone();
-        let mut addresses = self.addresses();
-        let mut counted = Commands::new(&self.device, self.mode);
-        let mut lowering = Lowering::new(&program, &self.layout, self.replicas, &addresses, &mut counted);
-        work(&mut lowering)?;
-        let (scratch, partial) = (lowering.most_scratch, lowering.partial * size_of::<f32>());
-        // Commands made before refer to memory in use, so more is taken beside it only by forgetting them.
-        if scratch > self.scratch.bytes() || partial > self.partial.bytes() {
-            self.updates.clear();
-            self.forwards.clear();
-            self.sums.clear();
-            self.scratch = Memory::zeroed(&self.device, scratch.max(self.scratch.bytes()))?;
-            self.partial = Memory::zeroed(&self.device, partial.max(self.partial.bytes()))?;
-        }
-        (addresses.scratch, addresses.partial) = (self.scratch.at(0), self.partial.at(0));
-        let mut commands = Commands::new(&self.device, self.mode);
-        let mut lowering = Lowering::new(&program, &self.layout, self.replicas, &addresses, &mut commands);
-        work(&mut lowering)?;
-        let rounds = std::mem::take(&mut lowering.rounds);
-        for round in rounds {
-            self.finish_sums(&mut commands, &round)?;
-        }
-        Ok(commands)
-    }
-
-    /// Appends adding up partial sums to the gradients.
-    fn finish_sums(&mut self, commands: &mut Commands, round: &[PartialSum]) -> Result<(), CudaError> {
-        let words: Vec<i64> = round
-            .iter()
-            .flat_map(|sum| [sum.partial, sum.partial_stride, sum.target, sum.width, i64::from(sum.segments)])
-            .collect();
-        let list = Memory::zeroed(&self.device, words.len() * 8)?;
-        list.write(0, &words)?;
-        let widest = round.iter().map(|sum| sum.width as usize).max().unwrap_or(0);
-        let grid = (widest.div_ceil(THREADS), round.len(), self.replicas);
-        let stride = self.layout.stride as i64;
-        let all = arguments![self.gradients.at(0), stride, self.partial.at(0), list.at(0)];
-        commands.launch("finish_sums", grid, (THREADS as u32, 1, 1), all)?;
-        self.sums.push(list);
+        let own = feeds.first().map(|feed| (program, feed.examples));
+        let fresh = fresh || self.fed != own;
+        self.fed = None;
+        let missing = || CudaError::Unsupported(format!("program {program} was not loaded"));
+        let plan = &self.loaded.get(program).ok_or_else(missing)?.feed;
+        self.feeder.send(plan, update, &scales, fresh.then_some(feeds))?;
+        self.fed = own;
         Ok(())
-    }
-
-    fn update_commands(&mut self, examples: usize) -> Result<&mut UpdateCommands, CudaError> {
-        if !self.updates.contains_key(&examples) {
-            let (micro_batch, capacity) = (self.program.micro_batch, self.capacity);
-            let (gradients, bytes) =
-                (self.gradients.at(0), self.replicas * self.layout.stride * size_of::<f32>());
-            let differentiate = self.lower(|lowering| {
-                lowering.commands.clear(gradients, bytes);
-                differentiate(lowering, examples, micro_batch, capacity)
-            })?;
-            let apply = self.apply_commands(examples)?;
-            self.updates.insert(examples, UpdateCommands { differentiate, apply, warm: false, graph: None });
-        }
-        self.updates.get_mut(&examples).ok_or_else(|| CudaError::Unsupported("an update was lost".to_owned()))
-    }
-
-    /// Norms, decisions and the rule itself.
-    fn apply_commands(&self, examples: usize) -> Result<Commands, CudaError> {
-        let mut commands = Commands::new(&self.device, self.mode);
-        let (replicas, stride) = (self.replicas, self.layout.stride as i64);
-        let block = (THREADS as u32, 1, 1);
-        let (gradients, squares, update) = (self.gradients.at(0), self.squares.at(0), self.feeder.update());
-        let all = arguments![squares, gradients, stride, stride];
-        commands.launch("square_sums", (SQUARE_BLOCKS, replicas, 1), block, all)?;
-        let rows = self.program.outputs.extent.rows;
-        let outcome = |which: usize| self.outcomes.at(which * replicas * 8);
-        let coefficients = self.coefficients.at(0);
-        let all = arguments![
-            coefficients,
-            outcome(0),
-            outcome(1),
-            outcome(2),
-            self.losses.at(0),
-            rows.count(self.capacity) as i64,
-            int(rows.count(examples))?,
-            squares,
-            int(SQUARE_BLOCKS)?,
-            self.rules.at(0),
-            update
-        ];
-        commands.launch("decide", (replicas, 1, 1), block, all)?;
-        let grid = (self.layout.stride.div_ceil(4 * THREADS).min(4096), replicas, 1);
-        let (parameters, first, second) =
-            (self.parameters.at(0), self.moments[0].at(0), self.moments[1].at(0));
-        match &self.optimizer {
-            OptimizerConfig::Adam(adam) | OptimizerConfig::AdamW(adam) => {
-                let all = arguments![
-                    parameters,
-                    first,
-                    second,
-                    gradients,
-                    stride,
-                    stride,
-                    coefficients,
-                    update,
-                    adam.beta1,
-                    adam.beta2,
-                    adam.eps
-                ];
-                commands.launch("adam", grid, block, all)?;
-            }
-            OptimizerConfig::Sgd(sgd) => {
-                let all =
-                    arguments![parameters, first, gradients, stride, stride, coefficients, sgd.momentum];
-                commands.launch("sgd", grid, block, all)?;
-            }
-        }
-        Ok(commands)
     }
 }
 
-fn is_adam(optimizer: &OptimizerConfig) -> bool {
+pub(super) fn is_adam(optimizer: &OptimizerConfig) -> bool {
     matches!(optimizer, OptimizerConfig::Adam(_) | OptimizerConfig::AdamW(_))
 }
 
 fn rule_bits(optimizer: &OptimizerConfig, clip: Option<f64>) -> RuleBits {
     let decoupled = flag(matches!(optimizer, OptimizerConfig::AdamW(_))) as u64;
     [optimizer.lr(), optimizer.weight_decay(), clip.unwrap_or(f64::INFINITY), f64::from_bits(decoupled)]
-}
-
-/// Appends the forward pass of a micro-batch, what all micro-batches share included.
-fn forward(lowering: &mut Lowering<'_>, examples: Examples) -> Result<(), CudaError> {
-    fixed_forward(lowering, examples.batch)?;
-    example_forward(lowering, examples)
-}
-
-fn fixed_forward(lowering: &mut Lowering<'_>, batch: usize) -> Result<(), CudaError> {
-    let program = lowering.program;
-    let none = Examples { start: 0, count: 0, batch };
-    program.fixed_nodes().try_for_each(|(node, ports)| {
-        operations::form(&*node.operation)?.forward(&mut lowering.call(node, ports, none))
-    })
-}
-
-fn example_forward(lowering: &mut Lowering<'_>, examples: Examples) -> Result<(), CudaError> {
-    let program = lowering.program;
-    program.example_nodes().try_for_each(|(node, ports)| {
-        operations::form(&*node.operation)?.forward(&mut lowering.call(node, ports, examples))
-    })
-}
-
-/// Appends the gradients of a batch: micro-batch by micro-batch, then what all share.
-fn differentiate(
-    lowering: &mut Lowering<'_>,
-    batch: usize,
-    micro_batch: usize,
-    capacity: usize,
-) -> Result<(), CudaError> {
-    let program = lowering.program;
-    fixed_forward(lowering, capacity)?;
-    let mut start = 0;
-    while start < batch {
-        let examples = Examples { start, count: micro_batch.min(batch - start), batch: capacity };
-        example_forward(lowering, examples)?;
-        for (node, ports) in program.example_nodes().rev() {
-            operations::form(&*node.operation)?.backward(&mut lowering.call(node, ports, examples))?;
-            lowering.add_through(node, ports, examples)?;
-        }
-        start += examples.count;
-    }
-    let none = Examples { start: 0, count: 0, batch: capacity };
-    for (node, ports) in program.fixed_nodes().rev() {
-        operations::form(&*node.operation)?.backward(&mut lowering.call(node, ports, none))?;
-        lowering.add_through(node, ports, none)?;
-    }
-    Ok(())
 }

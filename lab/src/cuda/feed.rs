@@ -25,27 +25,46 @@ pub(super) struct Update {
     pub second_correction: f64,
 }
 
-/// The card's memory for what is fed, and the way there.
+/// The card's memory for what is fed, and the way there; all programs of an executor share it.
 pub(super) struct Feeder {
     device: CudaDevice,
-    /// Update, loss scales `[K]`, then each slot `[K, capacity]`.
+    /// Update, loss scales `[K]`, then each slot `[K, capacity]` as the program that is fed has them.
     memory: Memory,
-    /// Constant slots, one after another.
-    _constants: Memory,
-    places: Vec<SlotPlace>,
-    /// Of each slot that is fed: bytes from the block's start, and numbers of one replica.
-    spans: Vec<Option<(usize, usize)>>,
     blocks: Vec<Block>,
     next: usize,
     replicas: usize,
-    /// Bytes of the head and of the whole block.
-    head: usize,
+}
+
+/// Where the slots of one program lie.
+pub(super) struct FeedPlan {
+    slots: Vec<Slot>,
+    /// Constant slots, one after another.
+    constants: Memory,
+    /// Bytes of the whole block.
     bytes: usize,
+}
+
+/// Where a slot lies.
+#[derive(Clone, Copy)]
+enum Slot {
+    /// This many bytes from the constants' start.
+    Constant(usize),
+    /// Bytes from the block's start, and numbers of one replica.
+    Fed(usize, usize),
 }
 
 struct Block {
     numbers: Pinned<u32>,
     copied: sys::CUevent,
+}
+
+impl Block {
+    fn new(device: &CudaDevice, bytes: usize) -> Result<Self, CudaError> {
+        let numbers = Pinned::zeroed(device, bytes / 4)?;
+        let copied =
+            result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING).doing("making an event")?;
+        Ok(Block { numbers, copied })
+    }
 }
 
 // SAFETY: the event is used by one thread at a time.
@@ -54,7 +73,7 @@ unsafe impl Send for Block {}
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: ours, made in `Feeder::new`; the driver keeps what is under way. An error cannot be acted upon.
+        // SAFETY: ours, made in `Block::new`; the driver keeps what is under way. An error cannot be acted upon.
         let _ = unsafe { result::event::destroy(self.copied) };
     }
 }
@@ -73,16 +92,16 @@ pub(super) fn bytes(program: &Program, replicas: usize, capacity: usize) -> usiz
     head_bytes(replicas) + slots.sum::<usize>()
 }
 
-impl Feeder {
+impl FeedPlan {
+    /// Lays out a program's slots for `capacity` examples at once and takes the constant ones to the card.
     pub fn new(
         device: &CudaDevice,
         program: &Program,
         replicas: usize,
         capacity: usize,
     ) -> Result<Self, CudaError> {
-        let head = head_bytes(replicas);
-        let (mut bytes, mut constant_numbers) = (head, Vec::new());
-        let (mut spans, mut starts) = (Vec::new(), Vec::new());
+        let (mut bytes, mut numbers) = (head_bytes(replicas), Vec::new());
+        let mut slots = Vec::new();
         for slot in &program.slots {
             let content: Option<Vec<u32>> = slot.content.as_ref().map(|content| match content {
                 SlotContent::Ids(ids) => ids.to_vec(),
@@ -92,51 +111,50 @@ impl Feeder {
             });
             match content {
                 Some(own) => {
-                    starts.push(constant_numbers.len() * 4);
-                    constant_numbers.extend(own);
-                    constant_numbers.resize(constant_numbers.len().next_multiple_of(64), 0);
-                    spans.push(None);
+                    slots.push(Slot::Constant(numbers.len() * 4));
+                    numbers.extend(own);
+                    numbers.resize(numbers.len().next_multiple_of(64), 0);
                 }
                 None => {
                     let count = slot.extent.count(capacity);
-                    starts.push(bytes);
-                    spans.push(Some((bytes, count)));
+                    slots.push(Slot::Fed(bytes, count));
                     bytes = (bytes + replicas * count * 4).next_multiple_of(256);
                 }
             }
         }
-        let constants = Memory::zeroed(device, constant_numbers.len() * 4)?;
-        constants.write(0, &constant_numbers)?;
+        let constants = Memory::zeroed(device, numbers.len() * 4)?;
+        constants.write(0, &numbers)?;
+        Ok(FeedPlan { slots, constants, bytes })
+    }
+}
+
+impl Feeder {
+    pub fn new(device: &CudaDevice, replicas: usize) -> Result<Self, CudaError> {
+        let bytes = head_bytes(replicas);
         let memory = Memory::zeroed(device, bytes)?;
-        let places = starts.iter().zip(&spans).map(|(start, span)| match span {
-            None => SlotPlace { address: constants.at(*start), distance: 0 },
-            Some((_, count)) => SlotPlace { address: memory.at(*start), distance: *count as i64 },
-        });
-        let places = places.collect();
-        let block = || -> Result<Block, CudaError> {
-            let numbers = Pinned::zeroed(device, bytes / 4)?;
-            let copied = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
-                .doing("making an event")?;
-            Ok(Block { numbers, copied })
-        };
-        let blocks = (0..BLOCKS).map(|_| block()).collect::<Result<_, _>>()?;
-        Ok(Feeder {
-            device: device.clone(),
-            memory,
-            _constants: constants,
-            places,
-            spans,
-            blocks,
-            next: 0,
-            replicas,
-            head,
-            bytes,
-        })
+        let blocks = (0..BLOCKS).map(|_| Block::new(device, bytes)).collect::<Result<_, _>>()?;
+        Ok(Feeder { device: device.clone(), memory, blocks, next: 0, replicas })
     }
 
-    /// Where the slots lie on the card.
-    pub fn places(&self) -> &[SlotPlace] {
-        &self.places
+    /// Takes more memory where a plan needs it; whether it did, so that addresses have changed.
+    pub fn make_room(&mut self, plan: &FeedPlan) -> Result<bool, CudaError> {
+        if plan.bytes <= self.memory.bytes() {
+            return Ok(false);
+        }
+        self.memory = Memory::zeroed(&self.device, plan.bytes)?;
+        for block in &mut self.blocks {
+            *block = Block::new(&self.device, plan.bytes)?;
+        }
+        Ok(true)
+    }
+
+    /// Where the slots of a plan lie on the card.
+    pub fn places(&self, plan: &FeedPlan) -> Vec<SlotPlace> {
+        let place = |slot: &Slot| match slot {
+            Slot::Constant(start) => SlotPlace { address: plan.constants.at(*start), distance: 0 },
+            Slot::Fed(start, count) => SlotPlace { address: self.memory.at(*start), distance: *count as i64 },
+        };
+        plan.slots.iter().map(place).collect()
     }
 
     /// Where the update's numbers lie on the card.
@@ -152,6 +170,7 @@ impl Feeder {
     /// Queues the copy of an update's head and, if the slots have changed, of the feeds of all replicas.
     pub fn send(
         &mut self,
+        plan: &FeedPlan,
         update: Update,
         scales: &[f64],
         feeds: Option<&[Feed<f32>]>,
@@ -172,9 +191,9 @@ impl Feeder {
         for (pair, word) in numbers.chunks_exact_mut(2).zip(words) {
             (pair[0], pair[1]) = (word as u32, (word >> 32) as u32);
         }
-        let bytes = if feeds.is_some() { self.bytes } else { self.head };
+        let bytes = if feeds.is_some() { plan.bytes } else { head_bytes(self.replicas) };
         for (replica, feed) in feeds.unwrap_or_default().iter().enumerate() {
-            fill(numbers, &self.spans, replica, feed)?;
+            fill(numbers, &plan.slots, replica, feed)?;
         }
         if feeds.is_some_and(|feeds| feeds.len() != self.replicas) {
             return Err(CudaError::Unsupported(format!(
@@ -183,7 +202,8 @@ impl Feeder {
             )));
         }
         let _queue = self.device.queue();
-        // SAFETY: source and target are `self.bytes` long; the source stays as it is until the event is reached.
+        // SAFETY: source and target are at least as long as the plan says (`make_room`); the source stays as it is until the
+        // event is reached.
         unsafe {
             let all = &block.numbers.numbers()[..bytes / 4];
             result::memcpy_htod_async(self.memory.at(0), all, self.device.stream())
@@ -194,14 +214,9 @@ impl Feeder {
 }
 
 /// Writes one replica's slots into a block.
-fn fill(
-    block: &mut [u32],
-    spans: &[Option<(usize, usize)>],
-    replica: usize,
-    feed: &Feed<f32>,
-) -> Result<(), CudaError> {
-    for (span, data) in spans.iter().zip(&feed.slots) {
-        let Some((start, count)) = span else { continue };
+fn fill(block: &mut [u32], slots: &[Slot], replica: usize, feed: &Feed<f32>) -> Result<(), CudaError> {
+    for (slot, data) in slots.iter().zip(&feed.slots) {
+        let Slot::Fed(start, count) = slot else { continue };
         let given = match data {
             SlotData::Ids(ids) => ids.len(),
             SlotData::Numbers(numbers) => numbers.len(),

@@ -12,9 +12,10 @@ use cudarc::driver::{result, sys};
 use super::error::{CudaError, driver_error};
 
 /// The modules: name and PTX.
-const MODULES: [(&str, &str); 8] = [
+const MODULES: [(&str, &str); 9] = [
     ("attention", include_str!("../../kernels/ptx/attention.ptx")),
     ("elementwise", include_str!("../../kernels/ptx/elementwise.ptx")),
+    ("fire", include_str!("../../kernels/ptx/fire.ptx")),
     ("gather", include_str!("../../kernels/ptx/gather.ptx")),
     ("loss", include_str!("../../kernels/ptx/loss.ptx")),
     ("norm", include_str!("../../kernels/ptx/norm.ptx")),
@@ -137,10 +138,12 @@ mod tests {
             |name: &str| kernels.known.get(name).map(|(_, parameters)| parameters.clone()).unwrap();
         assert_eq!(parameters("add"), [8, 8, 8, 8]);
         assert_eq!(parameters("add_segments"), [8, 8, 8, 4, 8, 4]);
-        assert_eq!(parameters("adam"), [8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8]);
+        assert_eq!(parameters("adam"), [8, 8, 8, 8, 8, 8, 8, 4, 8, 8, 8, 8, 8]);
         // The call's description goes by value.
         let attention = parameters("attention_forward_8_4");
         assert_eq!(attention, [8, 8, 8, 8, 8, std::mem::size_of::<crate::cuda::lower::AttentionCall>(), 8]);
+        let fire = std::mem::size_of::<crate::cuda::lower::FireCall>();
+        assert_eq!(parameters("fire_forward"), [8, fire]);
         assert!(kernels.known.len() > 35, "{}", kernels.known.len());
         for (module, ptx) in MODULES {
             for (name, parameters) in entries(ptx) {

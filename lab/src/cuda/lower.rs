@@ -4,10 +4,14 @@ use std::mem::size_of;
 
 use super::commands::{Argument, Commands, Product, arguments};
 use super::error::CudaError;
+use super::memory::Memory;
+use crate::optimizer::Stretch;
 use crate::program::{Layout, Node, Place, Ports, Program};
 
-/// Parameters begin at multiples of this many numbers on a card, so that matrix products can read whole vectors.
-const ALIGNMENT: usize = 32;
+/// Parameters begin at multiples of 2^ALIGNMENT_BITS numbers on a card, so that matrix products can read whole vectors and one
+/// mark says of that many numbers whether they decay.
+pub(super) const ALIGNMENT_BITS: u32 = 5;
+const ALIGNMENT: usize = 1 << ALIGNMENT_BITS;
 
 /// Most segments that rows are divided into for sums.
 const SEGMENTS: usize = 64;
@@ -50,6 +54,22 @@ impl CardLayout {
             spread[*to..to + count].copy_from_slice(&numbers[*from..from + count]);
         }
         spread
+    }
+
+    /// How many numbers the program's layout has.
+    pub fn count(&self) -> usize {
+        self.counts.iter().sum()
+    }
+
+    /// One mark for every 2^[`ALIGNMENT_BITS`] numbers: whether they decay, given that of the program's layout.
+    pub fn decays(&self, stretches: &[Stretch]) -> Vec<u8> {
+        let mut marks = vec![1; self.stride / ALIGNMENT];
+        for ((from, to), count) in self.places.iter().zip(&self.counts) {
+            let known = stretches.iter().find(|stretch| *from < stretch.end);
+            let decays = known.is_none_or(|stretch| stretch.decays);
+            marks[to / ALIGNMENT..(to + count).div_ceil(ALIGNMENT)].fill(u8::from(decays));
+        }
+        marks
     }
 
     /// The way back.
@@ -106,8 +126,9 @@ pub(super) struct Addresses {
     pub gradients: u64,
     /// The workspace of K replicas.
     pub numbers: u64,
-    /// 64-bit losses, `[K, rows of the batch]`.
+    /// 64-bit losses of the rows of the batch in this pass, and the distance between replicas.
     pub losses: u64,
+    pub losses_distance: usize,
     /// 64-bit loss scales, `[K]`.
     pub scales: u64,
     /// By slot, for the whole batch.
@@ -142,6 +163,22 @@ pub(super) struct RowMapCall {
     pub first: i32,
 }
 
+/// A call of FIRE, or the places of the gradients of its parameters; as `Fire` of `fire.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct FireCall {
+    /// c, m, hidden weight and bias, output weight and bias.
+    pub parameters: [u64; 6],
+    pub stride: i64,
+    pub positions: u64,
+    pub distance: i64,
+    pub length: f64,
+    pub units: i32,
+    pub heads: i32,
+    pub tokens: i32,
+    pub padding: i32,
+}
+
 /// A call of attention; as `Attention` of `attention.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -152,6 +189,8 @@ pub(super) struct AttentionCall {
     pub dropout_distance: i64,
     pub bias: u64,
     pub dropout: u64,
+    pub logit_bias_distance: i64,
+    pub logit_bias: u64,
     pub examples: i32,
     pub queries: i32,
     pub keys: i32,
@@ -161,6 +200,8 @@ pub(super) struct AttentionCall {
     pub key_rows: i32,
     pub causal: i32,
     pub scale: f32,
+    pub first: i32,
+    pub count: i32,
     pub padding: i32,
 }
 
@@ -168,6 +209,7 @@ pub(super) struct AttentionCall {
 #[allow(unsafe_code, reason = "promises something about the layout of types")]
 mod structures {
     unsafe impl super::Argument for super::RowMapCall {}
+    unsafe impl super::Argument for super::FireCall {}
     unsafe impl super::Argument for super::AttentionCall {}
 }
 
@@ -178,8 +220,6 @@ pub(super) struct Examples {
     pub start: usize,
     /// How many.
     pub count: usize,
-    /// Of the whole batch.
-    pub batch: usize,
 }
 
 /// Makes commands for the operations of a program.
@@ -192,10 +232,15 @@ pub(super) struct Lowering<'a> {
     /// Bytes of scratch memory the present operation has taken, and the most any took.
     scratch: usize,
     pub most_scratch: usize,
-    /// Numbers of partial sums.
-    pub partial: usize,
+    /// Numbers of partial sums that are waiting, and the most that ever did.
+    partial: usize,
+    pub most_partial: usize,
     /// Sums to finish, in rounds: no round has two of one parameter.
-    pub rounds: Vec<Vec<PartialSum>>,
+    rounds: Vec<Vec<PartialSum>>,
+    /// Where lists of sums to finish are kept; nowhere while commands are only counted.
+    lists: Option<&'a mut Vec<Memory>>,
+    /// Whether parameters' gradients are added to those of another pass of the update.
+    continues: bool,
 }
 
 impl<'a> Lowering<'a> {
@@ -205,9 +250,50 @@ impl<'a> Lowering<'a> {
         replicas: usize,
         addresses: &'a Addresses,
         commands: &'a mut Commands,
+        lists: Option<&'a mut Vec<Memory>>,
     ) -> Self {
-        let (scratch, most_scratch, partial, rounds) = (0, 0, 0, Vec::new());
-        Lowering { program, layout, replicas, addresses, commands, scratch, most_scratch, partial, rounds }
+        Lowering {
+            program,
+            layout,
+            replicas,
+            addresses,
+            commands,
+            scratch: 0,
+            most_scratch: 0,
+            partial: 0,
+            most_partial: 0,
+            rounds: Vec::new(),
+            lists,
+            continues: false,
+        }
+    }
+
+    /// The same for a pass whose gradients are added to those of the passes before.
+    pub fn continuing(self, continues: bool) -> Self {
+        Lowering { continues, ..self }
+    }
+
+    /// Appends adding up the partial sums that are waiting to the gradients.
+    pub fn finish_sums(&mut self) -> Result<(), CudaError> {
+        self.partial = 0;
+        for round in std::mem::take(&mut self.rounds) {
+            let Some(lists) = &mut self.lists else { continue };
+            let words: Vec<i64> = round
+                .iter()
+                .flat_map(|sum| {
+                    [sum.partial, sum.partial_stride, sum.target, sum.width, i64::from(sum.segments)]
+                })
+                .collect();
+            let list = Memory::zeroed(self.commands.device(), words.len() * 8)?;
+            list.write(0, &words)?;
+            let widest = round.iter().map(|sum| sum.width as usize).max().unwrap_or(0);
+            let grid = (widest.div_ceil(THREADS), round.len(), self.replicas);
+            let stride = self.layout.stride as i64;
+            let all = arguments![self.addresses.gradients, stride, self.addresses.partial, list.at(0)];
+            self.commands.launch("finish_sums", grid, (THREADS as u32, 1, 1), all)?;
+            lists.push(list);
+        }
+        Ok(())
     }
 
     /// An operation's view of its buffers, for these examples.
@@ -287,6 +373,11 @@ impl Call<'_, '_> {
         Some((self.buffer(target.place), accumulate))
     }
 
+    /// Whether anybody needs the gradient of an input that may be skipped.
+    pub fn needs_gradient(&self, input: usize) -> bool {
+        self.ports.to_inputs[input].is_some()
+    }
+
     pub fn has_parameter(&self, parameter: usize) -> bool {
         parameter < self.ports.parameters.len()
     }
@@ -308,7 +399,8 @@ impl Call<'_, '_> {
     /// The gradient of a parameter, all zero at the beginning of an update.
     pub fn to_parameter(&self, parameter: usize) -> ParameterPlace {
         let varies = self.ports.output.extent.rows.is_per_example();
-        let accumulate = self.ports.to_parameters[parameter] || (varies && !self.is_first());
+        let accumulate =
+            self.ports.to_parameters[parameter] || self.lowering.continues || (varies && !self.is_first());
         self.parameter_in(self.lowering.addresses.gradients, parameter, accumulate)
     }
 
@@ -343,7 +435,7 @@ impl Call<'_, '_> {
         let rows = self.lowering.program.outputs.extent.rows;
         let address =
             self.lowering.addresses.losses + (rows.count(self.examples.start) * size_of::<f64>()) as u64;
-        (address, rows.count(self.examples.batch) as i64)
+        (address, self.lowering.addresses.losses_distance as i64)
     }
 
     /// 64-bit loss scales, `[K]`.
@@ -359,6 +451,11 @@ impl Call<'_, '_> {
         self.lowering.addresses.scratch + start as u64
     }
 
+    /// The same for 64-bit numbers.
+    pub fn wide_scratch(&mut self, numbers: usize) -> u64 {
+        self.scratch(2 * numbers)
+    }
+
     /// Room for partial sums `[K, segments, width]` that will be added to a parameter's gradient from its number `from` on:
     /// address, and distance between replicas.
     pub fn partial_sums(
@@ -371,6 +468,7 @@ impl Call<'_, '_> {
         let start = self.lowering.partial;
         let stride = segments * width;
         self.lowering.partial += stride * self.replicas();
+        self.lowering.most_partial = self.lowering.most_partial.max(self.lowering.partial);
         let sum = PartialSum {
             partial: start as i64,
             partial_stride: stride as i64,

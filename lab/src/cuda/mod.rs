@@ -18,9 +18,10 @@ mod library;
 mod lower;
 mod memory;
 mod operations;
+mod passes;
 
 pub use commands::MatrixMode;
 pub use device::CudaDevice;
 pub use error::CudaError;
-pub use executor::{Executor, Moment, Outcome};
+pub use executor::{Executor, Moment, Outcome, PassPlace};
 pub use library::{Card, cards, require_cublas};

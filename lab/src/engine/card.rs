@@ -1,20 +1,21 @@
 //! Replicas on a card, all at once.
 //!
 //! Updates are queued and looked at every now and then; evaluations run one replica at a time, in chunks as large as suit a
-//! card, from parameters copied within it.
+//! card, from parameters copied within it. A batch is computed at once, or, where the card's free memory is too small for that, in
+//! micro-batches. Programs for other depths and lengths are recorded when they first come up.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use plateau_common::config::{Precision, TrialConfig};
-use plateau_common::tasks::{Batch, Scale};
+use plateau_common::config::{Pass, Precision, TrialConfig};
+use plateau_common::tasks::{Batch, Input, Scale, TaskShape};
 
-use super::{Engine, Outcome, Outputs, Recruit, State, Step};
+use super::{Engine, Outcome, Outputs, Reading, Recruit, State, Step};
 use crate::cpu::{Feed, SlotData};
-use crate::cuda::{CudaDevice, CudaError, Executor, MatrixMode, Moment};
-use crate::data::fill;
+use crate::cuda::{CudaDevice, CudaError, Executor, MatrixMode, Moment, PassPlace};
+use crate::data::{Chance, fill};
 use crate::error::{Doing, LabError};
-use crate::model::{self, Occasion};
+use crate::model::{self, Model, Occasion};
 use crate::optimizer::ReplicaRule;
 use crate::program::{Layout, Program};
 
@@ -38,16 +39,45 @@ impl From<CudaError> for LabError {
     }
 }
 
+/// Most numbers of one value of a replica that kernels count.
+const MOST_NUMBERS: usize = i32::MAX as usize;
+
 /// What a training thread has on a card.
 pub(super) struct CardBench {
     device: CudaDevice,
     mode: MatrixMode,
-    training: Arc<Program>,
-    evaluation: Arc<Program>,
-    /// Examples of a batch.
-    examples: usize,
+    model: Box<dyn Model>,
+    shape: TaskShape,
+    training: Occasion,
+    evaluation: Occasion,
+    /// The program of training, all recurrences, a batch at once; run only where there is memory for that.
+    program: Arc<Program>,
     /// One replica at a time is evaluated here.
-    evaluator: RefCell<Option<Executor>>,
+    evaluator: RefCell<Option<Programs>>,
+}
+
+/// An executor with the programs it has for the occasions that came up.
+struct Programs {
+    executor: Executor,
+    /// By number of the program.
+    known: Vec<Occasion>,
+}
+
+impl Programs {
+    /// Number of the program for an occasion, which `record` makes where there is none yet, for that many examples at once.
+    fn number(
+        &mut self,
+        occasion: Occasion,
+        record: impl FnOnce() -> Result<(Arc<Program>, usize), LabError>,
+    ) -> Result<usize, LabError> {
+        if let Some(number) = self.known.iter().position(|known| *known == occasion) {
+            return Ok(number);
+        }
+        let (program, capacity) = record()?;
+        let number = self.executor.load(program, capacity)?;
+        self.known.push(occasion);
+        Ok(number)
+    }
 }
 
 impl CardBench {
@@ -64,26 +94,31 @@ impl CardBench {
             }
         };
         let device = CudaDevice::open(ordinal)?;
-        let occasion = Occasion::of_training(config);
-        let evaluated = Occasion { examples: EVALUATION_EXAMPLES, ..Occasion::of_evaluation(config) };
-        let (model, shape) = (model::build(&config.model, config.task.shape()), config.task.shape());
-        let program = |occasion: &Occasion, numbers: usize| {
-            model::program_within(&*model, shape, occasion, false, numbers).doing("recording the model")
-        };
+        let (shape, training) = (config.task.shape(), Occasion::of_training(config));
+        let model = model::build(&config.model, shape);
+        let whole = (usize::MAX, usize::MAX);
+        let program =
+            model::program_in_room(&*model, shape, &training, whole).doing("recording the model")?;
         Ok(CardBench {
             device,
             mode,
-            // The whole batch at once.
-            training: Arc::new(program(&occasion, usize::MAX)?),
-            evaluation: Arc::new(program(&evaluated, EVALUATION_NUMBERS)?),
-            examples: occasion.examples,
+            model,
+            shape,
+            training,
+            // Nothing is kept for a backward pass.
+            evaluation: Occasion {
+                examples: EVALUATION_EXAMPLES,
+                forward_only: true,
+                ..Occasion::of_evaluation(config)
+            },
+            program: Arc::new(program),
             evaluator: RefCell::new(None),
         })
     }
 
     /// The program of training.
     pub fn program(&self) -> &Arc<Program> {
-        &self.training
+        &self.program
     }
 
     /// The card for people.
@@ -91,17 +126,33 @@ impl CardBench {
         self.device.describe()
     }
 
+    /// Memory for replicas to be trained, without a program.
     fn executor(&self, rules: &[ReplicaRule]) -> Result<Executor, LabError> {
         let Some(first) = rules.first() else {
             let message = "no replica was given".to_owned();
             return Err(LabError::Compute { doing: "training on a card", message });
         };
-        let (program, rule) = (self.training.clone(), &first.optimizer);
-        let mut executor = Executor::new(&self.device, program, rules.len(), self.examples, rule, self.mode)?;
+        let (layout, rule) = (&self.program.layout, &first.optimizer);
+        let mut executor = Executor::empty(&self.device, layout, rules.len(), Some(rule), self.mode)?;
+        executor.set_stretches(&first.stretches(layout))?;
         for (replica, rule) in rules.iter().enumerate() {
             executor.set_rule(replica, &rule.optimizer, rule.clip)?;
         }
         Ok(executor)
+    }
+
+    /// The program of an occasion of training whose workspace has at most `room` numbers for each replica.
+    fn trained(&self, occasion: &Occasion, room: usize) -> Result<(Arc<Program>, usize), LabError> {
+        let program = model::program_in_room(&*self.model, self.shape, occasion, (room, MOST_NUMBERS));
+        Ok((Arc::new(program.doing("recording the model")?), occasion.examples))
+    }
+
+    /// The program of an occasion of evaluation, for as many examples at once as suit a card.
+    fn evaluated(&self, occasion: &Occasion) -> Result<(Arc<Program>, usize), LabError> {
+        let program = model::program_within(&*self.model, self.shape, occasion, false, EVALUATION_NUMBERS);
+        let program = Arc::new(program.doing("recording the model")?);
+        let chunk = program.micro_batch;
+        Ok((program, chunk))
     }
 }
 
@@ -112,12 +163,14 @@ pub(super) struct Card<'a> {
     /// Norms of the last gradients before this engine's first update.
     last_norms: Vec<f64>,
     feeds: Vec<Feed<f32>>,
-    executor: Executor,
+    /// The pass that the feeds were filled for; none at first.
+    fed: Option<Pass>,
+    programs: Programs,
+    /// Numbers of workspace that programs may take for each replica.
+    room: usize,
     outcomes: Vec<Outcome>,
     /// Whether an update has been made.
     updated: bool,
-    /// Whether the feeds are on the card.
-    fed: bool,
 }
 
 impl<'a> Card<'a> {
@@ -131,9 +184,24 @@ impl<'a> Card<'a> {
             }
         }
         let last_norms = recruits.iter().map(|recruit| recruit.state.last_norm).collect();
-        let feeds = rules.iter().map(|_| Feed::empty(bench.training.slots.len())).collect();
-        let (outcomes, updated, fed) = (Vec::new(), false, false);
-        Ok(Card { bench, rules, last_norms, feeds, executor, outcomes, updated, fed })
+        Ok(Card {
+            bench,
+            last_norms,
+            feeds: rules.iter().map(|_| Feed::empty(0)).collect(),
+            fed: None,
+            room: executor.room()?,
+            programs: Programs { executor, known: Vec::new() },
+            outcomes: Vec::new(),
+            updated: false,
+            rules,
+        })
+    }
+
+    /// Number of the program for a pass.
+    fn program(&mut self, pass: Pass) -> Result<usize, LabError> {
+        let (bench, room) = (self.bench, self.room);
+        let occasion = bench.training.with_pass(pass);
+        self.programs.number(occasion, || bench.trained(&occasion, room))
     }
 }
 
@@ -147,22 +215,27 @@ fn wide(numbers: &[f32]) -> Vec<f64> {
 
 impl Engine for Card<'_> {
     fn layout(&self) -> &Layout {
-        &self.bench.training.layout
+        &self.bench.program.layout
     }
 
     fn update(&mut self, step: &Step<'_>) -> Result<(), LabError> {
-        let fresh = step.fresh || step.dropout.is_some() || !self.fed;
-        if fresh {
-            for (place, feed) in self.feeds.iter_mut().enumerate() {
-                let mut stream = step
-                    .dropout
-                    .map(|(probability, families)| (probability, families[place].at(step.update)));
-                let dropout = stream.as_mut().map(|(probability, stream)| (*probability, stream));
-                fill(feed, &self.bench.training, &step.batches[place], step.scales[place], dropout)?;
+        for (number, pass) in step.passes.iter().enumerate() {
+            let place =
+                PassPlace { program: self.program(*pass)?, number, is_last: number + 1 == step.passes.len() };
+            // A feed is laid out for one program and weighted for one pass.
+            let fresh = step.fresh || step.is_random() || self.fed != Some(*pass);
+            if fresh {
+                let program = self.programs.executor.program(place.program)?;
+                for (place, feed) in self.feeds.iter_mut().enumerate() {
+                    let (batch, scale) = (&step.batches[place], step.scales[place]);
+                    fill(feed, program, batch, scale, step.chance(place))?;
+                    feed.loss_scale *= pass.weight;
+                }
+                self.fed = Some(*pass);
             }
+            self.programs.executor.pass((step.update, step.multiplier), place, &self.feeds, fresh)?;
         }
-        self.executor.update(step.update, step.multiplier, &self.feeds, fresh)?;
-        (self.updated, self.fed) = (true, true);
+        self.updated = true;
         Ok(())
     }
 
@@ -172,7 +245,7 @@ impl Engine for Card<'_> {
 
     fn outcomes(&mut self) -> Result<&[Outcome], LabError> {
         self.outcomes.clear();
-        for outcome in self.executor.outcomes()? {
+        for outcome in self.programs.executor.outcomes()? {
             let crate::cuda::Outcome { loss, norm, diverged_at } = outcome;
             self.outcomes.push(Outcome { loss, norm, diverged_at });
         }
@@ -183,29 +256,38 @@ impl Engine for Card<'_> {
         &mut self,
         replica: usize,
         batch: &Batch,
-        scale: Scale,
+        (scale, reading): (Scale, Reading),
         visit: &mut dyn FnMut(usize, Outputs<'_>),
     ) -> Result<(), LabError> {
-        let program = &self.bench.evaluation;
-        let mut feed = Feed::empty(program.slots.len());
-        fill(&mut feed, program, batch, scale, None)?;
-        let mut evaluator = self.bench.evaluator.borrow_mut();
+        let bench = self.bench;
+        let length = if let Input::Tokens { length, .. } = batch.input { length } else { 0 };
+        let mut evaluator = bench.evaluator.borrow_mut();
         let evaluator = match &mut *evaluator {
             Some(evaluator) => evaluator,
-            none => none.insert(Executor::new(
-                &self.bench.device,
-                program.clone(),
-                1,
-                program.micro_batch,
-                &self.rules[replica].optimizer,
-                self.bench.mode,
-            )?),
+            none => {
+                let executor = Executor::empty(&bench.device, &bench.program.layout, 1, None, bench.mode)?;
+                none.insert(Programs { executor, known: Vec::new() })
+            }
         };
-        evaluator.adopt(&self.executor, replica, 0, false)?;
+        let mut number = |occasion: Occasion| evaluator.number(occasion, || bench.evaluated(&occasion));
+        let number = match reading {
+            Reading::Usual => number(bench.evaluation)?,
+            Reading::Any { longest, recurrences } => {
+                let occasion = Occasion { graded: recurrences, ..bench.evaluation };
+                // The longest first, so that memory is taken once.
+                number(Occasion { length: longest, ..occasion })?;
+                number(Occasion { length, ..occasion })?
+            }
+        };
+        let executor = &mut evaluator.executor;
+        executor.adopt(&self.programs.executor, replica, 0, false)?;
+        let program = executor.program(number)?.clone();
+        let mut feed = Feed::empty(program.slots.len());
+        fill(&mut feed, &program, batch, scale, Chance::default())?;
         let mut start = 0;
         while start < feed.examples {
             let examples = program.micro_batch.min(feed.examples - start);
-            let outputs = evaluator.forward(&[part(&feed, program, start, examples)])?;
+            let outputs = executor.forward(number, &[part(&feed, &program, start, examples)])?;
             visit(start * program.output_rows(), Outputs::F32(&outputs[0]));
             start += examples;
         }
@@ -215,13 +297,13 @@ impl Engine for Card<'_> {
     fn state(&self, replica: usize) -> Result<State, LabError> {
         let moments =
             [Moment::First, Moment::Second].into_iter().take(self.rules[replica].moment_names().len());
-        let moments = moments.map(|which| Ok(wide(&self.executor.moment(replica, which)?)));
+        let moments = moments.map(|which| Ok(wide(&self.programs.executor.moment(replica, which)?)));
         let last_norm = match self.updated {
-            true => self.executor.outcomes()?[replica].norm,
+            true => self.programs.executor.outcomes()?[replica].norm,
             false => self.last_norms[replica],
         };
         Ok(State {
-            parameters: wide(&self.executor.parameters(replica)?),
+            parameters: wide(&self.programs.executor.parameters(replica)?),
             moments: moments.collect::<Result<_, LabError>>()?,
             last_norm,
         })
@@ -236,13 +318,17 @@ impl Engine for Card<'_> {
         self.rules = kept.iter().map(|place| self.rules[*place].clone()).collect();
         self.last_norms = kept.iter().map(|place| self.last_norms[*place]).collect();
         self.feeds.truncate(kept.len());
-        self.fed = false;
+        self.fed = None;
         if !kept.is_empty() {
+            // What the others calculated with goes first, to make room.
+            self.programs.known.clear();
+            self.programs.executor.unload()?;
             let mut executor = self.bench.executor(&self.rules)?;
             for (to, from) in kept.into_iter().enumerate() {
-                executor.adopt(&self.executor, from, to, true)?;
+                executor.adopt(&self.programs.executor, from, to, true)?;
             }
-            self.executor = executor;
+            self.programs.executor = executor;
+            self.room = self.programs.executor.room()?;
         }
         Ok(())
     }

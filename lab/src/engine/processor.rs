@@ -17,8 +17,8 @@ struct Replica<T> {
     arena: Arena<T>,
     /// The training batch, kept from update to update.
     feed: Feed<T>,
-    /// The pass whose program the feed is laid out for, and whose weight it has.
-    filled: Option<Pass>,
+    /// The pass that it was filled for; none at first.
+    fed: Option<Pass>,
 }
 
 /// Replicas whose numbers are `T`.
@@ -37,7 +37,7 @@ impl<'a, T: Element> Processor<'a, T> {
             let State { parameters, moments, last_norm } = recruit.state;
             let stretches = recruit.rule.stretches(&program.layout);
             let arena = Arena::new(&parameters, &moments, last_norm).with_stretches(stretches);
-            Replica { rule: recruit.rule, arena, feed: Feed::empty(program.slots.len()), filled: None }
+            Replica { rule: recruit.rule, arena, feed: Feed::empty(program.slots.len()), fed: None }
         });
         let replicas: Vec<_> = replicas.collect();
         let outcomes = Vec::with_capacity(replicas.len());
@@ -69,17 +69,18 @@ impl<T: Element> Engine for Processor<'_, T> {
 
     fn update(&mut self, step: &Step<'_>) -> Result<(), LabError> {
         self.outcomes.clear();
-        let differs = step.fresh || step.is_random();
+        let refills = step.fresh || step.is_random();
         for (place, replica) in self.replicas.iter_mut().enumerate() {
             let mut loss = 0.0;
             for (number, pass) in step.passes.iter().enumerate() {
                 let mut executor = self.executors.training(*pass)?;
-                if differs || replica.filled != Some(*pass) {
+                // A feed is laid out for one program and weighted for one pass.
+                if refills || replica.fed != Some(*pass) {
                     let program = executor.program().clone();
                     let (batch, scale) = (&step.batches[place], step.scales[place]);
                     fill(&mut replica.feed, &program, batch, scale, step.chance(place))?;
                     replica.feed.loss_scale *= pass.weight;
-                    replica.filled = Some(*pass);
+                    replica.fed = Some(*pass);
                 }
                 let (team, parameters) = (&self.bench.team, replica.arena.parameters());
                 loss += match number {

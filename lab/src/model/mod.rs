@@ -119,25 +119,7 @@ pub fn program_within(
     traced: bool,
     numbers: usize,
 ) -> Result<Program> {
-    let recorded = |micro_batch: usize| -> Result<Program> {
-        let mut graph = Graph::new(model.parameters());
-        let outputs = model.record(&mut graph, occasion)?;
-        let rows = match shape.read_out {
-            ReadOut::Last => 1,
-            ReadOut::Every => occasion.length,
-        };
-        let single = Extent { rows: Rows::PerExample(rows), width: 1 };
-        let answers = match shape.output {
-            Output::Classes(_) => Answers::Classes(graph.slot(Source::Classes, single)),
-            Output::Scalar => Answers::Values(graph.slot(Source::Values, single)),
-        };
-        let weights = occasion.weighted.then(|| graph.slot(Source::Weights, single));
-        graph.objective(outputs, answers, weights)?;
-        if occasion.forward_only {
-            graph.detach();
-        }
-        graph.finish(outputs, micro_batch, traced)
-    };
+    let recorded = |micro_batch: usize| recorded(model, shape, occasion, traced, micro_batch);
     let (one, two) = (recorded(1)?, recorded(2)?);
     let per_example = two.workspace.saturating_sub(one.workspace).max(1);
     let rows = one.nodes.iter().map(|node| one.extent(node.output).rows.count(1)).max().unwrap_or(1);
@@ -145,4 +127,52 @@ pub fn program_within(
     // Micro-batches of nearly equal size.
     let count = occasion.examples.div_ceil(most).max(1);
     recorded(occasion.examples.div_ceil(count).max(1))
+}
+
+/// Records a model with its objective and plans it in the fewest of 1, 2, 4, … equal micro-batches whose workspace has at most `numbers`
+/// numbers and whose values have at most `most` each; in single examples where that is not enough.
+pub fn program_in_room(
+    model: &dyn Model,
+    shape: TaskShape,
+    occasion: &Occasion,
+    (numbers, most): (usize, usize),
+) -> Result<Program> {
+    let mut count = 1;
+    loop {
+        let micro_batch = occasion.examples.div_ceil(count).max(1);
+        let program = recorded(model, shape, occasion, false, micro_batch)?;
+        let widest = program.nodes.iter().map(|node| program.extent(node.output).count(micro_batch)).max();
+        let fits = program.workspace <= numbers && widest.unwrap_or(0) <= most;
+        if fits || micro_batch == 1 {
+            return Ok(program);
+        }
+        count *= 2;
+    }
+}
+
+/// Records a model with its objective and plans it in micro-batches of so many examples.
+fn recorded(
+    model: &dyn Model,
+    shape: TaskShape,
+    occasion: &Occasion,
+    traced: bool,
+    micro_batch: usize,
+) -> Result<Program> {
+    let mut graph = Graph::new(model.parameters());
+    let outputs = model.record(&mut graph, occasion)?;
+    let rows = match shape.read_out {
+        ReadOut::Last => 1,
+        ReadOut::Every => occasion.length,
+    };
+    let single = Extent { rows: Rows::PerExample(rows), width: 1 };
+    let answers = match shape.output {
+        Output::Classes(_) => Answers::Classes(graph.slot(Source::Classes, single)),
+        Output::Scalar => Answers::Values(graph.slot(Source::Values, single)),
+    };
+    let weights = occasion.weighted.then(|| graph.slot(Source::Weights, single));
+    graph.objective(outputs, answers, weights)?;
+    if occasion.forward_only {
+        graph.detach();
+    }
+    graph.finish(outputs, micro_batch, traced)
 }

@@ -46,6 +46,7 @@ pub fn check(name: &str, program: &Arc<Program>, feed: &Feed<f64>, parameters: &
     let feeds = vec![narrow(feed); 3];
     let losses = executor.differentiate(&feeds).unwrap();
     let mut processor = cpu::Executor::<f64>::new(program.clone(), 1);
+    let mut rounded_processor = cpu::Executor::<f32>::new(program.clone(), 1);
     for (replica, parameters) in replicas.iter().enumerate() {
         // Rounded to 32 bits, as the card has them.
         let rounded: Vec<f64> = small(parameters).iter().map(|number| f64::from(*number)).collect();
@@ -59,7 +60,15 @@ pub fn check(name: &str, program: &Arc<Program>, feed: &Feed<f64>, parameters: &
         let found: Vec<f64> =
             executor.gradients(replica).unwrap().iter().map(|number| f64::from(*number)).collect();
         let error = relative(&found, processor.gradients());
-        assert!(error < 2e-5, "{name}: the card's gradients of replica {replica} are off by {error:e}");
+        // Where 32 bits are few for a case, they are for a processor too.
+        rounded_processor.differentiate(&Team::new(1), &small(parameters), &narrow(feed));
+        let gradients: Vec<f64> =
+            rounded_processor.gradients().iter().map(|number| f64::from(*number)).collect();
+        let usual = relative(&gradients, processor.gradients());
+        assert!(
+            error < f64::max(2e-5, 10.0 * usual),
+            "{name}: the card's gradients of replica {replica} are off by {error:e}, a processor's by {usual:e}"
+        );
     }
     let first: Vec<Vec<f32>> = (0..3).map(|replica| executor.gradients(replica).unwrap()).collect();
     assert_eq!(executor.differentiate(&feeds).unwrap(), losses, "{name}: losses once more");

@@ -124,6 +124,7 @@ const uint64_t *emulated_exchange(uint32_t mask, uint64_t bits) {
 
 #include "attention.cu"
 #include "elementwise.cu"
+#include "fire.cu"
 #include "gather.cu"
 #include "loss.cu"
 #include "norm.cu"

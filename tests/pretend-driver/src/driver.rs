@@ -4,7 +4,7 @@ use std::alloc::{Layout, alloc, dealloc};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 
 use crate::emulation::Bound;
-use crate::state::{self, Action, MEMORY, State};
+use crate::state::{self, Action, State, memory};
 
 const SUCCESS: c_int = 0;
 const INVALID_VALUE: c_int = 1;
@@ -116,7 +116,7 @@ extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, _device:
 
 #[unsafe(no_mangle)]
 extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, _device: c_int) -> c_int {
-    answer(bytes, MEMORY)
+    answer(bytes, memory())
 }
 
 #[unsafe(no_mangle)]
@@ -137,8 +137,8 @@ extern "C" fn cuCtxSetCurrent(_context: *mut c_void) -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> c_int {
     call("cuMemGetInfo_v2", |state| {
-        answer(free, MEMORY - state.used().min(MEMORY));
-        answer(total, MEMORY)
+        answer(free, memory() - state.used().min(memory()));
+        answer(total, memory())
     })
 }
 
@@ -148,7 +148,7 @@ extern "C" fn cuMemAlloc_v2(address: *mut c_ulonglong, bytes: usize) -> c_int {
         if bytes == 0 {
             return INVALID_VALUE;
         }
-        if state.used() + bytes > MEMORY {
+        if state.used() + bytes > memory() {
             return OUT_OF_MEMORY;
         }
         let Some(start) = take(bytes) else { return OUT_OF_MEMORY };

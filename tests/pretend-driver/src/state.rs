@@ -1,14 +1,20 @@
 //! What the pretended driver remembers: counts, memory, names of kernels, graphs.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::ThreadId;
 
 use crate::blas::Product;
 use crate::emulation::Bound;
 
-/// Bytes of the pretended card.
-pub const MEMORY: usize = 16 << 30;
+/// Bytes of the pretended card: 16 GiB, or as `PRETEND_MEMORY` says.
+pub fn memory() -> usize {
+    static MEMORY: OnceLock<usize> = OnceLock::new();
+    *MEMORY.get_or_init(|| {
+        let wanted = std::env::var("PRETEND_MEMORY").ok();
+        wanted.and_then(|bytes| bytes.parse().ok()).unwrap_or(16 << 30)
+    })
+}
 
 /// Something a stream does.
 pub enum Action {

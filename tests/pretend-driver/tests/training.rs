@@ -33,6 +33,11 @@ fn library() -> PathBuf {
 
 /// Runs `test` in a process that finds the pretended driver.
 fn with_pretended_driver(name: &str, test: impl FnOnce()) {
+    with_card_of(name, 16 << 30, test);
+}
+
+/// The same with a card of so many bytes.
+fn with_card_of(name: &str, bytes: usize, test: impl FnOnce()) {
     const MARK: &str = "PRETENDED_DRIVER_IS_THERE";
     if std::env::var_os(MARK).is_some() {
         return test();
@@ -45,6 +50,7 @@ fn with_pretended_driver(name: &str, test: impl FnOnce()) {
         .args([name, "--exact", "--nocapture"])
         .env("LD_LIBRARY_PATH", folder.path())
         .env(MARK, "1")
+        .env("PRETEND_MEMORY", bytes.to_string())
         .output()
         .expect("the test as a process");
     let (said, complained) =
@@ -122,6 +128,36 @@ fn four_layers(seed: u64, steps: u64) -> TrialConfig {
         "checkpoint": {"seconds": 0},
     }))
     .unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn a_batch_too_large_for_the_card_is_divided() {
+    with_card_of("a_batch_too_large_for_the_card_is_divided", 1 << 30, || {
+        let mut config = four_layers(0, 3);
+        config.train.batch = plateau_common::config::Batch::Size(2048);
+        let (shape, occasion) = (config.task.shape(), Occasion::of_training(&config));
+        let model = model::build(&config.model, shape);
+        let in_room = |numbers: usize, most: usize| {
+            model::program_in_room(&*model, shape, &occasion, (numbers, most)).expect("a program")
+        };
+        let whole = in_room(usize::MAX, usize::MAX);
+        assert_eq!(whole.micro_batch, 2048);
+        assert_eq!(in_room(whole.workspace - 1, usize::MAX).micro_batch, 1024);
+        assert_eq!(in_room(0, usize::MAX).micro_batch, 1);
+        // The widest value is the MLP's: 24 rows of 1024 for each example.
+        assert_eq!(in_room(usize::MAX, 2048 * 24 * 1024).micro_batch, 2048);
+        assert_eq!(in_room(usize::MAX, 2048 * 24 * 1024 - 1).micro_batch, 1024);
+
+        let device = CudaDevice::open(0).expect("a card");
+        let rule = &config.train.optimizer;
+        let at_once = Executor::new(&device, Arc::new(whole), 1, 2048, rule, MatrixMode::F32);
+        assert!(matches!(at_once.err(), Some(cuda::CudaError::OutOfMemory { .. })));
+        let scratch = tempfile::tempdir().expect("a temporary folder");
+        let member = Member { id: TrialId::of(&config), config, resume: None };
+        let mut observer = Endings::default();
+        train_cohort(&[member], &DeviceChoice::Cuda(0), scratch.path(), &mut observer).expect("training");
+        assert_eq!(observer.0.len(), 1);
+    });
 }
 
 /// A feed of zeros.

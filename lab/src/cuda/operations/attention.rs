@@ -4,12 +4,15 @@ use super::CardForm;
 use super::rows::{Target, add_up, indexed};
 use crate::cuda::commands::arguments;
 use crate::cuda::error::CudaError;
-use crate::cuda::lower::{AttentionCall, Buffer, Call, THREADS, flag, int};
-use crate::ops::attention::Attention;
+use crate::cuda::lower::{AttentionCall, Buffer, Call, THREADS, flag, int, segments};
+use crate::ops::attention::{Attention, LOGIT_BIAS};
 use crate::ops::rows::RowIndex;
 
 /// Lanes of a group and coordinates of each lane, for heads of up to their product; the kernels are made for these.
 const GROUPS: [(usize, usize); 8] = [(1, 4), (2, 4), (4, 4), (8, 4), (16, 4), (32, 4), (32, 8), (32, 32)];
+
+/// Gradients of logits that are kept on the side at once, over all replicas, on their way into a bias of all examples.
+const LOGITS_AT_ONCE: usize = 1 << 25;
 
 impl CardForm for Attention {
     fn forward(&self, call: &mut Call<'_, '_>) -> Result<(), CudaError> {
@@ -55,26 +58,70 @@ impl CardForm for Attention {
             flag(to_q.1)
         ];
         launch(self, call, "backward_queries", groups, all)?;
-        let groups = replicas * examples * self.keys * self.heads;
-        let all = arguments![
-            to_k.0.address,
-            to_v.0.address,
-            gradient.address,
-            means,
-            log_sums,
-            q.address,
-            k.address,
-            v.address,
-            asking,
-            groups as i64,
-            flag(to_k.1),
-            flag(to_v.1)
-        ];
-        launch(self, call, "backward_keys", groups, all)?;
+        // Where a bias of the logits wants its gradient, examples are taken a few at a time: as many as their logits' gradients
+        // have room.
+        let logits = self.heads * self.keys * self.queries;
+        let biased = self.has_logit_bias && call.needs_gradient(LOGIT_BIAS);
+        let most = if biased { (LOGITS_AT_ONCE / (replicas * logits)).clamp(1, examples) } else { examples };
+        let to_logits = if biased { call.scratch(replicas * most * logits) } else { 0 };
+        // The last stretch may be shorter, and be divided into more segments for that.
+        let most_segments = segments(most).0.max(segments(examples % most).0);
+        let partial = if biased { call.scratch(replicas * most_segments * logits) } else { 0 };
+        for first in (0..examples).step_by(most) {
+            let count = most.min(examples - first);
+            let groups = replicas * count * self.keys * self.heads;
+            let all = arguments![
+                to_k.0.address,
+                to_v.0.address,
+                to_logits,
+                gradient.address,
+                means,
+                log_sums,
+                q.address,
+                k.address,
+                v.address,
+                AttentionCall { first: int(first)?, count: int(count)?, ..asking },
+                groups as i64,
+                flag(to_k.1),
+                flag(to_v.1)
+            ];
+            launch(self, call, "backward_keys", groups, all)?;
+            if biased {
+                add_to_logit_bias(self, call, (to_logits, partial), (first, count))?;
+            }
+        }
         add_up_positions(call, 0, &self.query_rows, to_q.0)?;
         add_up_positions(call, 1, &self.key_rows, to_k.0)?;
         add_up_positions(call, 2, &self.key_rows, to_v.0)
     }
+}
+
+/// Adds the gradients of the logits of `count` examples, `[K, count, H, T, Q]`, to that of the bias they share: by segments of
+/// examples first, so that many threads have something to do.
+fn add_to_logit_bias(
+    attention: &Attention,
+    call: &mut Call<'_, '_>,
+    (to_logits, partial): (u64, u64),
+    (first, count): (usize, usize),
+) -> Result<(), CudaError> {
+    let Some((target, accumulate)) = call.to_input(LOGIT_BIAS) else { return Ok(()) };
+    let Attention { heads, keys, queries, causal, .. } = *attention;
+    let (width, (segments, segment)) = (heads * keys * queries, segments(count));
+    let all =
+        arguments![partial, (segments * width) as i64, to_logits, int(count)?, int(width)?, int(segment)?];
+    let grid = (width.div_ceil(32), segments, call.replicas());
+    call.launch("column_sums", grid, (32, 8, 1), all)?;
+    let all = arguments![
+        target.address,
+        partial,
+        int(segments)?,
+        int(heads)?,
+        int(keys)?,
+        int(queries)?,
+        flag(causal),
+        flag(accumulate || first > 0)
+    ];
+    call.launch_by_number("attention_logit_bias", target.count(), all)
 }
 
 /// Where a gradient by position goes, and whether it is added: to the input's itself where every row is one position, else
@@ -110,7 +157,12 @@ fn description(attention: &Attention, call: &Call<'_, '_>) -> Result<AttentionCa
         |slot: Option<usize>| slot.map_or((0, 0), |slot| (call.slot(slot).address, call.slot(slot).distance));
     let ((bias, bias_distance), (dropout, dropout_distance)) =
         (slot(attention.key_bias), slot(attention.dropout));
+    let logit_bias = attention.has_logit_bias.then(|| call.input(LOGIT_BIAS));
     Ok(AttentionCall {
+        logit_bias_distance: logit_bias.map_or(0, |bias| bias.stride()),
+        logit_bias: logit_bias.map_or(0, |bias| bias.address),
+        first: 0,
+        count: int(call.examples())?,
         query_map: indexed(call, &attention.query_rows)?,
         key_map: indexed(call, &attention.key_rows)?,
         bias_distance,

@@ -2,7 +2,9 @@
 
 mod activation;
 mod attention;
+mod constant;
 mod embedding;
+mod fire;
 mod linear;
 mod norm;
 mod objective;
@@ -49,7 +51,9 @@ macro_rules! forms {
 forms! {
     ops::activation::Activation,
     ops::attention::Attention,
+    ops::constant::Constant,
     ops::embedding::Embedding,
+    ops::fire::Fire,
     ops::layer_norm::LayerNorm,
     ops::linear::Linear,
     ops::objective::Objective,

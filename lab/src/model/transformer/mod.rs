@@ -116,9 +116,15 @@ impl Transformer {
         Ok(stream)
     }
 
-    /// The embedded input with rows of each example's own, where it is injected.
-    fn injected(&self, graph: &mut Graph, stream: &Stream) -> Result<Option<Value>> {
-        if self.config.injection == Injection::None || self.config.layers * self.config.recurrences == 1 {
+    /// The embedded input with rows of each example's own, where it is injected into so many recurrences.
+    fn injected(&self, graph: &mut Graph, stream: &Stream, recurrences: usize) -> Result<Option<Value>> {
+        let places = match self.config.injection {
+            Injection::None => return Ok(None),
+            Injection::Block => recurrences,
+            Injection::Layer => self.config.layers * recurrences,
+        };
+        // It is not added to itself, at the first place.
+        if places == 1 {
             return Ok(None);
         }
         if stream.log_counts.is_some() {
@@ -160,8 +166,8 @@ impl Model for Transformer {
         let numbering = self.numbering(graph, occasion);
         let mut stream = self.embed(graph, numbering, occasion)?;
         let biases = self.logit_biases(graph, numbering, occasion)?;
-        let input = self.injected(graph, &stream)?;
         let all = occasion.free + occasion.graded;
+        let input = self.injected(graph, &stream, all)?;
         for recurrence in 0..all {
             let record = |graph: &mut Graph, stream: Stream| {
                 self.recurrence(graph, stream, (recurrence, all), (input, &biases), occasion)
