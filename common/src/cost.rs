@@ -202,9 +202,6 @@ const PROCESS_BYTES: u64 = 48 << 20;
 /// Bytes of a CUDA context with its libraries' workspaces.
 const CONTEXT_BYTES: u64 = 512 << 20;
 
-/// Bytes of workspace from which on a card divides a replica's batch into micro-batches rather than ask for more.
-const MICRO_BATCH_BYTES: u64 = 4 << 30;
-
 /// Estimated memory of cohorts of one shape, from the bytes of one trial ([`state_bytes`], [`workspace_bytes`]).
 pub fn memory_need(state_bytes: u64, workspace_bytes: u64, hardware: Hardware) -> MemoryNeed {
     match hardware {
@@ -212,10 +209,9 @@ pub fn memory_need(state_bytes: u64, workspace_bytes: u64, hardware: Hardware) -
             fixed: PROCESS_BYTES.saturating_add(workspace_bytes.saturating_mul(threads.max(1) as u64)),
             per_replica: state_bytes,
         },
-        Hardware::Card => MemoryNeed {
-            fixed: CONTEXT_BYTES,
-            per_replica: state_bytes.saturating_add(workspace_bytes.min(MICRO_BATCH_BYTES)),
-        },
+        Hardware::Card => {
+            MemoryNeed { fixed: CONTEXT_BYTES, per_replica: state_bytes.saturating_add(workspace_bytes) }
+        }
     }
 }
 
@@ -314,8 +310,13 @@ mod tests {
         assert_eq!(card.of(5) - card.of(4), 110);
         assert_eq!(card.most(card.of(4) + 109), 4);
         assert_eq!(card.most(card.of(5)), 5);
-        let large = memory_need(10, MICRO_BATCH_BYTES + 1, Hardware::Card);
-        assert_eq!(large.of(5) - large.of(4), 10 + MICRO_BATCH_BYTES, "micro-batches");
+        let mut large = counting(32, 20, false);
+        large.train.batch = Batch::Size(1 << 22);
+        let workspace = workspace_bytes(&large);
+        assert!(
+            (WORKSPACE_BYTES - WORKSPACE_BYTES / 100..=WORKSPACE_BYTES).contains(&workspace),
+            "{workspace}"
+        );
         assert_eq!(card.most(7), 0, "not even the context fits");
         let config = counting(32, 20, false);
         assert_eq!(state_bytes(&config) + workspace_bytes(&config), memory_bytes(&config, 1));

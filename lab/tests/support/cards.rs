@@ -59,6 +59,10 @@ pub fn check(name: &str, program: &Arc<Program>, feed: &Feed<f64>, parameters: &
         );
         let found: Vec<f64> =
             executor.gradients(replica).unwrap().iter().map(|number| f64::from(*number)).collect();
+        // Of a loss that has vanished the gradients are rounding errors of saturated logits.
+        if loss < 1e-6 {
+            continue;
+        }
         let error = relative(&found, processor.gradients());
         // Where 32 bits are few for a case, they are for a processor too.
         rounded_processor.differentiate(&Team::new(1), &small(parameters), &narrow(feed));
