@@ -198,6 +198,10 @@ mod tests {
             [
                 "evaluate.probes=weight-norm,fourier",
                 "model.dim=32",
+                "model.embedding-norm=false",
+                "model.head=linear",
+                "model.injection=none",
+                "model.recurrences=1",
                 "model.tied=true",
                 "seed=4",
                 "train.batch=full"
