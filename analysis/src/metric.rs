@@ -159,7 +159,7 @@ mod tests {
             ]
         );
         assert_eq!(names("[\"weight-norm\"]", "norm = \"none\"\ntied = true").len(), 8);
-        let transformed = names("[\"weight-norm\"]", "head = \"transform\"");
+        let transformed = names("[\"weight-norm\"]", "read-out = \"transform\"");
         assert!(transformed.contains(&"weight_norm/head".to_owned()), "{transformed:?}");
         assert_eq!(
             names("[\"fourier\", \"logit-scale\", \"gradient-norm\", \"attention-entropy\"]", "")[4..],

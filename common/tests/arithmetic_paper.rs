@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 /// The paper's model with so many layers, passed so often.
 fn model(layers: u64, recurrences: u64, positions: &str) -> Value {
     json!({"kind": "transformer", "layers": layers, "recurrences": recurrences, "heads": 16, "dim": 1024, "mlp-dim": 1024,
-        "activation": "geglu", "norm": "post", "mlp-bias": false, "embedding-norm": true, "head": "transform",
+        "activation": "geglu", "norm": "post", "mlp-bias": false, "embedding-norm": true, "read-out": "transform",
         "injection": "layer", "initialisation": "deepnorm-straight", "positions": positions})
 }
 
@@ -134,7 +134,7 @@ fn new_settings_at_their_defaults_change_no_id() {
         "/model/recurrences",
         "/model/injection",
         "/model/embedding-norm",
-        "/model/head",
+        "/model/read-out",
         "/train/batch-ramp",
         "/train/progressive-loss",
         "/train/optimizer/decay-biases-and-norms",

@@ -56,7 +56,7 @@ fn paper(device: &CudaDevice, seconds: f64) -> anyhow::Result<()> {
         "seed": 0,
         "task": {"kind": "addition", "digits": 20},
         "model": {"kind": "transformer", "layers": 16, "heads": 16, "dim": 1024, "mlp-dim": 1024, "activation": "geglu",
-            "norm": "post", "mlp-bias": false, "embedding-norm": true, "head": "transform", "positions": "abacus",
+            "norm": "post", "mlp-bias": false, "embedding-norm": true, "read-out": "transform", "positions": "abacus",
             "injection": "layer", "initialisation": "deepnorm-straight", "abacus": {"k": 100}},
         "train": {"steps": 1, "batch": 512, "clip": 0.5,
             "optimizer": {"kind": "adamw", "lr": 1e-4, "beta2": 0.98, "weight-decay": 0.01}},

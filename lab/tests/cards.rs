@@ -190,7 +190,7 @@ fn arithmetic_models_loops_and_ramps() {
         ),
         (
             "learned+randomised",
-            json!({"recurrences": 2, "head": "transform"}),
+            json!({"recurrences": 2, "read-out": "transform"}),
             json!({"progressive-loss": {"weight": 1.0, "gradient": "full"},
                 "batch-ramp": {"from": 2, "step": 2, "over": 4}}),
         ),

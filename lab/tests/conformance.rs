@@ -118,7 +118,7 @@ fn arithmetic_trains_with_every_scheme_and_loop() {
             let model = json!({"kind": "transformer", "layers": layers, "heads": 2, "dim": 8, "mlp-dim": 16,
                 "positions": positions, "injection": injection, "recurrences": recurrences, "norm": "post",
                 "activation": "geglu", "initialisation": "deepnorm-straight", "embedding-norm": true,
-                "head": "transform", "randomised": {"positions": 64}, "abacus": {"k": 5}});
+                "read-out": "transform", "randomised": {"positions": 64}, "abacus": {"k": 5}});
             let mut json = trial(&task, &batch, model);
             json["evaluate"]["grid"] = json!({"longest": 5, "problems": 5, "recurrences": [1, 3]});
             json["train"]["progressive-loss"] = json!({"weight": 0.5});

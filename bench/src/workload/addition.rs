@@ -70,7 +70,7 @@ impl Addition {
     pub(super) fn config(&self, seed: u64, steps: u64) -> anyhow::Result<TrialConfig> {
         let mut model = json!({"kind": "transformer", "layers": self.layers, "heads": self.heads, "dim": self.dim,
             "mlp-dim": self.mlp, "activation": "geglu", "norm": "post", "mlp-bias": false, "embedding-norm": true,
-            "head": self.head, "initialisation": "deepnorm-straight", "positions": self.positions});
+            "read-out": self.head, "initialisation": "deepnorm-straight", "positions": self.positions});
         let mut abacus = json!({});
         if let Some(k) = self.k {
             abacus["k"] = json!(k);

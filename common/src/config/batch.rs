@@ -180,7 +180,7 @@ mod tests {
             let slack = if unit == Unit::Updates { 1 } else { 8192 };
             assert!((by_steps.over as f64 - expected).abs() <= slack as f64, "{by_steps:?}");
             let (by_samples, again) = ramp(0, unit).resolve(0.6, 8192, Budget::Samples(samples));
-            assert!(again.abs_diff(2000) <= 1, "{again}");
+            assert!(again.abs_diff(2000) <= 5, "{again}");
             assert!(by_samples.over.abs_diff(by_steps.over) <= slack, "{by_samples:?}");
         }
         let (fixed, steps) = ramp(0, Unit::Updates).resolve(30.0, 1024, Budget::Samples(1_000_000));

@@ -126,7 +126,7 @@ pub struct TransformerConfig {
     #[serde(skip_serializing_if = "is_false")]
     pub embedding_norm: bool,
     /// Default `"linear"`.
-    #[serde(skip_serializing_if = "is_linear")]
+    #[serde(rename = "read-out", skip_serializing_if = "is_linear")]
     pub head: Head,
 }
 
@@ -148,7 +148,7 @@ pub const OMITTED_DEFAULTS: [(&str, OmittedDefault); 4] = [
     ("model.recurrences", OmittedDefault::Count(1)),
     ("model.injection", OmittedDefault::Word("none")),
     ("model.embedding-norm", OmittedDefault::Switch(false)),
-    ("model.head", OmittedDefault::Word("linear")),
+    ("model.read-out", OmittedDefault::Word("linear")),
 ];
 
 fn is_one(recurrences: &usize) -> bool {
@@ -203,7 +203,7 @@ impl TransformerConfig {
         let norms = [("pre", Norm::Pre), ("post", Norm::Post), ("none", Norm::None)];
         let injections =
             [("none", Injection::None), ("block", Injection::Block), ("layer", Injection::Layer)];
-        let heads_known = [("linear", Head::Linear), ("transform", Head::Transform)];
+        let read_outs = [("linear", Head::Linear), ("transform", Head::Transform)];
         let schemes = [
             ("nanda", Initialisation::Nanda),
             ("gpt2", Initialisation::Gpt2),
@@ -230,7 +230,7 @@ impl TransformerConfig {
             recurrences: fields.integer("recurrences", 1..=limits::MAX_LAYERS / layers)?.unwrap_or(1),
             injection: fields.choice("injection", &injections)?.unwrap_or(Injection::None),
             embedding_norm: fields.boolean("embedding-norm")?.unwrap_or(false),
-            head: fields.choice("head", &heads_known)?.unwrap_or(Head::Linear),
+            head: fields.choice("read-out", &read_outs)?.unwrap_or(Head::Linear),
         };
         let rotates = config.positions.entries().any(|entry| matches!(entry, Entry::Rotation { .. }));
         if rotates && (dim / heads) % 2 != 0 {
