@@ -1,7 +1,7 @@
 //! Sizes, schedules and passes of McLeish et al. 2024, "Transformers Can Do Arithmetic with the Right Embeddings".
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-use plateau_common::config::{ModelConfig, Pass, TrialConfig};
+use plateau_common::config::{OMITTED_DEFAULTS, Pass, TrialConfig};
 use plateau_common::cost;
 use serde_json::{Value, json};
 
@@ -94,11 +94,7 @@ fn budgets_in_samples_and_device_hours_are_turned_into_updates() {
 fn passes_of_looped_models_are_drawn_as_in_the_released_code() {
     let passes = |layers, recurrences: u64, loss: Value| {
         let config = trial(model(layers, recurrences, "abacus"), json!({"progressive-loss": loss}));
-        let ModelConfig::Transformer(model) = &config.model;
-        let recurrences = model.recurrences;
-        (1..=4000)
-            .map(|update| config.train.passes(update, recurrences).collect())
-            .collect::<Vec<Vec<Pass>>>()
+        (1..=4000).map(|update| config.passes(update).collect()).collect::<Vec<Vec<Pass>>>()
     };
     let looped = passes(1, 16, json!({}));
     assert!(looped.iter().all(|passes| passes.len() == 1 && passes[0].weight == 1.0));
@@ -144,4 +140,8 @@ fn new_settings_at_their_defaults_change_no_id() {
         assert!(canonical.pointer(pointer).is_none(), "{pointer} in {canonical}");
     }
     assert_eq!(canonical["model"]["positions"], "learned");
+    for (path, _) in OMITTED_DEFAULTS {
+        let pointer = format!("/{}", path.replace('.', "/"));
+        assert!(canonical.pointer(&pointer).is_none(), "{pointer} in {canonical}");
+    }
 }

@@ -87,8 +87,18 @@ fn compare(name: &str, make: &dyn Fn(u64) -> Value) {
     }
 }
 
+/// The same trial with these settings of its model and training.
+fn changed(mut json: Value, model: &Value, train: &Value) -> Value {
+    for (part, changes) in [("model", model), ("train", train)] {
+        for (key, value) in changes.as_object().unwrap() {
+            json[part][key] = value.clone();
+        }
+    }
+    json
+}
+
 fn modular(seed: u64, model: &Value, train: &Value) -> Value {
-    let mut json = json!({
+    let json = json!({
         "seed": seed,
         "task": {"kind": "modular", "modulus": 5, "train-share": 0.6},
         "model": {"kind": "transformer", "layers": 2, "heads": 2, "dim": 8, "mlp-dim": 12},
@@ -96,12 +106,7 @@ fn modular(seed: u64, model: &Value, train: &Value) -> Value {
         "evaluate": {"every": 3, "probes": ["weight-norm", "gradient-norm", "logit-scale"]},
         "checkpoint": {"seconds": 0},
     });
-    for (part, changes) in [("model", model), ("train", train)] {
-        for (key, value) in changes.as_object().unwrap() {
-            json[part][key] = value.clone();
-        }
-    }
-    json
+    changed(json, model, train)
 }
 
 #[test]
@@ -157,7 +162,7 @@ fn counts_scalars_and_losses_at_every_position() {
 
 /// A model of arithmetic: `positions` with these changes of the model and of training.
 fn arithmetic(seed: u64, positions: &str, model: &Value, train: &Value) -> Value {
-    let mut json = json!({
+    let json = json!({
         "seed": seed,
         "task": {"kind": "addition", "digits": 2, "test-examples": 20},
         "model": {"kind": "transformer", "layers": 1, "heads": 2, "dim": 8, "mlp-dim": 12, "positions": positions,
@@ -168,12 +173,7 @@ fn arithmetic(seed: u64, positions: &str, model: &Value, train: &Value) -> Value
         "evaluate": {"every": 3, "grid": {"longest": 3, "problems": 3}},
         "checkpoint": {"seconds": 0},
     });
-    for (part, changes) in [("model", model), ("train", train)] {
-        for (key, value) in changes.as_object().unwrap() {
-            json[part][key] = value.clone();
-        }
-    }
-    json
+    changed(json, model, train)
 }
 
 #[test]

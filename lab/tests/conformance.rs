@@ -47,7 +47,7 @@ fn trial(task: &Value, batch: &Value, model: Value) -> Value {
     })
 }
 
-fn check(json: Value, scratch: &std::path::Path) {
+fn check(json: Value, scratch: &std::path::Path) -> Recorder {
     let recorder: Recorder = train(&[member(json.clone())], 1, scratch);
     assert_eq!(recorder.endings[&0], Ending::Completed, "{json}");
     let steps: Vec<u64> = recorder.evaluations[&0].iter().map(|evaluation| evaluation.step).collect();
@@ -75,6 +75,7 @@ fn check(json: Value, scratch: &std::path::Path) {
     let name = if finite { "train_loss" } else { "test_loss" };
     let (first, last) = (recorder.curve(0, name)[0], recorder.curve(0, name)[2]);
     assert!(last < first, "{name} went from {first} to {last} in {json}");
+    recorder
 }
 
 #[test]
@@ -122,8 +123,7 @@ fn arithmetic_trains_with_every_scheme_and_loop() {
             let mut json = trial(&task, &batch, model);
             json["evaluate"]["grid"] = json!({"longest": 5, "problems": 5, "recurrences": [1, 3]});
             json["train"]["progressive-loss"] = json!({"weight": 0.5});
-            check(json.clone(), scratch.path());
-            let recorder = train(&[member(json)], 1, scratch.path());
+            let recorder = check(json, scratch.path());
             for name in ["exact_match/id", "exact_match/ood", "exact_match/4x3", "exact_match/after_3/2x2"] {
                 assert_eq!(recorder.curve(0, name).len(), 1, "{name}");
             }

@@ -18,7 +18,7 @@ use plateau_lab::ops::linear::WeightLayout;
 use plateau_lab::ops::rows::RowMap;
 use plateau_lab::optimizer::Stretch;
 use plateau_lab::program::{Extent, Graph, Program, Rows, Source, Value};
-use programs::cards::{card, check_case};
+use programs::cards::{card, check_case, plain_descent};
 use programs::{Case, relative, single};
 
 /// Parameters of one block's attention on embeddings of `width`.
@@ -310,12 +310,7 @@ fn passes_of_an_update_add_up() {
 #[test]
 fn batches_of_other_sizes_and_programs_of_other_lengths_take_turns() {
     let Some(device) = card() else { return };
-    let rule = OptimizerConfig::Sgd(SgdConfig {
-        lr: 0.1,
-        momentum: 0.0,
-        weight_decay: 0.0,
-        decay_biases_and_norms: true,
-    });
+    let rule = plain_descent();
     let (program, feeds, parameters) = model(2);
     let small: Vec<Feed<f32>> = feeds.iter().map(programs::narrow).collect();
     // A slot is fed as many examples as there are of it.
@@ -580,12 +575,7 @@ fn a_diverged_replica_stays_as_it_was_and_disturbs_nobody() {
 #[test]
 fn forward_passes_give_the_outputs_of_processors() {
     let Some(device) = card() else { return };
-    let rule = OptimizerConfig::Sgd(SgdConfig {
-        lr: 0.1,
-        momentum: 0.0,
-        weight_decay: 0.0,
-        decay_biases_and_norms: true,
-    });
+    let rule = plain_descent();
     let (program, feeds, parameters) = model(2);
     let mut executor = executor(device, &program, &parameters, &rule, None);
     let small: Vec<Feed<f32>> = feeds.iter().map(programs::narrow).collect();

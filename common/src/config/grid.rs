@@ -93,7 +93,7 @@ impl GridConfig {
         recurrences.sort_unstable();
         recurrences.dedup();
         let grid = GridConfig { longest, step, diagonal, problems, every, recurrences };
-        let metrics = grid.metrics(&axes).len();
+        let metrics = grid.count(&axes);
         if metrics > limits::MAX_METRICS - OTHER_METRICS {
             let most = limits::MAX_METRICS - OTHER_METRICS;
             return Err(fields
@@ -125,6 +125,11 @@ impl GridConfig {
         rectangle.chain(beyond.map(|size| Cell { row: size, column: size })).collect()
     }
 
+    /// The cell with the longest problems.
+    pub fn largest(&self, axes: &GridAxes) -> Option<Cell> {
+        self.cells(axes).into_iter().max_by_key(|cell| cell.row + cell.column)
+    }
+
     /// How a cell counts.
     pub fn category(&self, cell: Cell, axes: &GridAxes) -> Category {
         if cell.row > self.longest || cell.column > self.longest {
@@ -139,6 +144,13 @@ impl GridConfig {
     /// What is scored: whole answers, and where it means something their first symbol.
     pub fn scores(axes: &GridAxes) -> &'static [&'static str] {
         if axes.scores_first { &["exact_match", "first_match"] } else { &["exact_match"] }
+    }
+
+    /// How many metrics there are at most; their names are not made.
+    fn count(&self, axes: &GridAxes) -> usize {
+        let cells = self.cells(axes);
+        let equal = cells.iter().filter(|cell| cell.row == cell.column).count();
+        Self::scores(axes).len() * (cells.len() + Category::ALL.len()) + self.recurrences.len() * equal
     }
 
     /// Names of all metrics of the grid: means of the categories `exact_match/id`, cells `exact_match/7x12`, and cells of
@@ -182,6 +194,8 @@ mod tests {
         let counts = Category::ALL.map(|(_, category)| count(category));
         assert_eq!(counts, [400, 9600, 60]);
         assert_eq!(grid.metrics(&AXES).len(), 10_060 + 3);
+        assert_eq!(grid.count(&AXES), 10_060 + 3);
+        assert_eq!(grid.largest(&AXES), Some(Cell { row: 160, column: 160 }));
     }
 
     #[test]
@@ -192,6 +206,7 @@ mod tests {
         distinct.dedup();
         assert_eq!(distinct, [8, 16, 20, 21, 24, 32, 40]);
         let names = sub.metrics(&AXES);
+        assert_eq!(names.len(), sub.count(&AXES));
         assert!(names.contains(&"exact_match/after_2/21x21".to_owned()));
         assert!(
             names.contains(&"exact_match/beyond".to_owned())

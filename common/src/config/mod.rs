@@ -76,9 +76,11 @@ impl TrialConfig {
     fn check_grid(&self, root: &Node) -> ConfigResult<()> {
         let (Some(grid), Some(axes)) = (&self.evaluate.grid, self.task.grid()) else { return Ok(()) };
         let ModelConfig::Transformer(model) = &self.model;
-        let cells = grid.cells(&axes);
-        let Some(largest) = cells.iter().max_by_key(|cell| cell.row + cell.column) else { return Ok(()) };
-        let batch = self.task.examples(0).cell(*largest, 1);
+        if !model.positions.has_tables() {
+            return Ok(());
+        }
+        let Some(largest) = grid.largest(&axes) else { return Ok(()) };
+        let batch = self.task.examples(0).cell(largest, 1);
         let Input::Tokens { tokens, length } = &batch.input else { return Ok(()) };
         match model.positions.misfit(tokens, *length, self.task.shape().length) {
             None => Ok(()),
@@ -89,6 +91,12 @@ impl TrialConfig {
             )
             .suggest("give the scheme's table more rows, or make the grid smaller")),
         }
+    }
+
+    /// The passes of update number `update` (from 1) through the model.
+    pub fn passes(&self, update: u64) -> impl Iterator<Item = Pass> + use<> {
+        let ModelConfig::Transformer(model) = &self.model;
+        self.train.passes(update, model.recurrences)
     }
 
     /// Reads the canonical JSON form (from the wire or from a manifest).

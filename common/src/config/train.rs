@@ -184,7 +184,7 @@ impl TrainConfig {
 
     /// The passes of update number `update` through a model of so many recurrences, as the released code of McLeish et al. 2024
     /// draws them: n of 0..R recurrences without gradient, then g of 1..=min(R - n, b) with it, b being half of R.
-    pub fn passes(&self, update: u64, recurrences: usize) -> impl Iterator<Item = Pass> + use<> {
+    pub(super) fn passes(&self, update: u64, recurrences: usize) -> impl Iterator<Item = Pass> + use<> {
         let all = recurrences;
         let Some(loss) = self.progressive_loss.as_ref().filter(|_| all > 1) else {
             return [Some(Pass { free: 0, graded: all, weight: 1.0 }), None].into_iter().flatten();
@@ -211,6 +211,11 @@ fn read_budget(fields: &mut Fields<'_>, flops_per_example: f64) -> ConfigResult<
     let speed = fields.number("device-speed", 1.0..=1e21)?;
     // What is set over the file, as `--set train.steps=500`, wins.
     let set_over = fields.location_of("steps") == fields.location() && fields.location().is_some();
+    if speed.is_some() && hours.is_none() {
+        return Err(fields
+            .error("device-speed", "it says nothing without `device-hours`")
+            .suggest("give `device-hours` too, or drop it"));
+    }
     match (steps, samples, hours) {
         (Some(steps), None, None) => Ok(Budget::Steps(steps)),
         (Some(steps), _, _) if set_over => Ok(Budget::Steps(steps)),

@@ -263,6 +263,16 @@ impl Positions {
         if words.is_empty() { "none".to_owned() } else { words.join("+") }
     }
 
+    /// Whether a scheme has a table that sequences may be too long for.
+    pub fn has_tables(&self) -> bool {
+        self.entries().any(|entry| {
+            matches!(
+                entry,
+                Entry::LearnedTable { .. } | Entry::TokenTable { .. } | Entry::RandomNumbering { .. }
+            )
+        })
+    }
+
     /// Why sequences like these (`[B, length]`, at evaluation) are longer than the schemes' tables.
     pub fn misfit(&self, tokens: &[u32], length: usize, trained: usize) -> Option<String> {
         self.schemes.iter().find_map(|scheme| {

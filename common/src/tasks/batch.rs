@@ -4,7 +4,7 @@
 //! tensors is `plateau-lab`'s.
 
 /// How inputs are written down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// Every token of the sequence.
     Tokens,
@@ -128,6 +128,14 @@ impl Batch {
         memory.weights.clear();
         memory.also_correct.clear();
         memory
+    }
+
+    /// Tokens per example; 0 where there are only counts.
+    pub fn length(&self) -> usize {
+        match &self.input {
+            Input::Tokens { length, .. } => *length,
+            Input::Counts { .. } => 0,
+        }
     }
 
     /// Read positions of an example, R.

@@ -8,8 +8,9 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use plateau_common::config::{Pass, Precision, TrialConfig};
-use plateau_common::tasks::{Batch, Input, Scale, TaskShape};
+use plateau_common::tasks::{Batch, Scale, TaskShape};
 
+use super::workbench::Known;
 use super::{Engine, Outcome, Outputs, Reading, Recruit, State, Step};
 use crate::cpu::{Feed, SlotData};
 use crate::cuda::{CudaDevice, CudaError, Executor, MatrixMode, Moment, PassPlace};
@@ -50,8 +51,7 @@ pub(super) struct CardBench {
     shape: TaskShape,
     training: Occasion,
     evaluation: Occasion,
-    /// The program of training, all recurrences, a batch at once; run only where there is memory for that.
-    program: Arc<Program>,
+    layout: Layout,
     /// One replica at a time is evaluated here.
     evaluator: RefCell<Option<Programs>>,
 }
@@ -59,8 +59,7 @@ pub(super) struct CardBench {
 /// An executor with the programs it has for the occasions that came up.
 struct Programs {
     executor: Executor,
-    /// By number of the program.
-    known: Vec<Occasion>,
+    known: Known,
 }
 
 impl Programs {
@@ -70,13 +69,10 @@ impl Programs {
         occasion: Occasion,
         record: impl FnOnce() -> Result<(Arc<Program>, usize), LabError>,
     ) -> Result<usize, LabError> {
-        if let Some(number) = self.known.iter().position(|known| *known == occasion) {
-            return Ok(number);
-        }
-        let (program, capacity) = record()?;
-        let number = self.executor.load(program, capacity)?;
-        self.known.push(occasion);
-        Ok(number)
+        self.known.number(occasion, || {
+            let (program, capacity) = record()?;
+            Ok(self.executor.load(program, capacity)?)
+        })
     }
 }
 
@@ -96,12 +92,10 @@ impl CardBench {
         let device = CudaDevice::open(ordinal)?;
         let (shape, training) = (config.task.shape(), Occasion::of_training(config));
         let model = model::build(&config.model, shape);
-        let whole = (usize::MAX, usize::MAX);
-        let program =
-            model::program_in_room(&*model, shape, &training, whole).doing("recording the model")?;
         Ok(CardBench {
             device,
             mode,
+            layout: Layout::new(model.parameters()),
             model,
             shape,
             training,
@@ -111,14 +105,13 @@ impl CardBench {
                 forward_only: true,
                 ..Occasion::of_evaluation(config)
             },
-            program: Arc::new(program),
             evaluator: RefCell::new(None),
         })
     }
 
-    /// The program of training.
-    pub fn program(&self) -> &Arc<Program> {
-        &self.program
+    /// Where parameters lie.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// The card for people.
@@ -132,7 +125,7 @@ impl CardBench {
             let message = "no replica was given".to_owned();
             return Err(LabError::Compute { doing: "training on a card", message });
         };
-        let (layout, rule) = (&self.program.layout, &first.optimizer);
+        let (layout, rule) = (&self.layout, &first.optimizer);
         let mut executor = Executor::empty(&self.device, layout, rules.len(), Some(rule), self.mode)?;
         executor.set_stretches(&first.stretches(layout))?;
         for (replica, rule) in rules.iter().enumerate() {
@@ -190,7 +183,7 @@ impl<'a> Card<'a> {
             feeds: rules.iter().map(|_| Feed::empty(0)).collect(),
             fed: None,
             room: executor.room()?,
-            programs: Programs { executor, known: Vec::new() },
+            programs: Programs { executor, known: Known::default() },
             outcomes: Vec::new(),
             updated: false,
             rules,
@@ -215,7 +208,7 @@ fn wide(numbers: &[f32]) -> Vec<f64> {
 
 impl Engine for Card<'_> {
     fn layout(&self) -> &Layout {
-        &self.bench.program.layout
+        &self.bench.layout
     }
 
     fn update(&mut self, step: &Step<'_>) -> Result<(), LabError> {
@@ -260,13 +253,13 @@ impl Engine for Card<'_> {
         visit: &mut dyn FnMut(usize, Outputs<'_>),
     ) -> Result<(), LabError> {
         let bench = self.bench;
-        let length = if let Input::Tokens { length, .. } = batch.input { length } else { 0 };
+        let length = batch.length();
         let mut evaluator = bench.evaluator.borrow_mut();
         let evaluator = match &mut *evaluator {
             Some(evaluator) => evaluator,
             none => {
-                let executor = Executor::empty(&bench.device, &bench.program.layout, 1, None, bench.mode)?;
-                none.insert(Programs { executor, known: Vec::new() })
+                let executor = Executor::empty(&bench.device, &bench.layout, 1, None, bench.mode)?;
+                none.insert(Programs { executor, known: Known::default() })
             }
         };
         let mut number = |occasion: Occasion| evaluator.number(occasion, || bench.evaluated(&occasion));
@@ -321,7 +314,7 @@ impl Engine for Card<'_> {
         self.fed = None;
         if !kept.is_empty() {
             // What the others calculated with goes first, to make room.
-            self.programs.known.clear();
+            self.programs.known = Known::default();
             self.programs.executor.unload()?;
             let mut executor = self.bench.executor(&self.rules)?;
             for (to, from) in kept.into_iter().enumerate() {

@@ -1,7 +1,7 @@
 //! Replicas on a processor, one after another.
 
 use plateau_common::config::Pass;
-use plateau_common::tasks::{Batch, Input, Scale};
+use plateau_common::tasks::{Batch, Scale};
 
 use super::workbench::Executors;
 use super::{Engine, Outcome, Outputs, Reading, Recruit, State, Step, Workbench};
@@ -25,23 +25,22 @@ struct Replica<T> {
 pub(super) struct Processor<'a, T: Float> {
     bench: &'a Workbench,
     executors: &'a Executors<T>,
-    layout: Layout,
     replicas: Vec<Replica<T>>,
     outcomes: Vec<Outcome>,
 }
 
 impl<'a, T: Element> Processor<'a, T> {
     pub fn new(bench: &'a Workbench, executors: &'a Executors<T>, recruits: Vec<Recruit>) -> Self {
-        let program = executors.program();
+        let layout = bench.layout();
         let replicas = recruits.into_iter().map(|recruit| {
             let State { parameters, moments, last_norm } = recruit.state;
-            let stretches = recruit.rule.stretches(&program.layout);
+            let stretches = recruit.rule.stretches(layout);
             let arena = Arena::new(&parameters, &moments, last_norm).with_stretches(stretches);
-            Replica { rule: recruit.rule, arena, feed: Feed::empty(program.slots.len()), fed: None }
+            Replica { rule: recruit.rule, arena, feed: Feed::empty(0), fed: None }
         });
         let replicas: Vec<_> = replicas.collect();
         let outcomes = Vec::with_capacity(replicas.len());
-        Processor { bench, executors, layout: program.layout.clone(), replicas, outcomes }
+        Processor { bench, executors, replicas, outcomes }
     }
 }
 
@@ -64,7 +63,7 @@ impl Element for f64 {
 
 impl<T: Element> Engine for Processor<'_, T> {
     fn layout(&self) -> &Layout {
-        &self.layout
+        self.bench.layout()
     }
 
     fn update(&mut self, step: &Step<'_>) -> Result<(), LabError> {
@@ -112,8 +111,7 @@ impl<T: Element> Engine for Processor<'_, T> {
         (scale, reading): (Scale, Reading),
         visit: &mut dyn FnMut(usize, Outputs<'_>),
     ) -> Result<(), LabError> {
-        let length = if let Input::Tokens { length, .. } = batch.input { length } else { 0 };
-        let mut executor = self.executors.evaluation(length, reading)?;
+        let mut executor = self.executors.evaluation(batch.length(), reading)?;
         let program = executor.program().clone();
         let parameters = self.replicas[replica].arena.parameters();
         let mut feed = Feed::empty(program.slots.len());

@@ -1,4 +1,4 @@
-//! What a training thread has: its device, its program, and the memory to run it, shared by all of the thread's shards.
+//! What a training thread has: its device, its programs, and the memory to run them, shared by all of the thread's shards.
 
 use std::cell::{RefCell, RefMut};
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use crate::cpu::{Executor, Team};
 use crate::error::{Doing, LabError};
 use crate::float::Float;
 use crate::model::{self, Model, Occasion};
-use crate::program::Program;
+use crate::program::{Layout, Program};
 use crate::train::DeviceChoice;
 
 /// A training thread's means.
 pub(crate) struct Workbench {
     pub(super) team: Team,
     memory: Memory,
-    program: Arc<Program>,
+    layout: Layout,
     /// The device for people, as checkpoints record it.
     words: String,
 }
@@ -41,8 +41,27 @@ pub(super) struct Executors<T> {
     training: Occasion,
     evaluation: Occasion,
     executor: RefCell<Executor<T>>,
-    /// Occasions by the number of their program.
-    known: RefCell<Vec<Occasion>>,
+    known: RefCell<Known>,
+}
+
+/// Occasions by the number of their program in an executor.
+#[derive(Default)]
+pub(super) struct Known(Vec<Occasion>);
+
+impl Known {
+    /// Number of an occasion's program, which `load` loads where there is none yet.
+    pub fn number(
+        &mut self,
+        occasion: Occasion,
+        load: impl FnOnce() -> Result<usize, LabError>,
+    ) -> Result<usize, LabError> {
+        if let Some(number) = self.0.iter().position(|known| *known == occasion) {
+            return Ok(number);
+        }
+        let number = load()?;
+        self.0.push(occasion);
+        Ok(number)
+    }
 }
 
 impl<T: Float> Executors<T> {
@@ -50,12 +69,15 @@ impl<T: Float> Executors<T> {
         let shape = config.task.shape();
         let model = model::build(&config.model, shape);
         let training = Occasion::of_training(config);
-        let program = recorded(&*model, shape, &training)?;
+        let first = config.passes(1).next().map_or(training, |pass| training.with_pass(pass));
+        let mut evaluation = Occasion::of_evaluation(config);
+        // A program of its own needs no backward pass.
+        evaluation.forward_only = evaluation != first;
         Ok(Executors {
             training,
-            evaluation: Occasion::of_evaluation(config),
-            executor: RefCell::new(Executor::new(program, parts)),
-            known: RefCell::new(vec![training]),
+            evaluation,
+            executor: RefCell::new(Executor::new(recorded(&*model, shape, &first)?, parts)),
+            known: RefCell::new(Known(vec![first])),
             model,
             shape,
         })
@@ -64,14 +86,10 @@ impl<T: Float> Executors<T> {
     /// The executor, turned to the program of an occasion.
     fn on(&self, occasion: Occasion) -> Result<RefMut<'_, Executor<T>>, LabError> {
         let mut executor = self.executor.borrow_mut();
-        let mut known = self.known.borrow_mut();
-        let number = match known.iter().position(|other| *other == occasion) {
-            Some(number) => number,
-            None => {
-                known.push(occasion);
-                executor.load(recorded(&*self.model, self.shape, &occasion)?)
-            }
-        };
+        let number = self
+            .known
+            .borrow_mut()
+            .number(occasion, || Ok(executor.load(recorded(&*self.model, self.shape, &occasion)?)))?;
         executor.turn_to(number);
         Ok(executor)
     }
@@ -90,11 +108,6 @@ impl<T: Float> Executors<T> {
             }
         })
     }
-
-    /// The program that the first occasion has.
-    pub fn program(&self) -> Arc<Program> {
-        self.executor.borrow().program().clone()
-    }
 }
 
 fn recorded(model: &dyn Model, shape: TaskShape, occasion: &Occasion) -> Result<Arc<Program>, LabError> {
@@ -107,26 +120,19 @@ impl Workbench {
         if let DeviceChoice::Cuda(ordinal) = device {
             return Self::on_card(config, *ordinal);
         }
-        let (memory, program) = match config.train.precision {
-            Precision::F64 => {
-                let executors = Executors::new(config, parts)?;
-                let program = executors.program();
-                (Memory::F64(executors), program)
-            }
-            _ => {
-                let executors = Executors::new(config, parts)?;
-                let program = executors.program();
-                (Memory::F32(executors), program)
-            }
+        let memory = match config.train.precision {
+            Precision::F64 => Memory::F64(Executors::new(config, parts)?),
+            _ => Memory::F32(Executors::new(config, parts)?),
         };
-        Ok(Workbench { team: Team::new(parts), memory, program, words: processor_name() })
+        let layout = Layout::new(model::build(&config.model, config.task.shape()).parameters());
+        Ok(Workbench { team: Team::new(parts), memory, layout, words: processor_name() })
     }
 
     #[cfg(feature = "cuda")]
     fn on_card(config: &TrialConfig, ordinal: usize) -> Result<Self, LabError> {
         let bench = CardBench::new(config, ordinal)?;
-        let (program, words) = (bench.program().clone(), bench.words());
-        Ok(Workbench { team: Team::new(1), memory: Memory::Card(Box::new(bench)), program, words })
+        let (layout, words) = (bench.layout().clone(), bench.words());
+        Ok(Workbench { team: Team::new(1), memory: Memory::Card(Box::new(bench)), layout, words })
     }
 
     #[cfg(not(feature = "cuda"))]
@@ -142,9 +148,9 @@ impl Workbench {
         &self.words
     }
 
-    /// The program of training.
-    pub fn program(&self) -> &Program {
-        &self.program
+    /// Where parameters lie.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// An engine with these replicas.

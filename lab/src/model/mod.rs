@@ -18,7 +18,7 @@ use crate::ops::objective::Answers;
 use crate::program::{Extent, Graph, Program, Rows, Source, Value};
 
 /// What a recording of a model is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Occasion {
     /// How inputs are written.
     pub form: Form,
@@ -44,12 +44,8 @@ impl Occasion {
     /// Training of a trial.
     pub fn of_training(config: &TrialConfig) -> Self {
         let ModelConfig::Transformer(model) = &config.model;
-        let examples = match config.train.batch {
-            Batch::Full => config.task.training_set_size().unwrap_or(1),
-            Batch::Size(size) => size,
-        };
         let renumbered = model.positions.random_positions().is_some();
-        Occasion { examples, dropout: model.dropout > 0.0, renumbered, ..Self::of_evaluation(config) }
+        Occasion { dropout: model.dropout > 0.0, renumbered, ..Self::of_evaluation(config) }
     }
 
     /// The same for one pass of an update.

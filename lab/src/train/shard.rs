@@ -100,7 +100,7 @@ impl<'a> Shard<'a> {
     ) -> Result<Self, LabError> {
         let config = &starts[0].member.config;
         let form = model::input_form(&config.model, &config.task);
-        let layout = &bench.program().layout;
+        let layout = bench.layout();
         let recruits = starts.iter().map(|start| recruit(start, layout)).collect::<Result<_, _>>()?;
         let mut shard = Shard {
             engine: bench.engine(recruits)?,
@@ -216,7 +216,7 @@ impl<'a> Shard<'a> {
         }
         let ModelConfig::Transformer(settings) = &config.model;
         self.passes.clear();
-        self.passes.extend(config.train.passes(update, settings.recurrences));
+        self.passes.extend(config.passes(update));
         let step = Step {
             update,
             multiplier: config.train.multiplier(update),

@@ -25,15 +25,20 @@ pub fn card() -> Option<&'static CudaDevice> {
     .as_ref()
 }
 
-/// Losses and gradients of three replicas with parameters of their own.
-pub fn check(name: &str, program: &Arc<Program>, feed: &Feed<f64>, parameters: &[f64]) {
-    let Some(device) = card() else { return };
-    let rule = OptimizerConfig::Sgd(SgdConfig {
+/// Gradient descent without momentum or decay.
+pub fn plain_descent() -> OptimizerConfig {
+    OptimizerConfig::Sgd(SgdConfig {
         lr: 0.1,
         momentum: 0.0,
         weight_decay: 0.0,
         decay_biases_and_norms: true,
-    });
+    })
+}
+
+/// Losses and gradients of three replicas with parameters of their own.
+pub fn check(name: &str, program: &Arc<Program>, feed: &Feed<f64>, parameters: &[f64]) {
+    let Some(device) = card() else { return };
+    let rule = plain_descent();
     let replicas: Vec<Vec<f64>> =
         [1.0, 0.7, -1.1].map(|factor| parameters.iter().map(|number| number * factor).collect()).to_vec();
     let mut executor =
