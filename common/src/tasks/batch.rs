@@ -49,6 +49,15 @@ pub enum Input {
         /// The last token of each sequence; it is counted too.
         last: Vec<u32>,
     },
+    /// Sequences of lengths of their own, one after another without padding. Their answers have one row for each token.
+    Ragged {
+        /// Ids below the task's vocabulary.
+        tokens: Vec<u32>,
+        /// Where each sequence ends among the tokens; every sequence has at least one.
+        ends: Vec<u32>,
+        /// The position of each token, where that is not its place in its sequence.
+        positions: Option<Vec<u32>>,
+    },
 }
 
 /// The right answers of `B` examples, `R` read positions each (`R` = 1 for [`ReadOut::Last`](super::ReadOut::Last)), row-major `[B, R]`.
@@ -80,6 +89,8 @@ pub struct Memory {
     pub ids: Vec<u32>,
     /// Of [`Input::Counts`].
     pub counts: Vec<f32>,
+    /// Of [`Input::Ragged`].
+    pub ends: Vec<u32>,
     /// Of [`Targets::Classes`].
     pub classes: Vec<u32>,
     /// Of [`Targets::Scalars`].
@@ -116,6 +127,7 @@ impl Batch {
         match input {
             Input::Tokens { tokens, .. } => memory.ids = tokens,
             Input::Counts { counts, last } => (memory.counts, memory.ids) = (counts, last),
+            Input::Ragged { tokens, ends, .. } => (memory.ids, memory.ends) = (tokens, ends),
         }
         match targets {
             Targets::Classes(classes) => memory.classes = classes,
@@ -123,6 +135,7 @@ impl Batch {
         }
         memory.ids.clear();
         memory.counts.clear();
+        memory.ends.clear();
         memory.classes.clear();
         memory.scalars.clear();
         memory.weights.clear();
@@ -130,15 +143,15 @@ impl Batch {
         memory
     }
 
-    /// Tokens per example; 0 where there are only counts.
+    /// Tokens per example; 0 where there are only counts, or examples differ.
     pub fn length(&self) -> usize {
         match &self.input {
             Input::Tokens { length, .. } => *length,
-            Input::Counts { .. } => 0,
+            Input::Counts { .. } | Input::Ragged { .. } => 0,
         }
     }
 
-    /// Read positions of an example, R.
+    /// Read positions of an example, R, where all have as many.
     pub fn rows_per_example(&self) -> usize {
         let rows = match &self.targets {
             Targets::Classes(classes) => classes.len(),
@@ -152,6 +165,42 @@ impl Batch {
         match &self.input {
             Input::Tokens { tokens, length } => tokens.len() / (*length).max(1),
             Input::Counts { last, .. } => last.len(),
+            Input::Ragged { ends, .. } => ends.len(),
         }
+    }
+
+    /// The same examples in rows of `length` tokens, for programs that need that: ends are filled up with the token, class and weight 0.
+    /// What is not [`Input::Ragged`] with classes for answers stays as it is.
+    pub fn pad_into(&self, length: usize, padded: &mut Batch) {
+        let (Input::Ragged { tokens, ends, .. }, Targets::Classes(answers)) = (&self.input, &self.targets)
+        else {
+            return padded.clone_from(self);
+        };
+        let Memory { ids: mut to_tokens, mut classes, mut weights, mut also_correct, .. } =
+            padded.take_memory();
+        let mut start = 0;
+        for (example, end) in ends.iter().enumerate() {
+            let own = start..*end as usize;
+            let rows = (example + 1) * length;
+            to_tokens.extend_from_slice(&tokens[own.clone()]);
+            to_tokens.resize(rows, 0);
+            classes.extend_from_slice(&answers[own.clone()]);
+            classes.resize(rows, 0);
+            match &self.weights {
+                Some(own_weights) => weights.extend_from_slice(&own_weights[own.clone()]),
+                None => weights.resize(example * length + own.len(), 1.0),
+            }
+            weights.resize(rows, 0.0);
+            let row = |row: u32| row - own.start as u32 + (example * length) as u32;
+            let inside = self.also_correct.iter().filter(|(row, _)| own.contains(&(*row as usize)));
+            also_correct.extend(inside.map(|(at, class)| (row(*at), *class)));
+            start = own.end;
+        }
+        *padded = Batch {
+            input: Input::Tokens { tokens: to_tokens, length },
+            targets: Targets::Classes(classes),
+            weights: Some(weights),
+            also_correct,
+        };
     }
 }

@@ -8,6 +8,7 @@
 
 mod addition;
 mod arithmetic;
+mod assessment;
 mod batch;
 mod bitwise_or;
 mod epochs;
@@ -25,6 +26,7 @@ mod test_set;
 pub use addition::Addition;
 pub use arithmetic::problem::IndexHints;
 pub use arithmetic::rows::{LossMean, LossOn};
+pub use assessment::{Assessment, Brackets, Mark, Questions, Ranked, Sentences};
 pub use batch::{Batch, Draw, Form, Input, Memory, Targets};
 pub use bitwise_or::BitwiseOr;
 pub use grid::{Cell, GridAxes};
@@ -36,6 +38,7 @@ pub use query_count::{Head, QueryCount, QueryMode, TargetScale};
 pub use sorting::Sorting;
 pub use subtraction::Subtraction;
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use serde::Serialize;
@@ -129,6 +132,11 @@ pub trait Task: Clone + std::fmt::Debug + PartialEq + Serialize + Sized {
     fn is_weighted(&self) -> bool {
         false
     }
+    /// Whether sequences have lengths of their own ([`Input::Ragged`]); then the mean number of their tokens, and the shape's length is the
+    /// longest.
+    fn mean_length(&self) -> Option<f64> {
+        None
+    }
     /// The tokens that are digits, for positions counted within numbers; empty: none are.
     fn digits(&self) -> Range<u32> {
         0..0
@@ -166,6 +174,24 @@ pub trait Examples: Send {
     fn cell(&self, cell: Cell, problems: usize) -> Batch {
         let _ = (cell, problems);
         Batch::empty()
+    }
+    /// The sets that the task scores by a rule of its own, at an evaluation after `step` updates. (Most are the same at every step; a
+    /// sample of a large one may not be.)
+    fn assessments(&self, step: u64) -> Vec<Cow<'_, Assessment>> {
+        let _ = step;
+        Vec::new()
+    }
+    /// Marks what was decoded for sequence number `example` of an assessment: `said`, without the end. Only asked where the task has
+    /// [`Questions::Decoded`].
+    fn mark(&self, assessment: &Assessment, example: usize, said: &[u32]) -> Mark {
+        let _ = (assessment, example, said);
+        Mark::default()
+    }
+    /// So many sentences of the training data (or all there are), the same at every call, to look at a model's inside with; `None`: the task has no
+    /// sentences.
+    fn sentences(&self, count: usize) -> Option<Sentences> {
+        let _ = count;
+        None
     }
     /// The unit of scalar outputs.
     fn scale(&self) -> Scale {
@@ -224,6 +250,11 @@ macro_rules! task_list {
             /// Whether batches have weights.
             pub fn is_weighted(&self) -> bool {
                 match self { $(TaskConfig::$name(task) => task.is_weighted(),)+ }
+            }
+
+            /// The mean number of tokens of a sequence, where they differ.
+            pub fn mean_length(&self) -> Option<f64> {
+                match self { $(TaskConfig::$name(task) => task.mean_length(),)+ }
             }
 
             /// The tokens that are digits; empty: none are.
