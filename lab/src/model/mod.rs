@@ -12,19 +12,22 @@ pub use transformer::Transformer;
 
 use candle_core::Result;
 use plateau_common::config::{Batch, ModelConfig, Pass, TransformerConfig, TrialConfig};
+use plateau_common::positions::Entry;
 use plateau_common::tasks::{Form, Output, ReadOut, TaskConfig, TaskShape};
 
 use crate::ops::objective::Answers;
-use crate::program::{Extent, Graph, Program, Rows, Source, Value};
+use crate::program::{Extent, Graph, Program, Ragged, Rows, Source, Value};
 
 /// What a recording of a model is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Occasion {
     /// How inputs are written.
     pub form: Form,
-    /// Tokens per example.
+    /// Tokens per example; of the longest where they differ.
     pub length: usize,
-    /// Examples per batch.
+    /// Whether sequences have lengths of their own, one after another without padding: then each row is a token.
+    pub ragged: bool,
+    /// Examples per batch; tokens, where examples are ragged.
     pub examples: usize,
     /// Whether dropout is applied.
     pub dropout: bool,
@@ -53,7 +56,25 @@ impl Occasion {
         Occasion { free: pass.free, graded: pass.graded, ..self }
     }
 
-    /// Evaluation of a trial: no dropout, batches as for training.
+    /// Positions of an example.
+    pub fn positions(&self) -> usize {
+        if self.ragged { 1 } else { self.length }
+    }
+
+    /// The same without padding, for processors, where the task's sequences have lengths of their own and the model can do with that.
+    pub fn without_padding(self, config: &TrialConfig) -> Self {
+        match config.task.mean_length() {
+            Some(mean) if can_be_ragged(&config.model) => Occasion {
+                ragged: true,
+                examples: (self.examples as f64 * mean).ceil() as usize,
+                weighted: config.task.is_weighted(),
+                ..self
+            },
+            _ => self,
+        }
+    }
+
+    /// Evaluation of a trial: no dropout, batches as for training, shorter sequences padded.
     pub fn of_evaluation(config: &TrialConfig) -> Self {
         let ModelConfig::Transformer(TransformerConfig { recurrences, .. }) = config.model;
         let examples = match config.train.batch {
@@ -63,10 +84,12 @@ impl Occasion {
         Occasion {
             form: input_form(&config.model, &config.task),
             length: config.task.shape().length,
+            ragged: false,
             examples,
             dropout: false,
             renumbered: false,
-            weighted: config.task.is_weighted(),
+            // Padding has weight 0.
+            weighted: config.task.is_weighted() || config.task.mean_length().is_some(),
             free: 0,
             graded: recurrences,
             forward_only: false,
@@ -95,6 +118,15 @@ pub fn input_form(model: &ModelConfig, task: &TaskConfig) -> Form {
     if model.is_permutation_invariant() && task.supports_counts() { Form::Counts } else { Form::Tokens }
 }
 
+/// Whether a model can read sequences without padding: attention looks back only, and positions enter by a table. (Rotations and
+/// biases of attention are laid out for one length.)
+pub(crate) fn can_be_ragged(model: &ModelConfig) -> bool {
+    let ModelConfig::Transformer(model) = model;
+    let by_table =
+        |entry| matches!(entry, Entry::LearnedTable { .. } | Entry::FixedTable(_) | Entry::TokenTable { .. });
+    model.causal && model.positions.random_positions().is_none() && model.positions.entries().all(by_table)
+}
+
 /// Numbers of a micro-batch's workspace that stay in a core's second-level cache.
 const CACHED_NUMBERS: usize = 1 << 18;
 /// Rows below which matrix products become slow.
@@ -120,6 +152,12 @@ pub fn program_within(
     let per_example = two.workspace.saturating_sub(one.workspace).max(1);
     let rows = one.nodes.iter().map(|node| one.extent(node.output).rows.count(1)).max().unwrap_or(1);
     let most = (numbers / per_example).max(FEWEST_ROWS.div_ceil(rows.max(1))).max(1);
+    if occasion.ragged {
+        let ragged = Ragged { longest: occasion.length, pace: most.min(occasion.examples.max(1)) };
+        let mut program = recorded(ragged.most())?;
+        program.ragged = Some(ragged);
+        return Ok(program);
+    }
     // Micro-batches of nearly equal size.
     let count = occasion.examples.div_ceil(most).max(1);
     recorded(occasion.examples.div_ceil(count).max(1))
@@ -158,7 +196,7 @@ fn recorded(
     let outputs = model.record(&mut graph, occasion)?;
     let rows = match shape.read_out {
         ReadOut::Last => 1,
-        ReadOut::Every => occasion.length,
+        ReadOut::Every => occasion.positions(),
     };
     let single = Extent { rows: Rows::PerExample(rows), width: 1 };
     let answers = match shape.output {

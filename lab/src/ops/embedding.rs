@@ -14,7 +14,7 @@ use crate::program::{Extent, Graph, Operation, Rows, SlotKind, Value};
 pub enum RowPositions {
     /// These.
     Known(Vec<u32>),
-    /// Those in this slot of row numbers, the same for all examples.
+    /// Those in this slot of row numbers, the same for all examples or each row's own.
     Slot(usize),
 }
 
@@ -62,7 +62,9 @@ impl Graph {
                 positions.len() == rows && positions.iter().all(|position| (*position as usize) < table)
             }
             RowPositions::Slot(slot) => {
-                self.slot_extent(*slot) == Extent { rows: Rows::Fixed(rows), width: 1 }
+                let own = self.slot_extent(*slot);
+                (own.rows == Rows::Fixed(rows) || own.rows == extent.rows)
+                    && own.width == 1
                     && self.slots[*slot].kind == SlotKind::Ids
             }
         });

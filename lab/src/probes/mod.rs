@@ -3,7 +3,8 @@
 //! A probe is a pure function of a replica's state (weights and optimiser), so a resumed trial measures what an
 //! uninterrupted one does. Probes compute on the processor in 64 bits, wherever the replica is trained.
 
-pub(crate) mod attention_entropy;
+mod attention;
+mod attention_entropy;
 mod fourier;
 mod weight_norm;
 

@@ -278,7 +278,7 @@ impl<'a> Shard<'a> {
             ("test_loss".to_owned(), test.loss()),
             ("test_accuracy".to_owned(), test.accuracy()),
         ];
-        if config.task.shape().read_out == ReadOut::Every {
+        if config.task.shape().read_out == ReadOut::Every && config.task.mean_length().is_none() {
             values.push((EXACT_MATCH.to_owned(), test.exact_match()));
         }
         if let Some(grid) =
