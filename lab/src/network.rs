@@ -23,6 +23,8 @@ pub struct Network {
     recurrences: usize,
     /// Whether sequences of lengths of their own need no padding.
     can_be_ragged: bool,
+    /// Whether every layer reads the embedded input; see [`Occasion::unchained`].
+    unchained: bool,
 }
 
 /// Starting weights of a model in its layout: parameter number `place` comes from the seed's own stream of that number.
@@ -51,12 +53,22 @@ impl Network {
         self.recurrences = recurrences.max(1);
     }
 
+    /// Feeds every layer the embedded input from now on, if `unchained`, as [`Occasion::unchained`] says.
+    pub(crate) fn set_unchained(&mut self, unchained: bool) {
+        self.unchained = unchained;
+    }
+
     /// The same with these weights, in the layout's order.
     pub(crate) fn with_weights(config: &ModelConfig, shape: TaskShape, weights: Vec<f64>) -> Self {
         let model = model::build(config, shape);
         let layout = Layout::new(model.parameters());
-        let (recurrences, can_be_ragged) = (trained_recurrences(config), model::can_be_ragged(config));
-        Network { model, shape, layout, weights, recurrences, can_be_ragged }
+        let (recurrences, can_be_ragged) = (trained_recurrences(config), config.can_be_ragged());
+        Network { model, shape, layout, weights, recurrences, can_be_ragged, unchained: false }
+    }
+
+    /// Width of the residual stream.
+    pub(crate) fn width(&self) -> usize {
+        self.layout.parameters.first().and_then(|tokens| tokens.shape.last().copied()).unwrap_or(0)
     }
 
     /// Whether outputs are read at the last position only.
@@ -100,11 +112,11 @@ impl Network {
         }
     }
 
-    /// The program for such inputs.
+    /// The program for such inputs; without a backward pass where `weighted` is none, else with weights of read positions or not.
     pub(crate) fn program(
         &self,
         input: &Input,
-        weighted: bool,
+        weighted: Option<bool>,
         traced: bool,
     ) -> Result<Arc<Program>, LabError> {
         let (form, length) = match input {
@@ -122,10 +134,11 @@ impl Network {
             dropout: false,
             renumbered: false,
             // Padding has weight 0.
-            weighted: weighted || (matches!(input, Input::Ragged { .. }) && !ragged),
+            weighted: weighted == Some(true) || (matches!(input, Input::Ragged { .. }) && !ragged),
             free: 0,
             graded: self.recurrences,
-            forward_only: false,
+            forward_only: weighted.is_none(),
+            unchained: self.unchained,
         };
         check_tokens(input, self.shape.vocabulary)?;
         Ok(Arc::new(
@@ -150,7 +163,7 @@ impl Network {
         traced: bool,
         mut visit: impl FnMut(&Executor<T>, MicroBatch),
     ) -> Result<Feed<T>, LabError> {
-        let program = self.program(input, false, traced)?;
+        let program = self.program(input, None, traced)?;
         let batch = unanswered(input, self.shape, program.output_rows());
         let mut feed = Feed::empty(program.slots.len());
         fill(&mut feed, &program, &batch, Scale::RAW, Chance::default())?;
@@ -167,7 +180,7 @@ impl Network {
 
     /// Mean loss over a batch, and its gradients in the layout's order, in the precision `T`.
     pub fn differentiate<T: Float>(&self, batch: &Batch, scale: Scale) -> Result<(f64, Vec<f64>), LabError> {
-        let program = self.program(&batch.input, batch.weights.is_some(), false)?;
+        let program = self.program(&batch.input, Some(batch.weights.is_some()), false)?;
         let mut feed = Feed::empty(program.slots.len());
         fill(&mut feed, &program, batch, scale, Chance::default())?;
         let mut executor = Executor::<T>::new(program, 1);

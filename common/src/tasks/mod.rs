@@ -134,6 +134,10 @@ pub trait Task: Clone + std::fmt::Debug + PartialEq + Serialize + Sized {
     fn is_weighted(&self) -> bool {
         false
     }
+    /// Whether [`Examples::sentences`] has some.
+    fn has_sentences(&self) -> bool {
+        false
+    }
     /// Whether sequences have lengths of their own ([`Input::Ragged`]); then the mean number of their tokens, and the shape's length is the
     /// longest.
     fn mean_length(&self) -> Option<f64> {
@@ -254,6 +258,11 @@ macro_rules! task_list {
             /// Whether batches have weights.
             pub fn is_weighted(&self) -> bool {
                 match self { $(TaskConfig::$name(task) => task.is_weighted(),)+ }
+            }
+
+            /// Whether there are sentences to look at a model's inside with.
+            pub fn has_sentences(&self) -> bool {
+                match self { $(TaskConfig::$name(task) => task.has_sentences(),)+ }
             }
 
             /// The mean number of tokens of a sequence, where they differ.

@@ -8,11 +8,11 @@ mod parameters;
 mod transformer;
 
 pub use parameters::{Initial, ParameterSpecification};
+pub(crate) use transformer::STATES;
 pub use transformer::Transformer;
 
 use candle_core::Result;
 use plateau_common::config::{Batch, ModelConfig, Pass, TransformerConfig, TrialConfig};
-use plateau_common::positions::Entry;
 use plateau_common::tasks::{Form, Output, ReadOut, TaskConfig, TaskShape};
 
 use crate::ops::objective::Answers;
@@ -41,6 +41,9 @@ pub struct Occasion {
     pub graded: usize,
     /// Whether there is no backward pass.
     pub forward_only: bool,
+    /// Whether every layer reads the embedded input instead of the states of the layer before: a known fault of released code (Murty et
+    /// al. 2023), which numbers that were published with it are compared by. Never in training.
+    pub unchained: bool,
 }
 
 impl Occasion {
@@ -64,7 +67,7 @@ impl Occasion {
     /// The same without padding, for processors, where the task's sequences have lengths of their own and the model can do with that.
     pub fn without_padding(self, config: &TrialConfig) -> Self {
         match config.task.mean_length() {
-            Some(mean) if can_be_ragged(&config.model) => Occasion {
+            Some(mean) if config.model.can_be_ragged() => Occasion {
                 ragged: true,
                 examples: (self.examples as f64 * mean).ceil() as usize,
                 weighted: config.task.is_weighted(),
@@ -93,6 +96,7 @@ impl Occasion {
             free: 0,
             graded: recurrences,
             forward_only: false,
+            unchained: false,
         }
     }
 }
@@ -116,15 +120,6 @@ pub fn build(config: &ModelConfig, shape: TaskShape) -> Box<dyn Model> {
 /// How a task's inputs are best written for a model.
 pub fn input_form(model: &ModelConfig, task: &TaskConfig) -> Form {
     if model.is_permutation_invariant() && task.supports_counts() { Form::Counts } else { Form::Tokens }
-}
-
-/// Whether a model can read sequences without padding: attention looks back only, and positions enter by a table. (Rotations and
-/// biases of attention are laid out for one length.)
-pub(crate) fn can_be_ragged(model: &ModelConfig) -> bool {
-    let ModelConfig::Transformer(model) = model;
-    let by_table =
-        |entry| matches!(entry, Entry::LearnedTable { .. } | Entry::FixedTable(_) | Entry::TokenTable { .. });
-    model.causal && model.positions.random_positions().is_none() && model.positions.entries().all(by_table)
 }
 
 /// Numbers of a micro-batch's workspace that stay in a core's second-level cache.

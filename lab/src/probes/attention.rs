@@ -1,11 +1,12 @@
 //! What a model's attention looks at: the weights of every layer, head and query, for probes that measure them.
 //!
-//! Owns running the model and working out the weights from queries and keys in 64 bits; what is measured is the probes' business.
+//! Owns running the model, in a precision of the probe's choice, and working out the weights from queries and keys in 64 bits; what is measured is the probes' business.
 
 use plateau_common::tasks::Input;
 
 use crate::cpu::{Executor, Feed, MicroBatch, SlotData};
 use crate::error::LabError;
+use crate::float::Float;
 use crate::network::Network;
 use crate::ops::attention::{Attention, LOGIT_BIAS};
 use crate::ops::rows::{RowIndex, RowsOfCall};
@@ -15,11 +16,8 @@ use crate::program::{Node, Ports, Program};
 pub(super) struct Weights<'a> {
     /// From 0; of looped models it goes on through the recurrences.
     pub layer: usize,
-    /// Number of the example (or sequence) of the input.
-    pub example: usize,
-    /// Place of the query in it.
-    pub query: usize,
     pub head: usize,
+    pub heads: usize,
     /// One for each key that it sees; they sum to 1.
     pub weights: &'a [f64],
     /// In count space, the logarithm of how many positions each key stands for.
@@ -28,16 +26,16 @@ pub(super) struct Weights<'a> {
 
 /// Runs a model and shows the weights of all queries: layer by layer, example by example, query by query, head by head. Where a model is
 /// read at the last position only, `last_only` shows that position's alone. Tells how many layers there are.
-pub(super) fn visit(
+pub(super) fn visit<T: Float>(
     network: &Network,
     input: &Input,
     last_only: bool,
     visit: &mut dyn FnMut(&Weights<'_>),
 ) -> Result<usize, LabError> {
-    let program = network.program(input, false, true)?;
+    let program = network.program(input, None, true)?;
     // Slots are read from a feed of its own, since the executor does not give its own away.
     let mut kept: Vec<Micro> = Vec::new();
-    let feed = network.run::<f64>(input, true, |executor, micro_batch| {
+    let feed = network.run::<T>(input, true, |executor, micro_batch| {
         let layers = givens(executor, micro_batch.examples);
         kept.push(Micro { micro_batch, layers });
     })?;
@@ -74,13 +72,15 @@ struct Given {
     logit_bias: Option<Vec<f64>>,
 }
 
-fn givens(executor: &Executor<f64>, examples: usize) -> Vec<Given> {
+fn givens<T: Float>(executor: &Executor<T>, examples: usize) -> Vec<Given> {
     let program = executor.program();
     let is_attention = |(node, _): &(&Node, &Ports)| node.operation.as_any().is::<Attention>();
     let nodes = program.nodes.iter().zip(&program.ports).filter(is_attention);
     nodes
         .map(|(_, ports)| {
-            let input = |input: usize| executor.place(ports.inputs[input], examples).to_vec();
+            let input = |input: usize| {
+                executor.place(ports.inputs[input], examples).iter().map(|number| number.wide()).collect()
+            };
             let logit_bias = (ports.inputs.len() > LOGIT_BIAS).then(|| input(LOGIT_BIAS));
             Given { queries: input(0), keys: input(1), logit_bias }
         })
@@ -88,12 +88,12 @@ fn givens(executor: &Executor<f64>, examples: usize) -> Vec<Given> {
 }
 
 /// One attention on one micro-batch.
-struct Layer<'a> {
+struct Layer<'a, T> {
     layer: usize,
     program: &'a Program,
     node: &'a Node,
     attention: &'a Attention,
-    feed: &'a Feed<f64>,
+    feed: &'a Feed<T>,
     micro: MicroBatch,
 }
 
@@ -108,7 +108,7 @@ struct Example {
     offset: usize,
 }
 
-impl Layer<'_> {
+impl<T: Float> Layer<'_, T> {
     fn rows(&self, index: &RowIndex) -> RowsOfCall<'_> {
         let MicroBatch { start, examples, .. } = self.micro;
         let ids = index.slot().map(|slot| match &self.feed.slots[self.node.slots[slot]] {
@@ -148,10 +148,13 @@ impl Layer<'_> {
         let (size, scale) = (self.attention.head_size(), self.attention.scale());
         let mut weights = Vec::new();
         for Example { number, queries, keys, mapped, offset } in self.examples() {
-            let bias = self.attention.key_bias.map(|slot| match &self.feed.slots[self.node.slots[slot]] {
-                SlotData::Numbers(numbers) => &numbers[number * keys..][..keys],
-                _ => &[],
-            });
+            let bias: Option<Vec<f64>> =
+                self.attention.key_bias.map(|slot| match &self.feed.slots[self.node.slots[slot]] {
+                    SlotData::Numbers(numbers) => {
+                        numbers[number * keys..][..keys].iter().map(|number| number.wide()).collect()
+                    }
+                    _ => Vec::new(),
+                });
             for query in (0..queries).filter(|query| asked(number).is_none_or(|asked| asked == *query)) {
                 let visible = if causal { query + 1 } else { keys };
                 for head in 0..heads {
@@ -164,16 +167,15 @@ impl Layer<'_> {
                         let added = logit_bias
                             .as_ref()
                             .map_or(0.0, |added| added[self.attention.logit_bias_at(head, key, query)]);
-                        product * scale + bias.map_or(0.0, |bias| bias[key]) + added
+                        product * scale + bias.as_ref().map_or(0.0, |bias| bias[key]) + added
                     }));
                     softmax(&mut weights);
                     visit(&Weights {
                         layer: self.layer,
-                        example: number,
-                        query,
                         head,
+                        heads,
                         weights: &weights,
-                        log_counts: bias,
+                        log_counts: bias.as_deref(),
                     });
                 }
             }

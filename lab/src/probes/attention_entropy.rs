@@ -19,7 +19,7 @@ pub(super) fn measure(measuring: &Measuring<'_>) -> Result<Measured, LabError> {
 /// The mean entropy of every layer.
 fn entropies(network: &Network, input: &Input) -> Result<Vec<f64>, LabError> {
     let mut sums: Vec<(f64, f64)> = Vec::new();
-    attention::visit(network, input, network.reads_last(), &mut |weights| {
+    attention::visit::<f64>(network, input, network.reads_last(), &mut |weights| {
         sums.resize(sums.len().max(weights.layer + 1), (0.0, 0.0));
         let (sum, terms) = &mut sums[weights.layer];
         *sum += entropy(weights.weights, weights.log_counts);

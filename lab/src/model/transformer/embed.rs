@@ -51,7 +51,7 @@ impl Transformer {
             let all = graph.constant_ids("all tokens", 1, (0..vocabulary as u32).collect());
             let known = RowPositions::Known(Vec::new());
             return Ok(Stream {
-                rows: graph.embedding(tokens, all, Positional::None, known)?,
+                rows: graph.scaled_embedding((tokens, self.factor()), all, Positional::None, known)?,
                 keys: RowMap::InOrder,
                 last: RowMap::Table(graph.slot(Source::LastToken, single(1))),
                 length: vocabulary,
@@ -78,7 +78,7 @@ impl Transformer {
             }
             None => RowPositions::Known((0..length as u32).collect()),
         };
-        let mut rows = graph.embedding(tokens, ids, table, positions)?;
+        let mut rows = graph.scaled_embedding((tokens, self.factor()), ids, table, positions)?;
         for scheme in schemes.iter().filter(by_token) {
             let table = graph.parameter(&format!("embedding.{}", scheme.word()))?;
             let own = graph.scheme_slot(scheme, occasion.positions());
@@ -86,6 +86,11 @@ impl Transformer {
             rows = graph.add(rows, own)?;
         }
         Ok(own_rows(rows, occasion.positions()))
+    }
+
+    /// What token embeddings are multiplied by.
+    fn factor(&self) -> f64 {
+        if self.config.scaled_embedding { (self.config.dim as f64).sqrt() } else { 1.0 }
     }
 
     /// One row for each pair of token and position, or for each token; row `position * vocabulary + token`.
@@ -108,7 +113,12 @@ impl Transformer {
         let numbering = if uses_positions { vocabulary } else { 0 };
         let source = if uses_positions { Source::Pairs { vocabulary } } else { Source::Tokens };
         Ok(Stream {
-            rows: graph.embedding(tokens, token, table, RowPositions::Known(positions.clone()))?,
+            rows: graph.scaled_embedding(
+                (tokens, self.factor()),
+                token,
+                table,
+                RowPositions::Known(positions.clone()),
+            )?,
             keys: RowMap::Table(graph.slot(source, single(length))),
             last: RowMap::Table(graph.slot(Source::LastPair { vocabulary: numbering }, single(1))),
             length,
