@@ -27,7 +27,7 @@ mod test_set;
 pub use addition::Addition;
 pub use arithmetic::problem::IndexHints;
 pub use arithmetic::rows::{LossMean, LossOn};
-pub use assessment::{Assessment, Brackets, Mark, Questions, Ranked, Sentences};
+pub use assessment::{Assessment, AssessmentMetrics, Brackets, Mark, Questions, Ranked, Sentences};
 pub use batch::{Batch, Draw, Form, Input, Memory, Targets};
 pub use bitwise_or::BitwiseOr;
 pub use grid::{Cell, GridAxes};
@@ -133,6 +133,10 @@ pub trait Task: Clone + std::fmt::Debug + PartialEq + Serialize + Sized {
     /// Whether batches have weights.
     fn is_weighted(&self) -> bool {
         false
+    }
+    /// What [`Examples::assessments`] measure.
+    fn assessment_metrics(&self) -> Vec<AssessmentMetrics> {
+        Vec::new()
     }
     /// Whether [`Examples::sentences`] has some.
     fn has_sentences(&self) -> bool {
@@ -258,6 +262,11 @@ macro_rules! task_list {
             /// Whether batches have weights.
             pub fn is_weighted(&self) -> bool {
                 match self { $(TaskConfig::$name(task) => task.is_weighted(),)+ }
+            }
+
+            /// What the sets that the task scores by a rule of its own measure.
+            pub fn assessment_metrics(&self) -> Vec<AssessmentMetrics> {
+                match self { $(TaskConfig::$name(task) => task.assessment_metrics(),)+ }
             }
 
             /// Whether there are sentences to look at a model's inside with.

@@ -5,6 +5,9 @@
 
 mod initialise;
 mod parameters;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+mod ragged;
 mod transformer;
 
 pub use parameters::{Initial, ParameterSpecification};
