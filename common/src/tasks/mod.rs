@@ -12,12 +12,14 @@ mod assessment;
 mod batch;
 mod bitwise_or;
 mod epochs;
+mod grammar;
 mod grid;
 mod modular;
 mod most_frequent;
 mod multiplication;
 mod noise;
 mod query_count;
+mod question_formation;
 mod sequences;
 mod sorting;
 mod subtraction;
@@ -29,12 +31,14 @@ pub use arithmetic::rows::{LossMean, LossOn};
 pub use assessment::{Assessment, Brackets, Mark, Questions, Ranked, Sentences};
 pub use batch::{Batch, Draw, Form, Input, Memory, Targets};
 pub use bitwise_or::BitwiseOr;
+pub use grammar::settings::SetSettings;
 pub use grid::{Cell, GridAxes};
 pub use modular::{Layout, Modular, Operation};
 pub use most_frequent::{MostFrequent, MostFrequentTarget};
 pub use multiplication::Multiplication;
 pub use noise::Noise;
 pub use query_count::{Head, QueryCount, QueryMode, TargetScale};
+pub use question_formation::QuestionFormation;
 pub use sorting::Sorting;
 pub use subtraction::Subtraction;
 
@@ -290,6 +294,7 @@ task_list! {
     "multiplication" => Multiplication,
     "sorting" => Sorting,
     "bitwise-or" => BitwiseOr,
+    "question-formation" => QuestionFormation,
 }
 
 impl TaskConfig {
