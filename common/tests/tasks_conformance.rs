@@ -438,6 +438,7 @@ fn golden_examples_do_not_change() {
         (json!({"kind": "bitwise-or", "length": 20}), "f2191960898d26d8"),
         (sentences("question-formation", 300), "d794bdcc1f18e3e6"),
         (json!({"kind": "question-formation"}), "c87291d9df7e6f6c"),
+        (sentences("tense-inflection", 300), "563d4162b275759f"),
     ] {
         assert_eq!(digest(&read(&json)), expected, "{json}");
     }

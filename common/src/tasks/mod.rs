@@ -23,6 +23,7 @@ mod question_formation;
 mod sequences;
 mod sorting;
 mod subtraction;
+mod tense_inflection;
 mod test_set;
 
 pub use addition::Addition;
@@ -41,6 +42,7 @@ pub use query_count::{Head, QueryCount, QueryMode, TargetScale};
 pub use question_formation::QuestionFormation;
 pub use sorting::Sorting;
 pub use subtraction::Subtraction;
+pub use tense_inflection::TenseInflection;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -295,6 +297,7 @@ task_list! {
     "sorting" => Sorting,
     "bitwise-or" => BitwiseOr,
     "question-formation" => QuestionFormation,
+    "tense-inflection" => TenseInflection,
 }
 
 impl TaskConfig {

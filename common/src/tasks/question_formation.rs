@@ -56,8 +56,7 @@ const GENERALISATION: [[u32; 3]; 3] = [[1985, 658, 690], [1883, 636, 685], [2053
 /// The words that name what is to be done.
 const TASKS: [&str; 2] = ["quest", "decl"];
 
-static LEXICON: LazyLock<Lexicon> =
-    LazyLock::new(|| Lexicon::new(Verbs::Bare, &[".", "?", TASKS[0], TASKS[1]]));
+static LEXICON: LazyLock<Lexicon> = LazyLock::new(|| Lexicon::new(Verbs::Bare, &["?", TASKS[0], TASKS[1]]));
 
 /// Sets in use.
 static SETS: Shared<SetSettings, Sets> = Shared::new();
@@ -134,15 +133,14 @@ fn cells() -> impl Iterator<Item = (bool, Template, u32)> {
 /// Draws and writes lines.
 struct Writer {
     sentence: Sentence,
-    stop: u8,
-    mark: u8,
+    question_mark: u8,
     tasks: [u8; 2],
 }
 
 impl Writer {
     fn new() -> Self {
         let id = |word: &str| LEXICON.vocabulary.id(word);
-        Writer { sentence: Sentence::new(true), stop: id("."), mark: id("?"), tasks: TASKS.map(id) }
+        Writer { sentence: Sentence::new(true), question_mark: id("?"), tasks: TASKS.map(id) }
     }
 
     /// Writes the drawn sentence as a line.
@@ -152,13 +150,13 @@ impl Writer {
         let line = &mut candidate.line;
         line.clear();
         line.extend((0..words.len()).map(id));
-        line.extend([self.stop, self.tasks[usize::from(!asked)]]);
+        line.extend([LEXICON.stop, self.tasks[usize::from(!asked)]]);
         candidate.input = line.len();
         if asked {
             line.push(id(*main));
         }
         line.extend((0..words.len()).filter(|place| !asked || place != main).map(id));
-        line.extend([if asked { self.mark } else { self.stop }, LEXICON.vocabulary.end() as u8]);
+        line.extend([if asked { self.question_mark } else { LEXICON.stop }, LEXICON.vocabulary.end() as u8]);
     }
 
     fn sets(mut self, settings: SetSettings) -> Sets {
@@ -193,24 +191,18 @@ impl Writer {
     }
 }
 
-/// The first `words` of a line that ends in a full stop, the task and the output: the sentence without the full stop.
-fn sentence(line: &[u8]) -> &[u8] {
-    let stop = LEXICON.vocabulary.id(".");
-    line.split(|token| *token == stop).next().unwrap_or_default()
-}
-
 fn is_asked(line: &[u8], asked: u8) -> bool {
-    line.get(sentence(line).len() + 1) == Some(&asked)
+    line.get(LEXICON.sentence(line).len() + 1) == Some(&asked)
 }
 
 /// Which auxiliary comes to the front? Where both rules say the same, the linear one is not asked about.
 fn questions(name: &'static str, lines: &Lines, asked: u8, withheld: bool) -> Assessment {
-    let prompt = |line: &[u8]| sentence(line).len() + 2;
+    let prompt = |line: &[u8]| LEXICON.sentence(line).len() + 2;
     let asked: Vec<&[u8]> = lines.iter().filter(|line| is_asked(line, asked)).collect();
     let mut end = 0;
     let question = |line: &&[u8]| {
         end += prompt(line) as u32 + 1;
-        let parts: Vec<Part> = sentence(line).iter().map(|id| LEXICON.part(u32::from(*id))).collect();
+        let parts = LEXICON.parts(LEXICON.sentence(line));
         let subject = structure(&parts).map(|structure| structure.template.subject);
         let class = CLAUSES.iter().position(|clause| subject == Some(Modifier::Relative(*clause)));
         let first = parts.iter().position(|part| *part == Part::Auxiliary);
@@ -255,6 +247,6 @@ impl Examples for QuestionExamples {
     fn sentences(&self, count: usize) -> Option<Sentences> {
         let asked = LEXICON.vocabulary.id(TASKS[0]);
         let lines = self.corpus.sets.training.iter().filter(|line| is_asked(line, asked));
-        Some(with_trees(&LEXICON, lines.map(sentence).take(count)))
+        Some(with_trees(&LEXICON, lines.map(|line| LEXICON.sentence(line)).take(count)))
     }
 }

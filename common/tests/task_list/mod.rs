@@ -37,6 +37,8 @@ pub fn configurations() -> Vec<Value> {
         json!({"kind": "bitwise-or", "length": 8}),
         sentences("question-formation", 300),
         json!({"kind": "question-formation", "training-examples": 40, "validation-examples": 25, "generalisation-examples": 7, "data-seed": 5}),
+        sentences("tense-inflection", 300),
+        json!({"kind": "tense-inflection", "training-examples": 40, "validation-examples": 25, "generalisation-examples": 70, "generalisation-sample": 60}),
     ]
 }
 

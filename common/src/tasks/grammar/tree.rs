@@ -38,11 +38,9 @@ pub fn structure(parts: &[Part]) -> Option<Structure> {
 pub fn with_trees<'a>(lexicon: &Lexicon, lines: impl Iterator<Item = &'a [u8]>) -> Sentences {
     let (mut words, mut ends, mut trees) = (Vec::new(), Vec::new(), Vec::new());
     for line in lines {
-        let ids = line.iter().map(|id| u32::from(*id));
-        let parts: Vec<Part> = ids.clone().map(|id| lexicon.part(id)).collect();
         // Every line was written from a sentence.
-        trees.extend(structure(&parts).map(|structure| structure.tree));
-        words.extend(ids);
+        trees.extend(structure(&lexicon.parts(line)).map(|structure| structure.tree));
+        words.extend(line.iter().map(|id| u32::from(*id)));
         ends.push(words.len() as u32);
     }
     Sentences { start: lexicon.vocabulary.start(), words, ends, trees: Some(trees) }
@@ -198,7 +196,7 @@ mod tests {
 
     #[test]
     fn what_the_grammar_does_not_make_is_no_sentence() {
-        let lexicon = Lexicon::new(Verbs::Bare, &["."]);
+        let lexicon = Lexicon::new(Verbs::Bare, &[]);
         for words in [
             "",
             "the newt",

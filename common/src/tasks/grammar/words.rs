@@ -58,6 +58,9 @@ const AUXILIARIES: [[&str; 2]; 2] = [["does", "doesn't"], ["do", "don't"]];
 /// Prepositions.
 const PREPOSITIONS: [&str; 8] = ["around", "near", "with", "upon", "by", "behind", "above", "below"];
 
+/// Ends sentences.
+const STOP: &str = ".";
+
 /// Relativizers.
 const RELATIVIZERS: [&str; 2] = ["who", "that"];
 
@@ -125,6 +128,8 @@ pub enum Tense {
 pub struct Lexicon {
     /// All words of the task.
     pub vocabulary: Vocabulary,
+    /// The full stop.
+    pub stop: u8,
     determiners: [u8; DETERMINERS.len()],
     nouns: [[u8; 2]; NOUNS.len()],
     verbs: [[[u8; 3]; INTRANSITIVE.len()]; 2],
@@ -135,11 +140,11 @@ pub struct Lexicon {
 }
 
 impl Lexicon {
-    /// The words of sentences with such verbs, and `others`.
+    /// The words of sentences with such verbs, the full stop, and `others`.
     pub fn new(verbs: Verbs, others: &[&'static str]) -> Self {
         let forms = INTRANSITIVE.iter().chain(&TRANSITIVE);
         let mut words =
-            [&DETERMINERS[..], NOUNS.as_flattened(), &PREPOSITIONS, &RELATIVIZERS, others].concat();
+            [&DETERMINERS[..], NOUNS.as_flattened(), &PREPOSITIONS, &RELATIVIZERS, &[STOP], others].concat();
         match verbs {
             Verbs::Bare => {
                 words.extend(forms.map(|[bare, ..]| bare));
@@ -157,6 +162,7 @@ impl Lexicon {
             prepositions: PREPOSITIONS.map(id),
             relativizers: RELATIVIZERS.map(id),
             parts: vec![Part::Other; vocabulary.rows()],
+            stop: id(STOP),
             vocabulary,
         };
         lexicon.name_parts();
@@ -198,6 +204,11 @@ impl Lexicon {
         }
     }
 
+    /// The sentence that a line starts with, without its full stop.
+    pub fn sentence<'a>(&self, line: &'a [u8]) -> &'a [u8] {
+        line.split(|token| *token == self.stop).next().unwrap_or_default()
+    }
+
     /// The part of speech of an id.
     pub fn part(&self, id: u32) -> Part {
         self.parts.get(id as usize).copied().unwrap_or(Part::Other)
@@ -206,6 +217,11 @@ impl Lexicon {
     /// The ids of the auxiliaries.
     pub fn auxiliaries(&self) -> Vec<u32> {
         self.auxiliaries.as_flattened().iter().map(|id| u32::from(*id)).collect()
+    }
+
+    /// The parts of speech of words.
+    pub fn parts(&self, words: &[u8]) -> Vec<Part> {
+        words.iter().map(|id| self.part(u32::from(*id))).collect()
     }
 
     /// The present form, agreeing with `number`, of the verb of which `id` is a form.
