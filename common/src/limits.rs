@@ -42,6 +42,10 @@ pub const MAX_LENGTH: usize = 1 << 20;
 pub const MAX_TOKENS_AT_ONCE: usize = 1 << 28;
 /// Examples of one evaluation set.
 pub const MAX_EVALUATION_EXAMPLES: usize = 1 << 20;
+/// Sentences of a training set that is drawn from a grammar.
+pub const MAX_TRAINING_SENTENCES: usize = 1 << 20;
+/// Sentences of an evaluation set that is drawn from a grammar without repeats: few enough that no kind of them runs out.
+pub const MAX_EVALUATION_SENTENCES: usize = 100_000;
 
 /// Replicas trained together on one device.
 pub const MAX_COHORT: usize = 1024;

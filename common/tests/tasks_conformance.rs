@@ -4,10 +4,10 @@
 mod task_list;
 
 use plateau_common::tasks::{
-    Batch, Cell, Draw, Examples, Form, Input, Output, ReadOut, Seeds, Split, Targets, TaskConfig,
+    Batch, Cell, Draw, Examples, Form, Input, Output, Questions, ReadOut, Seeds, Split, Targets, TaskConfig,
 };
 use serde_json::{Value, json};
-use task_list::{batch_sizes, configurations, for_every_task, forms, read};
+use task_list::{batch_sizes, configurations, for_every_task, forms, read, sentences};
 
 fn batch_size(task: &TaskConfig) -> Option<usize> {
     Some(task.training_set_size().unwrap_or(32).min(32))
@@ -16,8 +16,27 @@ fn batch_size(task: &TaskConfig) -> Option<usize> {
 fn tokens(batch: &Batch) -> (&[u32], usize) {
     match &batch.input {
         Input::Tokens { tokens, length } => (tokens, *length),
-        Input::Counts { .. } => panic!("tokens were asked for"),
+        other => panic!("rows of one length were asked for, not {other:?}"),
     }
+}
+
+/// The tokens of every example.
+fn sequences(batch: &Batch) -> Vec<Vec<u32>> {
+    match &batch.input {
+        Input::Ragged { tokens, ends, .. } => {
+            let starts = std::iter::once(&0).chain(ends);
+            starts.zip(ends).map(|(start, end)| tokens[*start as usize..*end as usize].to_vec()).collect()
+        }
+        _ => {
+            let (ids, length) = tokens(batch);
+            ids.chunks(length).map(<[u32]>::to_vec).collect()
+        }
+    }
+}
+
+/// Whether the task's sequences have lengths of their own; then its data are the same for all seeds.
+fn is_ragged(task: &TaskConfig) -> bool {
+    task.mean_length().is_some()
 }
 
 #[test]
@@ -30,11 +49,20 @@ fn every_task_of_the_list_is_configured_here() {
 
 fn check_batch(task: &TaskConfig, batch: &Batch) {
     let shape = task.shape();
-    let (ids, length) = tokens(batch);
-    assert_eq!(length, shape.length);
-    assert_eq!(ids.len(), batch.examples() * shape.length);
-    assert!(ids.iter().all(|id| (*id as usize) < shape.vocabulary));
-    let rows = batch.examples() * if shape.read_out == ReadOut::Last { 1 } else { shape.length };
+    let sequences = sequences(batch);
+    assert_eq!(sequences.len(), batch.examples());
+    assert!(sequences.iter().flatten().all(|id| (*id as usize) < shape.vocabulary));
+    let lengths = || sequences.iter().map(Vec::len);
+    let rows = if let Input::Ragged { tokens, ends, .. } = &batch.input {
+        assert!(is_ragged(task) && shape.read_out == ReadOut::Every && !task.supports_counts());
+        assert!(lengths().all(|length| (1..=shape.length).contains(&length)));
+        assert_eq!(ends.last().map(|end| *end as usize), Some(tokens.len()));
+        tokens.len()
+    } else {
+        assert!(!is_ragged(task) && lengths().all(|length| length == shape.length));
+        batch.examples() * if shape.read_out == ReadOut::Last { 1 } else { shape.length }
+    };
+    assert!(batch.weights.is_none() || task.is_weighted());
     match (&batch.targets, shape.output) {
         (Targets::Classes(classes), Output::Classes(width)) => {
             assert_eq!(classes.len(), rows);
@@ -74,13 +102,21 @@ fn batches_fit_the_shape() {
 fn the_training_set_is_finite_exactly_where_the_task_says_so() {
     for_every_task(|task| {
         let examples = task.examples(3);
-        let whole = examples.evaluation(Split::Train, Form::Tokens);
-        assert_eq!(whole.as_ref().map(Batch::examples), task.training_set_size());
-        match whole {
-            Some(whole) => {
-                check_batch(task, &whole);
+        let evaluated = examples.evaluation(Split::Train, Form::Tokens);
+        assert_eq!(evaluated.is_some(), task.training_set_size().is_some());
+        match evaluated {
+            Some(evaluated) => {
+                check_batch(task, &evaluated);
                 for update in [1, 9] {
-                    assert_eq!(examples.train(update, None, Form::Tokens), whole);
+                    let whole = examples.train(update, None, Form::Tokens);
+                    assert_eq!(Some(whole.examples()), task.training_set_size());
+                    // Large training sets are evaluated by their first examples.
+                    if is_ragged(task) {
+                        check_batch(task, &whole);
+                        assert!(sequences(&whole).starts_with(&sequences(&evaluated)));
+                    } else {
+                        assert_eq!(whole, evaluated);
+                    }
                 }
             }
             None => {
@@ -106,7 +142,11 @@ fn equal_seeds_give_equal_examples_and_different_seeds_different_ones() {
         let (first, again, other) = (draw(1), draw(1), draw(2));
         assert_eq!(first, again);
         assert_ne!(first.0, other.0);
-        assert_ne!(first.1, other.1);
+        assert_eq!(
+            first.1 == other.1,
+            is_ragged(task),
+            "sentences are the same for all seeds, in another order"
+        );
     });
 }
 
@@ -177,6 +217,12 @@ fn used_batches(task: &TaskConfig) -> Vec<Batch> {
             also_correct: vec![(1, 77), (0, 78)],
         },
         Batch {
+            input: Input::Ragged { tokens: vec![96; 7], ends: vec![3, 7], positions: Some(vec![5; 7]) },
+            targets: Targets::Classes(vec![95; 7]),
+            weights: Some(vec![0.5; 7]),
+            also_correct: vec![(6, 94)],
+        },
+        Batch {
             input: Input::Tokens { tokens: vec![99; 5000], length: 50 },
             targets: Targets::Classes(vec![98; 100]),
             weights: Some(vec![0.5; 100]),
@@ -213,10 +259,7 @@ fn finite_tasks_split_their_examples() {
         let examples = task.examples(6);
         let Some(train) = examples.evaluation(Split::Train, Form::Tokens) else { return };
         let test = examples.evaluation(Split::Test, Form::Tokens).expect("a test set");
-        let rows = |batch: &Batch| {
-            let (ids, length) = tokens(batch);
-            ids.chunks(length).map(<[u32]>::to_vec).collect::<std::collections::BTreeSet<_>>()
-        };
+        let rows = |batch: &Batch| sequences(batch).into_iter().collect::<std::collections::BTreeSet<_>>();
         let (train_rows, test_rows) = (rows(&train), rows(&test));
         assert!(train_rows.is_disjoint(&test_rows));
         assert_eq!(train_rows.len() + test_rows.len(), train.examples() + test.examples());
@@ -284,6 +327,68 @@ fn cells_hold_problems_where_there_is_a_grid() {
     });
 }
 
+/// Questions fit the sequences they are about, are the same for all seeds at a given step unless they are a sample, and are marked: what is
+/// right is right.
+#[test]
+fn assessments_ask_what_can_be_answered() {
+    for_every_task(|task| {
+        let examples = task.examples(3);
+        let assessments = examples.assessments(100);
+        assert_eq!(assessments, task.examples(3).assessments(100));
+        assert_eq!(assessments.is_empty(), !is_ragged(task));
+        for assessment in &assessments {
+            check_batch(task, &assessment.batch);
+            let sequences = sequences(&assessment.batch);
+            let Targets::Classes(targets) = &assessment.batch.targets else { panic!("answers are tokens") };
+            let classes = assessment.classes.len();
+            let fits = |class: &Option<u8>| class.is_none_or(|class| usize::from(class) < classes);
+            match &assessment.questions {
+                Questions::Ranked { candidates, questions } => {
+                    assert!(!questions.is_empty() && questions.is_sorted_by_key(|question| question.row));
+                    for question in questions {
+                        assert_eq!(targets[question.row as usize], question.right);
+                        assert!(candidates.contains(&question.right) && fits(&question.class));
+                        assert!(question.linear.is_none_or(|linear| candidates.contains(&linear)));
+                    }
+                }
+                Questions::Decoded { prompts, most, end, classes } => {
+                    assert_eq!((prompts.len(), classes.len()), (sequences.len(), sequences.len()));
+                    for (example, (prompt, sequence)) in prompts.iter().zip(&sequences).enumerate() {
+                        let (_, answer) = sequence.split_at(*prompt as usize);
+                        assert!(
+                            *prompt > 0
+                                && !answer.is_empty()
+                                && answer.len() < *most
+                                && !answer.contains(end)
+                        );
+                        let mark = |said: &[u32]| examples.mark(assessment, example, said).right;
+                        assert!(mark(answer) && !mark(&answer[1..]) && !mark(&[]) && fits(&classes[example]));
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Sentences are words of the training data, and trees of n words have n - 1 nodes, the whole among them.
+#[test]
+fn sentences_have_whole_trees() {
+    for_every_task(|task| {
+        let Some(sentences) = task.examples(3).sentences(50) else { return assert!(!is_ragged(task)) };
+        assert_eq!(Some(&sentences), task.examples(4).sentences(50).as_ref(), "the same for every seed");
+        assert_eq!(sentences.sentences().count(), sentences.ends.len());
+        assert!((1..=50).contains(&sentences.ends.len()));
+        for (index, words) in sentences.sentences().enumerate() {
+            assert!(!words.is_empty() && !words.contains(&sentences.start));
+            assert!(words.iter().all(|word| (*word as usize) < task.shape().vocabulary));
+            let Some(tree) = sentences.trees.as_ref().map(|trees| &trees[index]) else { continue };
+            assert!(tree.len() == words.len() - 1 && tree.is_sorted());
+            assert!(tree.contains(&(0, words.len() as u16)));
+            assert!(tree.iter().all(|(start, end)| end - start >= 2));
+        }
+    });
+}
+
 /// A digest of what a task draws: training batches of several sizes in every form, test set, cells, unit.
 fn digest(task: &TaskConfig) -> String {
     let examples = task.examples(11);
@@ -298,6 +403,7 @@ fn digest(task: &TaskConfig) -> String {
         match &batch.input {
             Input::Tokens { tokens, length } => words(&[&[*length as u32], &tokens[..]].concat()),
             Input::Counts { counts, last } => words(&[&bits(counts), &last[..]].concat()),
+            Input::Ragged { tokens, ends, .. } => words(&[&ends[..], &tokens[..]].concat()),
         }
         match &batch.targets {
             Targets::Classes(classes) => words(classes),
@@ -312,6 +418,7 @@ fn digest(task: &TaskConfig) -> String {
         }
         add(&examples.evaluation(Split::Test, *form).expect("a test set"));
     }
+    examples.assessments(700).iter().for_each(|assessment| add(&assessment.batch));
     if task.grid().is_some() {
         for (row, column) in [(1, 1), (5, 3), (25, 40)] {
             add(&examples.cell(Cell { row, column }, 10));
@@ -361,6 +468,9 @@ fn golden_examples_do_not_change() {
         (json!({"kind": "multiplication", "digits": 15}), "6019a990aba6ccbe"),
         (json!({"kind": "sorting", "digits": 10, "items": 10}), "8a30b2813aea464b"),
         (json!({"kind": "bitwise-or", "length": 20}), "f2191960898d26d8"),
+        (sentences("question-formation", 300), "d794bdcc1f18e3e6"),
+        (json!({"kind": "question-formation"}), "c87291d9df7e6f6c"),
+        (sentences("tense-inflection", 300), "563d4162b275759f"),
     ] {
         assert_eq!(digest(&read(&json)), expected, "{json}");
     }

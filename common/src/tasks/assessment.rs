@@ -16,16 +16,16 @@ pub struct Assessment {
     /// What is asked.
     pub questions: Questions,
     /// Kinds of questions that have an accuracy of their own, `<name>_accuracy/<class>`.
-    pub classes: &'static [&'static str],
+    pub classes: Vec<&'static str>,
 }
 
 /// What an assessment measures, known without its examples.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AssessmentMetrics {
     /// As [`Assessment::name`].
     pub name: &'static str,
     /// As [`Assessment::classes`].
-    pub classes: &'static [&'static str],
+    pub classes: Vec<&'static str>,
     /// Whether there is a linear rule to hold answers against.
     pub has_linear_rule: bool,
 }

@@ -12,16 +12,19 @@ mod assessment;
 mod batch;
 mod bitwise_or;
 mod epochs;
+mod grammar;
 mod grid;
 mod modular;
 mod most_frequent;
 mod multiplication;
 mod noise;
 mod query_count;
+mod question_formation;
 mod seeds;
 mod sequences;
 mod sorting;
 mod subtraction;
+mod tense_inflection;
 mod test_set;
 
 pub use addition::Addition;
@@ -30,15 +33,18 @@ pub use arithmetic::rows::{LossMean, LossOn};
 pub use assessment::{Assessment, AssessmentMetrics, Brackets, Mark, Questions, Ranked, Sentences};
 pub use batch::{Batch, Draw, Form, Input, Memory, Targets};
 pub use bitwise_or::BitwiseOr;
+pub use grammar::settings::SetSettings;
 pub use grid::{Cell, GridAxes};
 pub use modular::{Layout, Modular, Operation};
 pub use most_frequent::{MostFrequent, MostFrequentTarget};
 pub use multiplication::Multiplication;
 pub use noise::Noise;
 pub use query_count::{Head, QueryCount, QueryMode, TargetScale};
+pub use question_formation::QuestionFormation;
 pub use seeds::Seeds;
 pub use sorting::Sorting;
 pub use subtraction::Subtraction;
+pub use tense_inflection::TenseInflection;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -313,6 +319,8 @@ task_list! {
     "multiplication" => Multiplication,
     "sorting" => Sorting,
     "bitwise-or" => BitwiseOr,
+    "question-formation" => QuestionFormation,
+    "tense-inflection" => TenseInflection,
 }
 
 impl TaskConfig {

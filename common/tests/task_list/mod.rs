@@ -35,7 +35,19 @@ pub fn configurations() -> Vec<Value> {
         json!({"kind": "sorting", "digits": 2, "items": 30, "test-examples": 200}),
         json!({"kind": "bitwise-or", "length": 5}),
         json!({"kind": "bitwise-or", "length": 8}),
+        sentences("question-formation", 300),
+        json!({"kind": "question-formation", "training-examples": 40, "validation-examples": 25, "generalisation-examples": 7, "data-seed": 5}),
+        sentences("tense-inflection", 300),
+        json!({"kind": "tense-inflection", "training-examples": 40, "validation-examples": 25, "generalisation-examples": 70, "generalisation-sample": 60}),
     ]
+}
+
+/// A task over sentences with small sets.
+pub fn sentences(kind: &str, examples: usize) -> Value {
+    json!({
+        "kind": kind, "training-examples": examples, "validation-examples": 200,
+        "generalisation-examples": 100,
+    })
 }
 
 /// Reads a valid `[task]`.
