@@ -281,7 +281,9 @@ fn check(graph: &Graph, order: &[usize], fixed: usize) -> Result<()> {
     for (position, at) in order.iter().enumerate() {
         let node = &graph.nodes[*at];
         let is_objective = position + 1 == order.len();
-        if read[node.output.0] == is_objective {
+        // A named value may be there for who looks at it only.
+        let is_named = graph.named.iter().any(|(_, value)| *value == node.output);
+        if read[node.output.0] == is_objective && !is_named {
             candle_core::bail!("operation {position}, {}: its result is not used", node.operation.name());
         }
     }

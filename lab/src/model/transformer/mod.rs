@@ -107,7 +107,8 @@ impl Transformer {
     ) -> Result<Stream> {
         let unchained = occasion.unchained.then(|| stream.clone());
         for layer in 0..self.config.layers {
-            if let Some(input) = &unchained {
+            if let Some(input) = unchained.as_ref().filter(|_| layer > 0) {
+                graph.name(format!("blocks.{}.unread", layer - 1), stream.rows);
                 stream = input.clone();
             }
             let is_first = recurrence == 0 && layer == 0;
