@@ -230,7 +230,10 @@ fn finite_tasks_split_their_examples() {
         let rows = |batch: &Batch| sequences(batch).into_iter().collect::<std::collections::BTreeSet<_>>();
         let (train_rows, test_rows) = (rows(&train), rows(&test));
         assert!(train_rows.is_disjoint(&test_rows));
-        assert_eq!(train_rows.len() + test_rows.len(), train.examples() + test.examples());
+        // Short strings of brackets come again and again, as in the paper's data.
+        if task.kind() != "dyck" {
+            assert_eq!(train_rows.len() + test_rows.len(), train.examples() + test.examples());
+        }
     });
 }
 
@@ -439,6 +442,12 @@ fn golden_examples_do_not_change() {
         (sentences("question-formation", 300), "d794bdcc1f18e3e6"),
         (json!({"kind": "question-formation"}), "c87291d9df7e6f6c"),
         (sentences("tense-inflection", 300), "563d4162b275759f"),
+        (json!({"kind": "tense-inflection", "generalisation-sample": 2000}), "026b9abed0cca34b"),
+        (sentences("dyck", 300), "dbad934180e64cf2"),
+        (
+            json!({"kind": "dyck", "types": 3, "depth": 4, "min-length": 8, "max-length": 64, "training-examples": 900, "validation-examples": 99}),
+            "1d750e93efbf6f9a",
+        ),
     ] {
         assert_eq!(digest(&read(&json)), expected, "{json}");
     }
