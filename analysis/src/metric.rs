@@ -15,12 +15,15 @@ pub const ALWAYS: [&str; 4] = ["train_loss", "train_accuracy", "test_loss", "tes
 /// Whether a whole answer is right, of the test set of tasks that answer with several symbols.
 pub const TEST_EXACT_MATCH: &str = "test_exact_match";
 
-/// All metrics that a trial of this configuration can measure: those of every trial, then those of its probes, then those
+/// All metrics that a trial of this configuration can measure: those of every trial, then those of its task's assessments and of its probes, then those
 /// of its grid of sizes.
 pub fn measured(config: &TrialConfig) -> Vec<String> {
     let mut names: Vec<String> = ALWAYS.map(str::to_owned).into();
-    if config.task.shape().read_out == ReadOut::Every {
+    if config.task.shape().read_out == ReadOut::Every && config.task.mean_length().is_none() {
         names.push(TEST_EXACT_MATCH.to_owned());
+    }
+    for assessment in config.task.assessment_metrics() {
+        names.extend(assessment.names());
     }
     for probe in &config.evaluate.probes {
         names.extend(of_probe(*probe, &config.model));
@@ -76,6 +79,22 @@ fn of_probe(probe: ProbeKind, model: &ModelConfig) -> Vec<String> {
         ProbeKind::Fourier => {
             words(&["key_frequencies", "restricted_loss", "excluded_loss", "embedding_gini"])
         }
+        ProbeKind::WeightNormPerLayer => words(&[
+            "weight_norm_per_layer/reference",
+            "weight_norm_per_layer/trained",
+            "weight_norm_per_root_layer",
+        ]),
+        ProbeKind::AttentionSparsity => {
+            words(&["attention_sparsity", "attention_sparsity/reference", "attention_sparsity/mean"])
+        }
+        ProbeKind::TreeProjection => words(&[
+            "t_score",
+            "t_score/sampled",
+            "t_score/random_trees",
+            "t_parseval",
+            "parse_baseline/right_branching",
+            "parse_baseline/left_branching",
+        ]),
     }
 }
 

@@ -70,7 +70,7 @@ fn batch(digits: usize, update: u64) -> (Vec<u32>, usize) {
     let batch = task_list::read(&addition(digits)).examples(1).train(update, Some(24), Form::Tokens);
     match batch.input {
         Input::Tokens { tokens, length } => (tokens, length),
-        Input::Counts { .. } => panic!("tokens were asked for"),
+        Input::Counts { .. } | Input::Ragged { .. } => panic!("tokens were asked for"),
     }
 }
 

@@ -5,10 +5,10 @@ use std::sync::LazyLock;
 use plateau_common::random::Stream;
 use plateau_common::tasks::{Batch, Input, Scale, Targets};
 
-use crate::cpu::Feed;
+use crate::cpu::{Feed, Sequences};
 use crate::error::LabError;
 use crate::float::Float;
-use crate::program::{Program, SlotSpecification, Source};
+use crate::program::{Program, Ragged, SlotSpecification, Source};
 
 fn misfit(what: &str) -> LabError {
     LabError::Compute { doing: "preparing a batch", message: format!("{what} does not fit the model") }
@@ -23,15 +23,71 @@ pub(crate) struct Chance {
     pub positions: Option<Stream>,
 }
 
-/// Fills the slots of a program with a batch, in place.
+/// Fills the slots of a program with a batch, in place. Sequences of lengths of their own are padded for a program that is laid out
+/// for one length.
 pub(crate) fn fill<T: Float>(
+    feed: &mut Feed<T>,
+    program: &Program,
+    batch: &Batch,
+    scale: Scale,
+    chance: Chance,
+) -> Result<(), LabError> {
+    match (&batch.input, program.ragged) {
+        (Input::Ragged { positions: None, .. }, None) => {
+            let mut padded = std::mem::take(&mut feed.padded);
+            batch.pad_into(program.output_rows(), &mut padded);
+            let filled = fill_rows(feed, program, &padded, scale, chance);
+            feed.padded = padded;
+            filled
+        }
+        (Input::Ragged { tokens, ends, .. }, Some(ragged)) => {
+            check_ends(tokens, ends, ragged)?;
+            feed.sequences.set(ends);
+            fill_rows(feed, program, batch, scale, chance)
+        }
+        (Input::Ragged { .. }, None) | (_, Some(_)) => Err(misfit("a batch of sequences of other lengths")),
+        (_, None) => fill_rows(feed, program, batch, scale, chance),
+    }
+}
+
+/// Refuses sequences that are empty, too long or not those of the tokens.
+fn check_ends(tokens: &[u32], ends: &[u32], ragged: Ragged) -> Result<(), LabError> {
+    let mut start = 0;
+    for end in ends {
+        if *end <= start || (*end - start) as usize > ragged.longest {
+            return Err(misfit(&format!("a sequence of {} tokens", i64::from(*end) - i64::from(start))));
+        }
+        start = *end;
+    }
+    if start as usize != tokens.len() { Err(misfit("the ends of the sequences")) } else { Ok(()) }
+}
+
+/// The outputs of padded sequences, sequence by sequence, without those of the padding: `visit(first token, outputs)`. `outputs` are those
+/// of all rows, `length` a sequence, from sequence number `first` on.
+pub(crate) fn without_padding<T>(
+    ends: &[u32],
+    (length, width): (usize, usize),
+    first: usize,
+    outputs: &[T],
+    visit: &mut dyn FnMut(usize, &[T]),
+) {
+    for (sequence, outputs) in (first..).zip(outputs.chunks_exact(length * width)) {
+        let start = sequence.checked_sub(1).map_or(0, |before| ends[before] as usize);
+        visit(start, &outputs[..(ends[sequence] as usize - start) * width]);
+    }
+}
+
+fn fill_rows<T: Float>(
     feed: &mut Feed<T>,
     program: &Program,
     batch: &Batch,
     scale: Scale,
     mut chance: Chance,
 ) -> Result<(), LabError> {
-    let examples = batch.examples();
+    let examples = match &batch.input {
+        Input::Ragged { tokens, .. } => tokens.len(),
+        _ => batch.examples(),
+    };
     feed.examples = examples;
     feed.slots.resize_with(program.slots.len(), || crate::cpu::SlotData::Constant);
     let rows = examples * program.output_rows();
@@ -41,7 +97,12 @@ pub(crate) fn fill<T: Float>(
     };
     feed.loss_scale = 1.0 / total;
     for (slot, specification) in program.slots.iter().enumerate() {
-        let count = specification.extent.count(examples);
+        let count = match specification.source {
+            Source::AttentionDropout { heads } => {
+                heads * feed.sequences.squares_before(feed.sequences.count())
+            }
+            _ => specification.extent.count(examples),
+        };
         match specification.source {
             Source::Constant => {}
             Source::Dropout => {
@@ -54,13 +115,47 @@ pub(crate) fn fill<T: Float>(
                 let draw = || if stream.unit() < *probability { T::ZERO } else { keep };
                 numbers.extend(std::iter::repeat_with(draw).take(count));
             }
-            Source::TokenRows { scheme } => {
-                let Input::Tokens { tokens, length } = &batch.input else {
-                    return Err(misfit("an input without positions"));
+            Source::AttentionDropout { heads } => {
+                let Some((probability, stream)) = &mut chance.dropout else {
+                    return Err(misfit("an update without dropout"));
                 };
+                let sequences = std::mem::take(&mut feed.sequences);
+                let numbers = feed.numbers_mut(slot);
+                numbers.clear();
+                drop_weights(&sequences, heads, (*probability, stream), numbers);
+                feed.sequences = sequences;
+            }
+            Source::Positions => {
+                let Input::Ragged { positions, .. } = &batch.input else {
+                    return Err(misfit("an input without sequences"));
+                };
+                let sequences = std::mem::take(&mut feed.sequences);
                 let ids = feed.ids_mut(slot);
                 ids.clear();
-                program.schemes[scheme].rows(tokens, *length, chance.positions.as_mut(), ids);
+                match positions {
+                    Some(own) => ids.extend(own),
+                    None => (0..sequences.count()).for_each(|sequence| {
+                        ids.extend(0..sequences.tokens(sequence).len() as u32);
+                    }),
+                }
+                feed.sequences = sequences;
+            }
+            Source::TokenRows { scheme } => {
+                let (scheme, ids) = (&program.schemes[scheme], feed.ids_mut(slot));
+                ids.clear();
+                match &batch.input {
+                    Input::Tokens { tokens, length } => {
+                        scheme.rows(tokens, *length, chance.positions.as_mut(), ids);
+                    }
+                    Input::Ragged { tokens, ends, .. } => {
+                        let mut start = 0;
+                        for end in ends.iter().map(|end| *end as usize) {
+                            scheme.rows(&tokens[start..end], end - start, chance.positions.as_mut(), ids);
+                            start = end;
+                        }
+                    }
+                    Input::Counts { .. } => return Err(misfit("an input without positions")),
+                }
             }
             Source::Numbering { positions } => {
                 let Some(stream) = &mut chance.positions else {
@@ -94,6 +189,27 @@ pub(crate) fn fill<T: Float>(
     Ok(())
 }
 
+/// Dropout factors of all weights that causal attention has: for each sequence of n tokens `[n, heads, n]`, 0 where a query does not see
+/// the key.
+fn drop_weights<T: Float>(
+    sequences: &Sequences,
+    heads: usize,
+    (probability, stream): (f64, &mut Stream),
+    numbers: &mut Vec<T>,
+) {
+    let keep = T::of(1.0 / (1.0 - probability));
+    for sequence in 0..sequences.count() {
+        let length = sequences.tokens(sequence).len();
+        for query in 0..length {
+            for _ in 0..heads {
+                let draw = || if stream.unit() < probability { T::ZERO } else { keep };
+                numbers.extend(std::iter::repeat_with(draw).take(query + 1));
+                numbers.extend(std::iter::repeat_n(T::ZERO, length - query - 1));
+            }
+        }
+    }
+}
+
 /// An increasing random choice of `count` out of `0..all` (Knuth's selection sampling).
 fn choose(stream: &mut Stream, all: usize, count: usize, chosen: &mut Vec<u32>) {
     chosen.clear();
@@ -112,7 +228,9 @@ fn fill_input<T: Float>(
     input: &Input,
 ) -> Result<(), LabError> {
     match (specification.source, input) {
-        (Source::Tokens, Input::Tokens { tokens, .. }) => refill(feed.ids_mut(slot), tokens.iter().copied()),
+        (Source::Tokens, Input::Tokens { tokens, .. } | Input::Ragged { tokens, .. }) => {
+            refill(feed.ids_mut(slot), tokens.iter().copied())
+        }
         (Source::Pairs { vocabulary }, Input::Tokens { tokens, length }) => {
             let pair = |(at, token): (usize, &u32)| (at % length * vocabulary) as u32 + token;
             refill(feed.ids_mut(slot), tokens.iter().enumerate().map(pair));
@@ -183,7 +301,7 @@ fn fill_answers<T: Float>(
 /// Refuses tokens that a model of this vocabulary has no embedding for.
 pub(crate) fn check_tokens(input: &Input, vocabulary: usize) -> Result<(), LabError> {
     let ids = match input {
-        Input::Tokens { tokens, .. } => tokens,
+        Input::Tokens { tokens, .. } | Input::Ragged { tokens, .. } => tokens,
         Input::Counts { last, .. } => last,
     };
     if ids.iter().any(|id| *id as usize >= vocabulary) {

@@ -93,7 +93,9 @@ pub(crate) fn score(
     keep: bool,
 ) -> Result<Scores, LabError> {
     let mut sums = Sums::default();
-    let mut example = Answer { rows: batch.rows_per_example(), ..Answer::default() };
+    // Of sequences of lengths of their own, whole answers are not scored: assessments ask for what matters in them.
+    let rows = if let Input::Ragged { .. } = batch.input { usize::MAX } else { batch.rows_per_example() };
+    let mut example = Answer { rows, ..Answer::default() };
     let mut kept = Vec::new();
     let mut shares = vec![0.0; width];
     engine.evaluate(replica, batch, (scale, reading), &mut |first, outputs| match outputs {
@@ -119,7 +121,7 @@ pub(crate) fn score(
     let kept = keep.then(|| {
         let tokens = match &batch.input {
             Input::Tokens { tokens, length } => (tokens.clone(), *length),
-            Input::Counts { .. } => (Vec::new(), 1),
+            Input::Counts { .. } | Input::Ragged { .. } => (Vec::new(), 1),
         };
         Kept { outputs: kept, width, tokens }
     });

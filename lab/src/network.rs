@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use plateau_common::config::ModelConfig;
 use plateau_common::random::StreamFamily;
-use plateau_common::tasks::{Batch, Form, Input, Scale, TaskShape};
+use plateau_common::tasks::{Batch, Form, Input, ReadOut, Scale, TaskShape};
 
-use crate::cpu::{Executor, Feed, Team};
+use crate::cpu::{Executor, Feed, MicroBatch, Team};
 use crate::data::{Chance, check_tokens, fill};
 use crate::error::{Doing, LabError};
 use crate::float::Float;
@@ -21,6 +21,10 @@ pub struct Network {
     weights: Vec<f64>,
     /// Recurrences of a forward pass.
     recurrences: usize,
+    /// Whether sequences of lengths of their own need no padding.
+    can_be_ragged: bool,
+    /// Whether every layer reads the embedded input; see [`Occasion::unchained`].
+    unchained: bool,
 }
 
 /// Starting weights of a model in its layout: parameter number `place` comes from the seed's own stream of that number.
@@ -41,7 +45,7 @@ impl Network {
         let model = model::build(config, shape);
         let layout = Layout::new(model.parameters());
         let weights = initial_weights(&layout, seed);
-        Network { model, shape, layout, weights, recurrences: trained_recurrences(config) }
+        Self::with_weights(config, shape, weights)
     }
 
     /// Passes a looped model so many times from now on, instead of as often as in training.
@@ -49,11 +53,27 @@ impl Network {
         self.recurrences = recurrences.max(1);
     }
 
+    /// Feeds every layer the embedded input from now on, if `unchained`, as [`Occasion::unchained`] says.
+    pub(crate) fn set_unchained(&mut self, unchained: bool) {
+        self.unchained = unchained;
+    }
+
     /// The same with these weights, in the layout's order.
     pub(crate) fn with_weights(config: &ModelConfig, shape: TaskShape, weights: Vec<f64>) -> Self {
         let model = model::build(config, shape);
         let layout = Layout::new(model.parameters());
-        Network { model, shape, layout, weights, recurrences: trained_recurrences(config) }
+        let (recurrences, can_be_ragged) = (trained_recurrences(config), config.can_be_ragged());
+        Network { model, shape, layout, weights, recurrences, can_be_ragged, unchained: false }
+    }
+
+    /// Width of the residual stream.
+    pub(crate) fn width(&self) -> usize {
+        self.layout.parameters.first().and_then(|tokens| tokens.shape.last().copied()).unwrap_or(0)
+    }
+
+    /// Whether outputs are read at the last position only.
+    pub(crate) fn reads_last(&self) -> bool {
+        self.shape.read_out == ReadOut::Last
     }
 
     /// Names, shapes and places of the parameters.
@@ -92,28 +112,33 @@ impl Network {
         }
     }
 
-    /// The program for such inputs.
+    /// The program for such inputs; without a backward pass where `weighted` is none, else with weights of read positions or not.
     pub(crate) fn program(
         &self,
         input: &Input,
-        weighted: bool,
+        weighted: Option<bool>,
         traced: bool,
     ) -> Result<Arc<Program>, LabError> {
         let (form, length) = match input {
             Input::Tokens { length, .. } => (Form::Tokens, *length),
+            Input::Ragged { .. } => (Form::Tokens, self.shape.length),
             Input::Counts { .. } => (Form::Counts, self.shape.length),
         };
+        let ragged = matches!(input, Input::Ragged { .. }) && self.can_be_ragged;
         // Outputs do not depend on how many examples go together.
         let occasion = Occasion {
             form,
             length,
-            examples: 64,
+            ragged,
+            examples: 64 * if ragged { length } else { 1 },
             dropout: false,
             renumbered: false,
-            weighted,
+            // Padding has weight 0.
+            weighted: weighted == Some(true) || (matches!(input, Input::Ragged { .. }) && !ragged),
             free: 0,
             graded: self.recurrences,
-            forward_only: false,
+            forward_only: weighted.is_none(),
+            unchained: self.unchained,
         };
         check_tokens(input, self.shape.vocabulary)?;
         Ok(Arc::new(
@@ -125,20 +150,20 @@ impl Network {
     /// in the precision `T`.
     pub fn outputs<T: Float>(&self, input: &Input) -> Result<Vec<f64>, LabError> {
         let mut all = Vec::new();
-        self.run::<T>(input, false, |executor, _, examples| {
-            all.extend(executor.outputs(examples).iter().map(|output| output.wide()));
+        self.run::<T>(input, false, |executor, micro_batch| {
+            all.extend(executor.outputs(micro_batch.examples).iter().map(|output| output.wide()));
         })?;
         Ok(all)
     }
 
-    /// Runs a forward pass and shows the executor after every micro-batch: `visit(executor, first example, examples)`.
+    /// Runs a forward pass and shows the executor after every micro-batch: `visit(executor, micro-batch)`.
     pub(crate) fn run<T: Float>(
         &self,
         input: &Input,
         traced: bool,
-        mut visit: impl FnMut(&Executor<T>, usize, usize),
+        mut visit: impl FnMut(&Executor<T>, MicroBatch),
     ) -> Result<Feed<T>, LabError> {
-        let program = self.program(input, false, traced)?;
+        let program = self.program(input, None, traced)?;
         let batch = unanswered(input, self.shape, program.output_rows());
         let mut feed = Feed::empty(program.slots.len());
         fill(&mut feed, &program, &batch, Scale::RAW, Chance::default())?;
@@ -146,19 +171,16 @@ impl Network {
         let team = Team::new(1);
         let weights: Vec<T> = self.weights.iter().map(|weight| T::of(*weight)).collect();
         executor.prepare(&team, &weights, &feed);
-        let mut start = 0;
-        while start < feed.examples {
-            let examples = program.micro_batch.min(feed.examples - start);
-            executor.forward(&team, &weights, &feed, start, examples);
-            visit(&executor, start, examples);
-            start += examples;
+        for micro_batch in feed.micro_batches(&program) {
+            executor.forward(&team, &weights, &feed, micro_batch);
+            visit(&executor, micro_batch);
         }
         Ok(feed)
     }
 
     /// Mean loss over a batch, and its gradients in the layout's order, in the precision `T`.
     pub fn differentiate<T: Float>(&self, batch: &Batch, scale: Scale) -> Result<(f64, Vec<f64>), LabError> {
-        let program = self.program(&batch.input, batch.weights.is_some(), false)?;
+        let program = self.program(&batch.input, Some(batch.weights.is_some()), false)?;
         let mut feed = Feed::empty(program.slots.len());
         fill(&mut feed, &program, batch, scale, Chance::default())?;
         let mut executor = Executor::<T>::new(program, 1);
@@ -173,7 +195,10 @@ fn unanswered(input: &Input, shape: TaskShape, rows: usize) -> Batch {
     use plateau_common::tasks::Targets;
     let mut batch = Batch::empty();
     batch.input = input.clone();
-    let rows = batch.examples() * rows;
+    let rows = match input {
+        Input::Ragged { tokens, .. } => tokens.len(),
+        _ => batch.examples() * rows,
+    };
     batch.targets = if shape.output.is_scalar() {
         Targets::Scalars(vec![0.0; rows])
     } else {

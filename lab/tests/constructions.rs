@@ -47,6 +47,7 @@ fn zeros(
         recurrences: 1,
         injection: Injection::None,
         embedding_norm: false,
+        scaled_embedding: false,
         head: Head::Linear,
     };
     let shape = TaskShape { vocabulary, length, output: Output::Scalar, read_out: ReadOut::Last };

@@ -50,6 +50,7 @@ fn settings() -> TransformerConfig {
         recurrences: 1,
         injection: Injection::None,
         embedding_norm: false,
+        scaled_embedding: false,
         head: Head::Linear,
     }
 }
@@ -337,6 +338,7 @@ fn gradients_of_arithmetic_models() {
         activation: Activation::Geglu,
         mlp_bias: false,
         embedding_norm: true,
+        scaled_embedding: true,
         head: Head::Transform,
         ..settings()
     };

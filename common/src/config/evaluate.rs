@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::GridConfig;
 use crate::fields::{ConfigError, ConfigResult, Fields, unknown_word};
+use crate::limits;
 use crate::node::Value;
 use crate::tasks::TaskConfig;
 
@@ -22,17 +23,31 @@ pub enum ProbeKind {
     /// `restricted_loss`, `excluded_loss`, `key_frequencies` and `embedding_gini` (Nanda et al. 2023), for modular
     /// addition only.
     Fourier,
+    /// `weight_norm_per_layer/reference`, `weight_norm_per_layer/trained` and `weight_norm_per_root_layer` (Murty et al. 2023).
+    WeightNormPerLayer,
+    /// `attention_sparsity`, `attention_sparsity/reference` and `attention_sparsity/mean` (Murty et al. 2023), for tasks with sentences.
+    AttentionSparsity,
+    /// `t_score` and its forms, `t_parseval` and its baselines (Murty et al. 2023), for tasks with sentences.
+    TreeProjection,
 }
 
 impl ProbeKind {
     /// Every probe by the name study files use.
-    pub const ALL: [(&'static str, ProbeKind); 5] = [
+    pub const ALL: [(&'static str, ProbeKind); 8] = [
         ("weight-norm", ProbeKind::WeightNorm),
         ("gradient-norm", ProbeKind::GradientNorm),
         ("attention-entropy", ProbeKind::AttentionEntropy),
         ("logit-scale", ProbeKind::LogitScale),
         ("fourier", ProbeKind::Fourier),
+        ("weight-norm-per-layer", ProbeKind::WeightNormPerLayer),
+        ("attention-sparsity", ProbeKind::AttentionSparsity),
+        ("tree-projection", ProbeKind::TreeProjection),
     ];
+
+    /// Whether it looks at the task's sentences.
+    pub fn reads_sentences(self) -> bool {
+        matches!(self, ProbeKind::AttentionSparsity | ProbeKind::TreeProjection)
+    }
 }
 
 /// `[evaluate]`. Steps 0 and the last are always evaluated.
@@ -45,9 +60,19 @@ pub struct EvaluateConfig {
     pub per_decade: Option<u32>,
     /// Probes to compute at each evaluation, sorted, each once. Default: `weight-norm`, `gradient-norm`.
     pub probes: Vec<ProbeKind>,
+    /// Sentences of the training data that probes look at. Default 1000.
+    #[serde(skip_serializing_if = "is_default")]
+    pub sentences: usize,
     /// Exact match over the sizes of problems. Default: not measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grid: Option<GridConfig>,
+}
+
+/// Default of [`EvaluateConfig::sentences`], which is left out of the canonical form.
+const SENTENCES: usize = 1000;
+
+fn is_default(sentences: &usize) -> bool {
+    *sentences == SENTENCES
 }
 
 impl EvaluateConfig {
@@ -57,6 +82,7 @@ impl EvaluateConfig {
             every: None,
             per_decade: Some(10),
             probes: vec![ProbeKind::WeightNorm, ProbeKind::GradientNorm],
+            sentences: SENTENCES,
             grid: None,
         };
         let Some(mut fields) = fields else { return Ok(config) };
@@ -82,10 +108,24 @@ impl EvaluateConfig {
                     return Err(error("the `fourier` probe is defined for modular addition only".to_owned())
                         .suggest("use task.kind = \"modular\" with operation = \"x+y\", or drop the probe"));
                 }
+                if probe.reads_sentences() && !task.has_sentences() {
+                    return Err(error(format!(
+                        "the probe `{word}` looks at sentences, and the task has none"
+                    ))
+                    .suggest("use a task made of sentences, such as question-formation, or drop the probe"));
+                }
                 config.probes.push(*probe);
             }
             config.probes.sort_unstable();
             config.probes.dedup();
+        }
+        if let Some(sentences) = fields.integer("sentences", 1..=limits::MAX_EVALUATION_EXAMPLES)? {
+            if !config.probes.iter().any(|probe| probe.reads_sentences()) {
+                return Err(fields
+                    .error("sentences", "no probe looks at sentences")
+                    .suggest("add `attention-sparsity` or `tree-projection` to `probes`, or drop the key"));
+            }
+            config.sentences = sentences;
         }
         config.grid = match fields.table("grid")? {
             Some(grid) => Some(GridConfig::read(grid, task)?),
@@ -141,7 +181,13 @@ mod tests {
 
     #[test]
     fn log_spaced_steps_are_exact_and_include_both_ends() {
-        let config = EvaluateConfig { every: None, per_decade: Some(4), probes: Vec::new(), grid: None };
+        let config = EvaluateConfig {
+            every: None,
+            per_decade: Some(4),
+            probes: Vec::new(),
+            sentences: SENTENCES,
+            grid: None,
+        };
         let due: Vec<u64> = (0..=1200).filter(|step| config.is_due(*step, 1200)).collect();
         assert_eq!(due, [0, 1, 2, 3, 6, 10, 18, 32, 56, 100, 178, 316, 562, 1000, 1200]);
     }
@@ -151,7 +197,8 @@ mod tests {
         for (every, per_decade) in
             [(None, Some(4)), (Some(7), None), (Some(50), Some(10)), (None, Some(1000))]
         {
-            let config = EvaluateConfig { every, per_decade, probes: Vec::new(), grid: None };
+            let config =
+                EvaluateConfig { every, per_decade, probes: Vec::new(), sentences: SENTENCES, grid: None };
             let by_question: Vec<u64> = (1..=3000).filter(|step| config.is_due(*step, u64::MAX)).collect();
             let next = |step: &u64| config.next_due(*step);
             let one_by_one: Vec<u64> =
@@ -162,7 +209,13 @@ mod tests {
 
     #[test]
     fn every_and_log_spacing_are_united() {
-        let config = EvaluateConfig { every: Some(50), per_decade: Some(1), probes: Vec::new(), grid: None };
+        let config = EvaluateConfig {
+            every: Some(50),
+            per_decade: Some(1),
+            probes: Vec::new(),
+            sentences: SENTENCES,
+            grid: None,
+        };
         let due: Vec<u64> = (0..=160).filter(|step| config.is_due(*step, 160)).collect();
         assert_eq!(due, [0, 1, 10, 50, 100, 150, 160]);
     }

@@ -69,7 +69,27 @@ impl TrialConfig {
         fields.finish()?;
         let config = TrialConfig { seed, task, model, train, evaluate, checkpoint };
         config.check_grid(root)?;
+        config.check_sentences(root)?;
         Ok(config)
+    }
+
+    /// Refuses what cannot read sentences, or spans of them at their places.
+    fn check_sentences(&self, root: &Node) -> ConfigResult<()> {
+        let ModelConfig::Transformer(model) = &self.model;
+        let refuse = |path: &str, problem: &str, suggestion: &str| {
+            let location = root.at_path(path).and_then(|node| node.location);
+            Err(ConfigError::new(path, location, problem.to_owned()).suggest(suggestion.to_owned()))
+        };
+        if self.task.mean_length().is_some() && !model.causal {
+            let problem = "the task's sequences have lengths of their own, which needs causal attention";
+            return refuse("model.causal", problem, "set causal = true");
+        }
+        let looks = self.evaluate.probes.iter().any(|probe| probe.reads_sentences());
+        if looks && !self.model.can_be_ragged() {
+            let problem = "probes of sentences need positions that enter by a table";
+            return refuse("model.positions", problem, "use sinusoidal or learned positions, or none");
+        }
+        Ok(())
     }
 
     /// Refuses a grid whose longest problems are longer than the tables of the model's position schemes.

@@ -63,7 +63,7 @@ pub enum Head {
     Transform,
 }
 
-/// How weights start; named after the source of the scheme. Biases start at 0 and norm gains at 1 in all of them.
+/// How weights start; named after the source of the scheme. Biases start at 0, unless said otherwise, and norm gains at 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Initialisation {
@@ -81,6 +81,9 @@ pub enum Initialisation {
     /// McLeish et al. 2024, released code: Glorot normal, times (8 N)^(-1/4) except for queries and keys, N being layers times
     /// recurrences (the initialisation of Wang et al. 2022 without their scaled residuals); embeddings normal, sd 1/sqrt(dim).
     DeepnormStraight,
+    /// Murty et al. 2023, released code: Glorot uniform, with a gain of sqrt(2) for the MLP's first matrix, embedding and read-out by their
+    /// own sizes; biases uniform in ±1/sqrt(fan-in).
+    Murty,
 }
 
 /// Settings of the transformer.
@@ -125,6 +128,9 @@ pub struct TransformerConfig {
     /// Layer norm of the embeddings before the first block. Default false.
     #[serde(skip_serializing_if = "is_false")]
     pub embedding_norm: bool,
+    /// Token embeddings, but not positions, times the square root of the width (Vaswani et al. 2017, 3.4). Default false.
+    #[serde(skip_serializing_if = "is_false")]
+    pub scaled_embedding: bool,
     /// Default `"linear"`.
     #[serde(rename = "read-out", skip_serializing_if = "is_linear")]
     pub head: Head,
@@ -144,10 +150,11 @@ pub enum OmittedDefault {
 }
 
 /// Model settings that the canonical form leaves out at their defaults, by dotted path.
-pub const OMITTED_DEFAULTS: [(&str, OmittedDefault); 4] = [
+pub const OMITTED_DEFAULTS: [(&str, OmittedDefault); 5] = [
     ("model.recurrences", OmittedDefault::Count(1)),
     ("model.injection", OmittedDefault::Word("none")),
     ("model.embedding-norm", OmittedDefault::Switch(false)),
+    ("model.scaled-embedding", OmittedDefault::Switch(false)),
     ("model.read-out", OmittedDefault::Word("linear")),
 ];
 
@@ -182,6 +189,20 @@ impl ModelConfig {
     }
 }
 
+impl ModelConfig {
+    /// Whether the model can read sequences of lengths of their own without padding: attention looks back only, and positions enter by a
+    /// table. (Rotations and biases of attention are laid out for one length.)
+    pub fn can_be_ragged(&self) -> bool {
+        let ModelConfig::Transformer(model) = self;
+        let by_table = |entry| {
+            matches!(entry, Entry::LearnedTable { .. } | Entry::FixedTable(_) | Entry::TokenTable { .. })
+        };
+        model.causal
+            && model.positions.random_positions().is_none()
+            && model.positions.entries().all(by_table)
+    }
+}
+
 impl TransformerConfig {
     fn read(mut fields: Fields<'_>, task: &TaskConfig) -> ConfigResult<Self> {
         let layers = fields.integer("layers", 1..=limits::MAX_LAYERS)?;
@@ -211,6 +232,7 @@ impl TransformerConfig {
             ("xavier", Initialisation::Xavier),
             ("counting-pilot", Initialisation::CountingPilot),
             ("deepnorm-straight", Initialisation::DeepnormStraight),
+            ("murty", Initialisation::Murty),
         ];
         let config = TransformerConfig {
             layers,
@@ -230,6 +252,7 @@ impl TransformerConfig {
             recurrences: fields.integer("recurrences", 1..=limits::MAX_LAYERS / layers)?.unwrap_or(1),
             injection: fields.choice("injection", &injections)?.unwrap_or(Injection::None),
             embedding_norm: fields.boolean("embedding-norm")?.unwrap_or(false),
+            scaled_embedding: fields.boolean("scaled-embedding")?.unwrap_or(false),
             head: fields.choice("read-out", &read_outs)?.unwrap_or(Head::Linear),
         };
         let rotates = config.positions.entries().any(|entry| matches!(entry, Entry::Rotation { .. }));

@@ -19,6 +19,26 @@ pub struct Assessment {
     pub classes: Vec<&'static str>,
 }
 
+/// What an assessment measures, known without its examples.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AssessmentMetrics {
+    /// As [`Assessment::name`].
+    pub name: &'static str,
+    /// As [`Assessment::classes`].
+    pub classes: Vec<&'static str>,
+    /// Whether there is a linear rule to hold answers against.
+    pub has_linear_rule: bool,
+}
+
+impl AssessmentMetrics {
+    /// The metrics' names: accuracy, accuracy of each class, share of answers by the linear rule.
+    pub fn names(&self) -> impl Iterator<Item = String> + '_ {
+        let classes = self.classes.iter().map(|class| format!("{}_accuracy/{class}", self.name));
+        let linear = self.has_linear_rule.then(|| format!("{}_linear_rule", self.name));
+        std::iter::once(format!("{}_accuracy", self.name)).chain(classes).chain(linear)
+    }
+}
+
 /// How a model is asked.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Questions {

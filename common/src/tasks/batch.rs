@@ -101,6 +101,12 @@ pub struct Memory {
     pub also_correct: Vec<(u32, u32)>,
 }
 
+impl Default for Batch {
+    fn default() -> Self {
+        Batch::empty()
+    }
+}
+
 impl Batch {
     /// No examples, and no memory yet.
     pub fn empty() -> Self {

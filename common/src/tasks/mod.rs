@@ -1,6 +1,6 @@
 //! Tasks: what is learnt. One file per task and one line in `task_list!` below.
 //!
-//! A task is a pure function: (configuration, seed, step) -> examples. It therefore lives here, without tensors or I/O,
+//! A task is a pure function: (configuration, seeds, step) -> examples. It therefore lives here, without tensors or I/O,
 //! where the study file is validated as well; `plateau-lab` turns its batches into tensors.
 //!
 //! The contract of [`Task`] and [`Examples`] is checked for every entry of the list by `tests/tasks_conformance.rs`
@@ -21,6 +21,7 @@ mod multiplication;
 mod noise;
 mod query_count;
 mod question_formation;
+mod seeds;
 mod sequences;
 mod sorting;
 mod subtraction;
@@ -30,7 +31,7 @@ mod test_set;
 pub use addition::Addition;
 pub use arithmetic::problem::IndexHints;
 pub use arithmetic::rows::{LossMean, LossOn};
-pub use assessment::{Assessment, Brackets, Mark, Questions, Ranked, Sentences};
+pub use assessment::{Assessment, AssessmentMetrics, Brackets, Mark, Questions, Ranked, Sentences};
 pub use batch::{Batch, Draw, Form, Input, Memory, Targets};
 pub use bitwise_or::BitwiseOr;
 pub use dyck::Dyck;
@@ -42,6 +43,7 @@ pub use multiplication::Multiplication;
 pub use noise::Noise;
 pub use query_count::{Head, QueryCount, QueryMode, TargetScale};
 pub use question_formation::QuestionFormation;
+pub use seeds::Seeds;
 pub use sorting::Sorting;
 pub use subtraction::Subtraction;
 pub use tense_inflection::TenseInflection;
@@ -140,6 +142,14 @@ pub trait Task: Clone + std::fmt::Debug + PartialEq + Serialize + Sized {
     fn is_weighted(&self) -> bool {
         false
     }
+    /// What [`Examples::assessments`] measure.
+    fn assessment_metrics(&self) -> Vec<AssessmentMetrics> {
+        Vec::new()
+    }
+    /// Whether [`Examples::sentences`] has some.
+    fn has_sentences(&self) -> bool {
+        false
+    }
     /// Whether sequences have lengths of their own ([`Input::Ragged`]); then the mean number of their tokens, and the shape's length is the
     /// longest.
     fn mean_length(&self) -> Option<f64> {
@@ -158,8 +168,10 @@ pub trait Task: Clone + std::fmt::Debug + PartialEq + Serialize + Sized {
         let _ = tokens;
         None
     }
-    /// The examples of the trial with this seed: equal seeds give equal examples, always.
-    fn examples(&self, seed: u64) -> Box<dyn Examples>;
+    /// The examples of the trial with these seeds: equal seeds give equal examples, always. What [`Examples::draw`] gives hangs on
+    /// [`Seeds::order`] (and, where it comes out of a split of finite data, on the split); everything else, splits, evaluation sets,
+    /// cells and scale, on [`Seeds::data`] alone.
+    fn examples(&self, seeds: Seeds) -> Box<dyn Examples>;
 }
 
 /// The examples of one trial.
@@ -260,6 +272,16 @@ macro_rules! task_list {
                 match self { $(TaskConfig::$name(task) => task.is_weighted(),)+ }
             }
 
+            /// What the sets that the task scores by a rule of its own measure.
+            pub fn assessment_metrics(&self) -> Vec<AssessmentMetrics> {
+                match self { $(TaskConfig::$name(task) => task.assessment_metrics(),)+ }
+            }
+
+            /// Whether there are sentences to look at a model's inside with.
+            pub fn has_sentences(&self) -> bool {
+                match self { $(TaskConfig::$name(task) => task.has_sentences(),)+ }
+            }
+
             /// The mean number of tokens of a sequence, where they differ.
             pub fn mean_length(&self) -> Option<f64> {
                 match self { $(TaskConfig::$name(task) => task.mean_length(),)+ }
@@ -280,9 +302,10 @@ macro_rules! task_list {
                 match self { $(TaskConfig::$name(task) => task.text(tokens),)+ }
             }
 
-            /// The examples of the trial with this seed.
-            pub fn examples(&self, seed: u64) -> Box<dyn Examples> {
-                match self { $(TaskConfig::$name(task) => task.examples(seed),)+ }
+            /// The examples of the trial with these seeds; a plain number stands for a trial's seed and its own order.
+            pub fn examples(&self, seeds: impl Into<Seeds>) -> Box<dyn Examples> {
+                let seeds = seeds.into();
+                match self { $(TaskConfig::$name(task) => task.examples(seeds),)+ }
             }
         }
     };

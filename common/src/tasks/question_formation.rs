@@ -17,8 +17,8 @@ use super::grammar::shared::Shared;
 use super::grammar::tree::{structure, with_trees};
 use super::grammar::words::{Lexicon, Part, Tense, Verbs};
 use super::{
-    Assessment, Batch, Draw, Examples, Form, Output, Questions, Ranked, ReadOut, Sentences, Split, Task,
-    TaskShape,
+    Assessment, AssessmentMetrics, Batch, Draw, Examples, Form, Output, Questions, Ranked, ReadOut, Seeds,
+    Sentences, Split, Task, TaskShape,
 };
 use crate::fields::{ConfigResult, Fields};
 use crate::random::{Stream, StreamFamily};
@@ -106,13 +106,23 @@ impl Task for QuestionFormation {
         Some(tokens / lines)
     }
 
+    fn has_sentences(&self) -> bool {
+        true
+    }
+
+    fn assessment_metrics(&self) -> Vec<AssessmentMetrics> {
+        let metrics = |name, classes, has_linear_rule| AssessmentMetrics { name, classes, has_linear_rule };
+        let classes = CLAUSES.map(Clause::name).to_vec();
+        vec![metrics("in_domain", Vec::new(), false), metrics("generalisation", classes, true)]
+    }
+
     fn text(&self, tokens: &[u32]) -> Option<String> {
         Some(LEXICON.vocabulary.text(tokens))
     }
 
-    fn examples(&self, seed: u64) -> Box<dyn Examples> {
+    fn examples(&self, seeds: Seeds) -> Box<dyn Examples> {
         let sets = SETS.get(&self.sets, || Writer::new().sets(self.sets));
-        Box::new(QuestionExamples { corpus: Corpus::new(sets, seed, LEXICON.vocabulary.start()) })
+        Box::new(QuestionExamples { corpus: Corpus::new(sets, seeds.order, LEXICON.vocabulary.start()) })
     }
 }
 

@@ -17,8 +17,8 @@ use super::grammar::shared::Shared;
 use super::grammar::tree::{structure, with_trees};
 use super::grammar::words::{Lexicon, Part, Tense, Verbs};
 use super::{
-    Assessment, Batch, Draw, Examples, Form, Input, Mark, Output, Questions, ReadOut, Sentences, Split,
-    Targets, Task, TaskShape,
+    Assessment, AssessmentMetrics, Batch, Draw, Examples, Form, Input, Mark, Output, Questions, ReadOut,
+    Seeds, Sentences, Split, Targets, Task, TaskShape,
 };
 use crate::fields::{ConfigResult, Fields};
 use crate::random::{Stream, StreamFamily};
@@ -97,15 +97,25 @@ impl Task for TenseInflection {
         Some(MEAN_LENGTH)
     }
 
+    fn has_sentences(&self) -> bool {
+        true
+    }
+
+    fn assessment_metrics(&self) -> Vec<AssessmentMetrics> {
+        let metrics = |name, classes, has_linear_rule| AssessmentMetrics { name, classes, has_linear_rule };
+        let classes = MODIFIERS.map(|(name, _)| name).to_vec();
+        vec![metrics("in_domain", TASK_CLASSES.to_vec(), false), metrics("generalisation", classes, true)]
+    }
+
     fn text(&self, tokens: &[u32]) -> Option<String> {
         Some(LEXICON.vocabulary.text(tokens))
     }
 
-    fn examples(&self, seed: u64) -> Box<dyn Examples> {
+    fn examples(&self, seeds: Seeds) -> Box<dyn Examples> {
         let sets = SETS.get(&self.sets, || Writer::new().sets(self.sets));
-        let samples = StreamFamily::new(seed, "generalisation-sample");
+        let samples = StreamFamily::new(seeds.data, "generalisation-sample");
         Box::new(TenseExamples {
-            corpus: Corpus::new(sets, seed, LEXICON.vocabulary.start()),
+            corpus: Corpus::new(sets, seeds.order, LEXICON.vocabulary.start()),
             sample: self.generalisation_sample.map(|size| (size, samples)),
         })
     }

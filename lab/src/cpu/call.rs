@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::feed::{Feed, SlotData};
+use super::feed::{Feed, MicroBatch, Sequences, SlotData};
 use super::memory::Shared;
 use crate::float::{Float, vectorised};
 use crate::program::{Node, Place, Ports, Program, Target};
@@ -14,9 +14,8 @@ pub(crate) struct Frame<'a, T> {
     pub parameters: &'a [T],
     pub feed: &'a Feed<T>,
     pub constants: &'a [SlotData<T>],
-    /// First example of the micro-batch in the feed, and how many.
-    pub start: usize,
-    pub examples: usize,
+    /// What of the feed is run.
+    pub micro_batch: MicroBatch,
     /// Whether this is the program's first micro-batch of the update.
     pub first: bool,
     /// Whether parameters' gradients are added to those of another pass of the update.
@@ -69,6 +68,15 @@ const SAVED: u32 = 22;
 const TO_INPUT: u32 = 32;
 const TO_PARAMETER: u32 = 48;
 
+/// What a share of rows is made of; the same for every part of a team.
+#[derive(Clone, Copy)]
+enum Unit {
+    /// So many rows.
+    Rows(usize),
+    /// The rows of a sequence's tokens.
+    Sequence,
+}
+
 /// A gradient to write: `numbers` are the part's rows `rows`.
 pub struct Share<'a, T> {
     /// Which rows of the buffer.
@@ -82,7 +90,24 @@ pub struct Share<'a, T> {
 impl<'a, T: Float> Call<'a, T> {
     /// Examples of the micro-batch.
     pub fn examples(&self) -> usize {
-        self.frame.examples
+        self.frame.micro_batch.examples
+    }
+
+    /// All sequences of the feed, and which of them are the micro-batch's.
+    pub fn sequences(&self) -> (&'a Sequences, Range<usize>) {
+        let MicroBatch { sequence, sequences, .. } = self.frame.micro_batch;
+        (&self.frame.feed.sequences, sequence..sequence + sequences)
+    }
+
+    /// The tokens of the part's share of the sequences, counted from the micro-batch's first.
+    fn tokens_of_share(&self) -> Range<usize> {
+        let (all, own) = self.sequences();
+        let share = self.share_of(own.len());
+        let place = |sequence: usize| match sequence {
+            0 => 0,
+            _ => all.tokens(own.start + sequence - 1).end - self.frame.micro_batch.start,
+        };
+        place(share.start)..place(share.end)
     }
 
     /// Parts of the team.
@@ -118,16 +143,25 @@ impl<'a, T: Float> Call<'a, T> {
         self.claim(bit, false);
         // SAFETY: places that are live at the same time do not overlap (the plan), a buffer read in a stage is written by
         // no part in it (every part runs the same code and the claims forbid both), and the frame borrows the workspace for 'a.
-        unsafe { self.frame.numbers.read(place.offset, place.extent.count(self.frame.examples)) }
+        unsafe { self.frame.numbers.read(place.offset, place.extent.count(self.frame.micro_batch.examples)) }
     }
 
     /// The part's share of a place, split at whole `unit`s of rows.
     #[allow(unsafe_code, reason = "the only way to the numbers a team shares")]
-    fn write_place(&self, bit: u32, place: Place, unit: usize) -> (Range<usize>, &'a mut [T]) {
+    fn write_place(&self, bit: u32, place: Place, unit: Unit) -> (Range<usize>, &'a mut [T]) {
         self.claim(bit, true);
-        let rows = place.extent.rows.count(self.frame.examples);
-        let share = self.share_of(rows / unit);
-        let (share, width) = (share.start * unit..share.end * unit, place.extent.width);
+        let rows = |examples: usize| place.extent.rows.count(examples);
+        let share = match unit {
+            Unit::Rows(unit) => {
+                let share = self.share_of(rows(self.frame.micro_batch.examples) / unit);
+                share.start * unit..share.end * unit
+            }
+            Unit::Sequence => {
+                let tokens = self.tokens_of_share();
+                rows(tokens.start)..rows(tokens.end)
+            }
+        };
+        let width = place.extent.width;
         // SAFETY: as for reading; shares of different parts do not overlap, and the claim is the part's first.
         let numbers =
             unsafe { self.frame.numbers.write(place.offset + share.start * width, share.len() * width) };
@@ -150,13 +184,13 @@ impl<'a, T: Float> Call<'a, T> {
 
     /// Rows of an input in this micro-batch.
     pub fn input_rows(&self, input: usize) -> usize {
-        self.ports.inputs[input].extent.rows.count(self.frame.examples)
+        self.ports.inputs[input].extent.rows.count(self.frame.micro_batch.examples)
     }
 
     /// Rows and numbers per row of the output in this micro-batch.
     pub fn output_size(&self) -> (usize, usize) {
         let extent = self.ports.output.extent;
-        (extent.rows.count(self.frame.examples), extent.width)
+        (extent.rows.count(self.frame.micro_batch.examples), extent.width)
     }
 
     /// The output, all rows, to read.
@@ -166,12 +200,17 @@ impl<'a, T: Float> Call<'a, T> {
 
     /// The part's rows of the output, to write.
     pub fn output_share(&self) -> (Range<usize>, &'a mut [T]) {
-        self.write_place(OUTPUT, self.ports.output, 1)
+        self.write_place(OUTPUT, self.ports.output, Unit::Rows(1))
     }
 
     /// The part's rows of the output in whole units of this many rows.
     pub fn output_share_by(&self, unit: usize) -> (Range<usize>, &'a mut [T]) {
-        self.write_place(OUTPUT, self.ports.output, unit)
+        self.write_place(OUTPUT, self.ports.output, Unit::Rows(unit))
+    }
+
+    /// The same for the tokens of the part's sequences.
+    pub fn output_share_by_sequence(&self) -> (Range<usize>, &'a mut [T]) {
+        self.write_place(OUTPUT, self.ports.output, Unit::Sequence)
     }
 
     /// Saved buffer number `saved`, to read.
@@ -181,7 +220,12 @@ impl<'a, T: Float> Call<'a, T> {
 
     /// The part's rows of a saved buffer, in whole units of this many rows.
     pub fn saved_share_by(&self, saved: usize, unit: usize) -> (Range<usize>, &'a mut [T]) {
-        self.write_place(SAVED + saved as u32, self.ports.saved[saved], unit)
+        self.write_place(SAVED + saved as u32, self.ports.saved[saved], Unit::Rows(unit))
+    }
+
+    /// The same for the tokens of the part's sequences.
+    pub fn saved_share_by_sequence(&self, saved: usize) -> (Range<usize>, &'a mut [T]) {
+        self.write_place(SAVED + saved as u32, self.ports.saved[saved], Unit::Sequence)
     }
 
     /// Gradient of the output, all rows, to read.
@@ -191,7 +235,7 @@ impl<'a, T: Float> Call<'a, T> {
 
     /// The part's rows of the gradient of the output, to change in place (nobody reads it afterwards).
     pub fn gradient_share(&self) -> (Range<usize>, &'a mut [T]) {
-        self.write_place(GRADIENT, self.ports.gradient, 1)
+        self.write_place(GRADIENT, self.ports.gradient, Unit::Rows(1))
     }
 
     /// Whether the gradient of an input that may be skipped is needed.
@@ -206,6 +250,15 @@ impl<'a, T: Float> Call<'a, T> {
 
     /// The same in whole units of this many rows.
     pub fn to_input_by(&self, input: usize, unit: usize) -> Share<'a, T> {
+        self.to_input_in(input, Unit::Rows(unit))
+    }
+
+    /// The same for the tokens of the part's sequences.
+    pub fn to_input_by_sequence(&self, input: usize) -> Share<'a, T> {
+        self.to_input_in(input, Unit::Sequence)
+    }
+
+    fn to_input_in(&self, input: usize, unit: Unit) -> Share<'a, T> {
         let Some(target) = self.ports.to_inputs[input] else {
             unreachable!("the gradient of input {input} of `{}` is handed on", self.node.operation.name())
         };
@@ -222,7 +275,7 @@ impl<'a, T: Float> Call<'a, T> {
         if self.part != 0 {
             return None;
         }
-        let rows = place.extent.rows.count(self.frame.examples);
+        let rows = place.extent.rows.count(self.frame.micro_batch.examples);
         // SAFETY: as for `write_place`: only the first part gets here, and all parts run the same code.
         let numbers = unsafe { self.frame.numbers.write(place.offset, rows * place.extent.width) };
         Some(Share { rows: 0..rows, numbers, accumulate })
@@ -231,7 +284,7 @@ impl<'a, T: Float> Call<'a, T> {
     /// Adds the gradient of the output to that of the input it is handed on to.
     pub(crate) fn add_through(&self) {
         let Some(target) = self.ports.add_through else { return };
-        let (rows, numbers) = self.write_place(TO_INPUT, target.place, 1);
+        let (rows, numbers) = self.write_place(TO_INPUT, target.place, Unit::Rows(1));
         let gradient = self.gradient();
         let from = rows.start * target.place.extent.width;
         vectorised(
@@ -286,10 +339,10 @@ impl<'a, T: Float> Call<'a, T> {
         if specification.content.is_some() {
             return (&self.frame.constants[place], 0..extent.count(0));
         }
-        let start = extent.count(self.frame.start);
+        let start = extent.count(self.frame.micro_batch.start);
         let per_example = extent.rows.is_per_example();
         let start = if per_example { start } else { 0 };
-        (&self.frame.feed.slots[place], start..start + extent.count(self.frame.examples))
+        (&self.frame.feed.slots[place], start..start + extent.count(self.frame.micro_batch.examples))
     }
 
     /// Row or class numbers of a slot, of this micro-batch.
@@ -308,11 +361,20 @@ impl<'a, T: Float> Call<'a, T> {
         }
     }
 
+    /// All numbers of a slot, of the whole feed.
+    pub fn all_numbers(&self, slot: usize) -> &'a [T] {
+        match &self.frame.feed.slots[self.node.slots[slot]] {
+            SlotData::Numbers(numbers) => numbers,
+            _ => unreachable!("`{}` was not fed numbers", self.node.operation.name()),
+        }
+    }
+
     /// The part's rows of losses; one per row of outputs.
     #[allow(unsafe_code, reason = "the only way to the numbers a team shares")]
     pub fn losses_share(&self) -> (Range<usize>, &'a mut [f64]) {
         self.claim(LOSSES, true);
-        let rows = self.share_of(self.frame.program.outputs.extent.rows.count(self.frame.examples));
+        let rows =
+            self.share_of(self.frame.program.outputs.extent.rows.count(self.frame.micro_batch.examples));
         // SAFETY: shares of different parts do not overlap, and the claim is the part's first.
         let losses = unsafe { self.frame.losses.write(rows.start, rows.len()) };
         (rows, losses)

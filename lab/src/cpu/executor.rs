@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::call::{Call, Frame, Scratch};
-use super::feed::{Feed, SlotData};
+use super::feed::{Feed, MicroBatch, SlotData};
 use super::memory::Numbers;
 use super::team::{Barrier, Team};
 use crate::float::Float;
@@ -139,9 +139,9 @@ impl<T: Float> Executor<T> {
         self.run(team, parameters, feed, |run| run.fixed(Pass::Forward));
     }
 
-    /// Forward pass of examples `start..start + examples` (at most a micro-batch) of a feed.
-    pub fn forward(&mut self, team: &Team, parameters: &[T], feed: &Feed<T>, start: usize, examples: usize) {
-        self.run(team, parameters, feed, |run| run.forward(start, examples));
+    /// Forward pass of one of a feed's [`Feed::micro_batches`].
+    pub fn forward(&mut self, team: &Team, parameters: &[T], feed: &Feed<T>, micro_batch: MicroBatch) {
+        self.run(team, parameters, feed, |run| run.forward(micro_batch));
     }
 
     /// The loss of a batch; its gradients are then in [`Executor::gradients`].
@@ -162,24 +162,21 @@ impl<T: Float> Executor<T> {
             }
         }
         let losses = self.losses.share();
-        let (micro_batch, output_rows) = (program.micro_batch, program.output_rows());
+        let output_rows = program.output_rows();
         let total = std::sync::Mutex::new(0.0);
         self.run_on(team, parameters, feed, continues, |run| {
             run.fixed(Pass::Forward);
             let mut sum = 0.0;
-            let mut start = 0;
-            while start < feed.examples {
-                let examples = micro_batch.min(feed.examples - start);
-                run.forward(start, examples);
-                run.backward(start, examples);
+            for micro_batch in feed.micro_batches(&program) {
+                run.forward(micro_batch);
+                run.backward(micro_batch);
                 if run.part == 0 {
                     // SAFETY: all parts have passed the barrier behind the objective, which alone writes losses; the
                     // next one lies behind the barriers of the next forward pass, which this part has yet to enter.
                     #[allow(unsafe_code, reason = "reads what the team has written")]
-                    let own = unsafe { losses.read(0, examples * output_rows) };
+                    let own = unsafe { losses.read(0, micro_batch.examples * output_rows) };
                     sum += own.iter().sum::<f64>();
                 }
-                start += examples;
             }
             run.fixed(Pass::Backward);
             if run.part == 0 {
@@ -217,8 +214,7 @@ impl<T: Float> Executor<T> {
                 parameters,
                 feed,
                 constants,
-                start: 0,
-                examples: 0,
+                micro_batch: NOTHING,
                 first: true,
                 continues,
                 numbers,
@@ -237,6 +233,9 @@ fn grow<T: Float>(numbers: &mut Numbers<T>, count: usize) {
     }
 }
 
+/// No examples: what does not depend on them is run.
+const NOTHING: MicroBatch = MicroBatch { start: 0, examples: 0, sequence: 0, sequences: 0 };
+
 /// Most threads of a team.
 const MOST_PARTS: usize = 64;
 
@@ -251,7 +250,7 @@ struct Run<'a, T> {
 
 impl<T: Float> Run<'_, T> {
     fn fixed(&self, pass: Pass) {
-        let frame = self.frame_of(0, 0);
+        let frame = self.frame_of(NOTHING);
         match pass {
             Pass::Forward => frame.program.fixed_nodes().for_each(|node| self.node(&frame, node, pass)),
             Pass::Backward => {
@@ -260,18 +259,18 @@ impl<T: Float> Run<'_, T> {
         }
     }
 
-    fn forward(&self, start: usize, examples: usize) {
-        let frame = self.frame_of(start, examples);
+    fn forward(&self, micro_batch: MicroBatch) {
+        let frame = self.frame_of(micro_batch);
         frame.program.example_nodes().for_each(|node| self.node(&frame, node, Pass::Forward));
     }
 
-    fn backward(&self, start: usize, examples: usize) {
-        let frame = self.frame_of(start, examples);
+    fn backward(&self, micro_batch: MicroBatch) {
+        let frame = self.frame_of(micro_batch);
         frame.program.example_nodes().rev().for_each(|node| self.node(&frame, node, Pass::Backward));
     }
 
-    fn frame_of(&self, start: usize, examples: usize) -> Frame<'_, T> {
-        Frame { start, examples, first: start == 0, ..self.frame.again() }
+    fn frame_of(&self, micro_batch: MicroBatch) -> Frame<'_, T> {
+        Frame { micro_batch, first: micro_batch.start == 0, ..self.frame.again() }
     }
 
     fn node(&self, frame: &Frame<'_, T>, (node, ports): (&Node, &Ports), pass: Pass) {

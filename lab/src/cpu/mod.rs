@@ -18,6 +18,6 @@ mod team;
 pub use arena::Arena;
 pub use call::{Call, Share};
 pub use executor::Executor;
-pub use feed::{Feed, SlotData};
+pub use feed::{Feed, MicroBatch, Sequences, SlotData};
 pub use kernel::{CpuOperation, Kernel};
 pub use team::Team;

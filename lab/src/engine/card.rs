@@ -8,13 +8,13 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use plateau_common::config::{Pass, Precision, TrialConfig};
-use plateau_common::tasks::{Batch, Scale, TaskShape};
+use plateau_common::tasks::{Batch, Input, Scale, TaskShape};
 
 use super::workbench::Known;
 use super::{Engine, Outcome, Outputs, Reading, Recruit, State, Step};
 use crate::cpu::{Feed, SlotData};
 use crate::cuda::{CudaDevice, CudaError, Executor, MatrixMode, Moment, PassPlace};
-use crate::data::{Chance, fill};
+use crate::data::{Chance, fill, without_padding};
 use crate::error::{Doing, LabError};
 use crate::model::{self, Model, Occasion};
 use crate::optimizer::ReplicaRule;
@@ -281,7 +281,14 @@ impl Engine for Card<'_> {
         while start < feed.examples {
             let examples = program.micro_batch.min(feed.examples - start);
             let outputs = executor.forward(number, &[part(&feed, &program, start, examples)])?;
-            visit(start * program.output_rows(), Outputs::F32(&outputs[0]));
+            match &batch.input {
+                Input::Ragged { ends, .. } => {
+                    let size = (program.output_rows(), program.outputs.extent.width);
+                    let visit = &mut |first: usize, outputs: &[f32]| visit(first, Outputs::F32(outputs));
+                    without_padding(ends, size, start, &outputs[0], visit);
+                }
+                _ => visit(start * program.output_rows(), Outputs::F32(&outputs[0])),
+            }
             start += examples;
         }
         Ok(())

@@ -1,12 +1,12 @@
 //! Replicas on a processor, one after another.
 
 use plateau_common::config::Pass;
-use plateau_common::tasks::{Batch, Scale};
+use plateau_common::tasks::{Batch, Input, Scale};
 
 use super::workbench::Executors;
 use super::{Engine, Outcome, Outputs, Reading, Recruit, State, Step, Workbench};
 use crate::cpu::{Arena, Feed};
-use crate::data::{Chance, fill};
+use crate::data::{Chance, fill, without_padding};
 use crate::error::LabError;
 use crate::float::Float;
 use crate::optimizer::ReplicaRule;
@@ -117,12 +117,17 @@ impl<T: Element> Engine for Processor<'_, T> {
         let mut feed = Feed::empty(program.slots.len());
         fill(&mut feed, &program, batch, scale, Chance::default())?;
         executor.prepare(&self.bench.team, parameters, &feed);
-        let mut start = 0;
-        while start < feed.examples {
-            let examples = program.micro_batch.min(feed.examples - start);
-            executor.forward(&self.bench.team, parameters, &feed, start, examples);
-            visit(start * program.output_rows(), T::outputs(executor.outputs(examples)));
-            start += examples;
+        for micro_batch in feed.micro_batches(&program) {
+            executor.forward(&self.bench.team, parameters, &feed, micro_batch);
+            let outputs = executor.outputs(micro_batch.examples);
+            match (&batch.input, program.ragged) {
+                (Input::Ragged { ends, .. }, None) => {
+                    let size = (program.output_rows(), program.outputs.extent.width);
+                    let visit = &mut |first: usize, outputs: &[T]| visit(first, T::outputs(outputs));
+                    without_padding(ends, size, micro_batch.start, outputs, visit);
+                }
+                _ => visit(micro_batch.start * program.output_rows(), T::outputs(outputs)),
+            }
         }
         Ok(())
     }

@@ -68,9 +68,9 @@ impl<T: Float> Executors<T> {
     fn new(config: &TrialConfig, parts: usize) -> Result<Self, LabError> {
         let shape = config.task.shape();
         let model = model::build(&config.model, shape);
-        let training = Occasion::of_training(config);
+        let training = Occasion::of_training(config).without_padding(config);
         let first = config.passes(1).next().map_or(training, |pass| training.with_pass(pass));
-        let mut evaluation = Occasion::of_evaluation(config);
+        let mut evaluation = Occasion::of_evaluation(config).without_padding(config);
         // A program of its own needs no backward pass.
         evaluation.forward_only = evaluation != first;
         Ok(Executors {

@@ -5,9 +5,13 @@
 
 mod initialise;
 mod parameters;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+mod ragged;
 mod transformer;
 
 pub use parameters::{Initial, ParameterSpecification};
+pub(crate) use transformer::STATES;
 pub use transformer::Transformer;
 
 use candle_core::Result;
@@ -15,16 +19,18 @@ use plateau_common::config::{Batch, ModelConfig, Pass, TransformerConfig, TrialC
 use plateau_common::tasks::{Form, Output, ReadOut, TaskConfig, TaskShape};
 
 use crate::ops::objective::Answers;
-use crate::program::{Extent, Graph, Program, Rows, Source, Value};
+use crate::program::{Extent, Graph, Program, Ragged, Rows, Source, Value};
 
 /// What a recording of a model is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Occasion {
     /// How inputs are written.
     pub form: Form,
-    /// Tokens per example.
+    /// Tokens per example; of the longest where they differ.
     pub length: usize,
-    /// Examples per batch.
+    /// Whether sequences have lengths of their own, one after another without padding: then each row is a token.
+    pub ragged: bool,
+    /// Examples per batch; tokens, where examples are ragged.
     pub examples: usize,
     /// Whether dropout is applied.
     pub dropout: bool,
@@ -38,6 +44,9 @@ pub struct Occasion {
     pub graded: usize,
     /// Whether there is no backward pass.
     pub forward_only: bool,
+    /// Whether every layer reads the embedded input instead of the states of the layer before: a known fault of released code (Murty et
+    /// al. 2023), which numbers that were published with it are compared by. Never in training.
+    pub unchained: bool,
 }
 
 impl Occasion {
@@ -53,7 +62,25 @@ impl Occasion {
         Occasion { free: pass.free, graded: pass.graded, ..self }
     }
 
-    /// Evaluation of a trial: no dropout, batches as for training.
+    /// Positions of an example.
+    pub fn positions(&self) -> usize {
+        if self.ragged { 1 } else { self.length }
+    }
+
+    /// The same without padding, for processors, where the task's sequences have lengths of their own and the model can do with that.
+    pub fn without_padding(self, config: &TrialConfig) -> Self {
+        match config.task.mean_length() {
+            Some(mean) if config.model.can_be_ragged() => Occasion {
+                ragged: true,
+                examples: (self.examples as f64 * mean).ceil() as usize,
+                weighted: config.task.is_weighted(),
+                ..self
+            },
+            _ => self,
+        }
+    }
+
+    /// Evaluation of a trial: no dropout, batches as for training, shorter sequences padded.
     pub fn of_evaluation(config: &TrialConfig) -> Self {
         let ModelConfig::Transformer(TransformerConfig { recurrences, .. }) = config.model;
         let examples = match config.train.batch {
@@ -63,13 +90,16 @@ impl Occasion {
         Occasion {
             form: input_form(&config.model, &config.task),
             length: config.task.shape().length,
+            ragged: false,
             examples,
             dropout: false,
             renumbered: false,
-            weighted: config.task.is_weighted(),
+            // Padding has weight 0.
+            weighted: config.task.is_weighted() || config.task.mean_length().is_some(),
             free: 0,
             graded: recurrences,
             forward_only: false,
+            unchained: false,
         }
     }
 }
@@ -120,6 +150,12 @@ pub fn program_within(
     let per_example = two.workspace.saturating_sub(one.workspace).max(1);
     let rows = one.nodes.iter().map(|node| one.extent(node.output).rows.count(1)).max().unwrap_or(1);
     let most = (numbers / per_example).max(FEWEST_ROWS.div_ceil(rows.max(1))).max(1);
+    if occasion.ragged {
+        let ragged = Ragged { longest: occasion.length, pace: most.min(occasion.examples.max(1)) };
+        let mut program = recorded(ragged.most())?;
+        program.ragged = Some(ragged);
+        return Ok(program);
+    }
     // Micro-batches of nearly equal size.
     let count = occasion.examples.div_ceil(most).max(1);
     recorded(occasion.examples.div_ceil(count).max(1))
@@ -158,7 +194,7 @@ fn recorded(
     let outputs = model.record(&mut graph, occasion)?;
     let rows = match shape.read_out {
         ReadOut::Last => 1,
-        ReadOut::Every => occasion.length,
+        ReadOut::Every => occasion.positions(),
     };
     let single = Extent { rows: Rows::PerExample(rows), width: 1 };
     let answers = match shape.output {

@@ -14,7 +14,7 @@ use crate::program::{Extent, Graph, Operation, Rows, SlotKind, Value};
 pub enum RowPositions {
     /// These.
     Known(Vec<u32>),
-    /// Those in this slot of row numbers, the same for all examples.
+    /// Those in this slot of row numbers, the same for all examples or each row's own.
     Slot(usize),
 }
 
@@ -29,12 +29,13 @@ pub enum Positional {
     Constant(usize),
 }
 
-/// `tokens[id] + positions[position]`. Parameters: the token table, then the learned positions. Slots: token ids, then the
+/// `factor tokens[id] + positions[position]`. Parameters: the token table, then the learned positions. Slots: token ids, then the
 /// positions of the rows (one for each row of an example, or of the fixed rows), then constant positions.
 #[derive(Debug)]
 pub struct Embedding {
     width: usize,
     positional: Positional,
+    factor: f64,
 }
 
 impl Graph {
@@ -42,6 +43,17 @@ impl Graph {
     pub fn embedding(
         &mut self,
         tokens: usize,
+        ids: usize,
+        positional: Positional,
+        positions: RowPositions,
+    ) -> Result<Value> {
+        self.scaled_embedding((tokens, 1.0), ids, positional, positions)
+    }
+
+    /// The same with the rows of the token table, but not those of positions, times a factor.
+    pub fn scaled_embedding(
+        &mut self,
+        (tokens, factor): (usize, f64),
         ids: usize,
         positional: Positional,
         positions: RowPositions,
@@ -62,7 +74,9 @@ impl Graph {
                 positions.len() == rows && positions.iter().all(|position| (*position as usize) < table)
             }
             RowPositions::Slot(slot) => {
-                self.slot_extent(*slot) == Extent { rows: Rows::Fixed(rows), width: 1 }
+                let own = self.slot_extent(*slot);
+                (own.rows == Rows::Fixed(rows) || own.rows == extent.rows)
+                    && own.width == 1
                     && self.slots[*slot].kind == SlotKind::Ids
             }
         });
@@ -82,7 +96,7 @@ impl Graph {
             Positional::Learned(parameter) => parameters.push(parameter),
             Positional::Constant(slot) => slots.push(slot),
         }
-        let operation = Embedding { width, positional };
+        let operation = Embedding { width, positional, factor };
         Ok(self.record(operation, &[], &parameters, &slots, Extent { rows: extent.rows, width }))
     }
 }
@@ -93,12 +107,23 @@ impl Embedding {
         self.positional
     }
 
+    /// What rows of the token table are multiplied by.
+    pub fn factor(&self) -> f64 {
+        self.factor
+    }
+
     fn row<'a, T>(&self, table: &'a [T], row: u32) -> &'a [T] {
         &table[row as usize * self.width..][..self.width]
     }
 
-    /// Adds the rows of a gradient to the rows of its share of a table, in order.
-    fn scatter<T: Float>(&self, share: Share<'_, T>, gradient: &[T], ids: impl Iterator<Item = u32>) {
+    /// Adds the rows of a gradient, times a factor, to the rows of its share of a table, in order.
+    fn scatter<T: Float>(
+        &self,
+        share: Share<'_, T>,
+        (gradient, factor): (&[T], f64),
+        ids: impl Iterator<Item = u32>,
+    ) {
+        let factor = T::of(factor);
         if !share.accumulate {
             share.numbers.fill(T::ZERO);
         }
@@ -109,7 +134,7 @@ impl Embedding {
                     if share.rows.contains(&(id as usize)) {
                         let at = (id as usize - share.rows.start) * self.width;
                         for (sum, number) in share.numbers[at..at + self.width].iter_mut().zip(gradient) {
-                            *sum += *number;
+                            *sum += *number * factor;
                         }
                     }
                 }
@@ -127,17 +152,22 @@ impl CpuOperation for Embedding {
             Positional::Learned(_) => Some((call.parameter(1), call.ids(1))),
             Positional::Constant(_) => Some((call.numbers(2), call.ids(1))),
         };
+        let factor = T::of(self.factor);
         vectorised(
             #[inline(always)]
             || {
                 for ((row, result), id) in rows.zip(result.chunks_exact_mut(self.width)).zip(ids) {
                     let token = self.row(tokens, *id);
                     match added {
-                        None => result.copy_from_slice(token),
+                        None => {
+                            for (result, token) in result.iter_mut().zip(token) {
+                                *result = *token * factor;
+                            }
+                        }
                         Some((table, positions)) => {
                             let position = self.row(table, positions[row % positions.len()]);
                             for ((result, token), position) in result.iter_mut().zip(token).zip(position) {
-                                *result = *token + *position;
+                                *result = *token * factor + *position;
                             }
                         }
                     }
@@ -148,9 +178,11 @@ impl CpuOperation for Embedding {
 
     fn backward<T: Float>(&self, _: usize, call: &Call<'_, T>) {
         let gradient = call.gradient();
-        self.scatter(call.to_parameter(0, self.width), gradient, call.ids(0).iter().copied());
+        let tokens = call.ids(0).iter().copied();
+        self.scatter(call.to_parameter(0, self.width), (gradient, self.factor), tokens);
         if let Positional::Learned(_) = self.positional {
-            self.scatter(call.to_parameter(1, self.width), gradient, call.ids(1).iter().copied().cycle());
+            let positions = call.ids(1).iter().copied().cycle();
+            self.scatter(call.to_parameter(1, self.width), (gradient, 1.0), positions);
         }
     }
 }
@@ -175,7 +207,7 @@ impl Operation for Embedding {
     }
 
     fn reference(&self, given: &Given<'_>) -> Result<Tensor> {
-        let tokens = reference_rows(given.parameter(0), given.ids(0)?)?;
+        let tokens = (reference_rows(given.parameter(0), given.ids(0)?)? * self.factor)?;
         let rows = tokens.dim(1)?;
         // The positions are the same in every replica and repeat with the examples.
         let positions = |table: &Tensor| {

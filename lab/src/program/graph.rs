@@ -76,6 +76,14 @@ pub enum Source {
     /// Dropout factors: 0 with the model's probability, else what keeps the mean. Drawn slot by slot from one stream per
     /// update.
     Dropout,
+    /// The position of each token, `[tokens]`, of a ragged program.
+    Positions,
+    /// Dropout factors of the attention weights of a ragged program: for each sequence of n tokens `[n, heads, n]`, one after
+    /// another; drawn where a query sees the key, else 0.
+    AttentionDropout {
+        /// Attention heads.
+        heads: usize,
+    },
 }
 
 /// An input of the program besides parameters.
@@ -217,7 +225,11 @@ impl Graph {
     /// Declares an input; its place.
     pub fn slot(&mut self, source: Source, extent: Extent) -> usize {
         let kind = match source {
-            Source::LogCounts | Source::Values | Source::Weights | Source::Dropout => SlotKind::Numbers,
+            Source::LogCounts
+            | Source::Values
+            | Source::Weights
+            | Source::Dropout
+            | Source::AttentionDropout { .. } => SlotKind::Numbers,
             _ => SlotKind::Ids,
         };
         let name = format!("{source:?}");

@@ -17,7 +17,7 @@ mod plan;
 pub mod reference;
 
 pub use graph::{Graph, Node, Operation, SlotContent, SlotKind, SlotSpecification, Source, Value};
-pub use plan::{Layout, Place, Ports, Program, Target};
+pub use plan::{Layout, Place, Ports, Program, Ragged, Target};
 
 /// How many rows a value has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

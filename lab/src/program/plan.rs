@@ -83,6 +83,22 @@ impl Layout {
     }
 }
 
+/// How sequences of lengths of their own are run: token by token, whole sequences at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ragged {
+    /// Tokens of the longest.
+    pub longest: usize,
+    /// A micro-batch ends with the sequence that brings it to about so many tokens.
+    pub pace: usize,
+}
+
+impl Ragged {
+    /// Most tokens of a micro-batch: parts of equal size are at most half as long again as the pace, and end with a sequence.
+    pub fn most(self) -> usize {
+        self.pace + self.pace.div_ceil(2) + self.longest
+    }
+}
+
 /// A planned model: what is done to which numbers, in which order.
 #[derive(Debug)]
 pub struct Program {
@@ -104,6 +120,8 @@ pub struct Program {
     pub outputs: Place,
     /// Most examples of a micro-batch.
     pub micro_batch: usize,
+    /// Where sequences have lengths of their own: then an example is one token.
+    pub ragged: Option<Ragged>,
     /// Numbers of the workspace.
     pub workspace: usize,
     /// Named values a trace may look at after the forward pass; empty unless traced.
@@ -230,6 +248,7 @@ pub(super) fn plan(graph: Graph, outputs: Value, micro_batch: usize, traced: boo
         unreached,
         outputs: outputs_place,
         micro_batch,
+        ragged: None,
         workspace,
         named,
         output_value: outputs,

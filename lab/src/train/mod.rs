@@ -5,6 +5,7 @@
 //! steps never share a shard, so a member that joins later gets a shard of its own (`roster`).
 //! Owns the traffic between threads and the caller; leaves what becomes of checkpoints to the caller.
 
+mod assess;
 mod crew;
 mod grid;
 mod roster;

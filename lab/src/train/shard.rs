@@ -8,10 +8,10 @@ use candle_core::{DType, Device, Tensor};
 use plateau_common::config::{ModelConfig, Pass, Precision, ProbeKind, TrialConfig};
 use plateau_common::metrics::Evaluation;
 use plateau_common::random::StreamFamily;
-use plateau_common::tasks::{Batch, Examples, Form, ReadOut, Scale, Split, TaskConfig};
+use plateau_common::tasks::{Batch, Examples, Form, ReadOut, Scale, Sentences, Split, TaskConfig};
 use plateau_common::trial::Ending;
 
-use super::{Event, Start, grid};
+use super::{Event, Start, assess, grid};
 use crate::checkpoint::{self, Checkpoint, Named};
 use crate::engine::{Engine, Reading, Recruit, State, Step, Streams, Workbench};
 use crate::error::{Doing, LabError};
@@ -38,6 +38,8 @@ struct Replica {
     /// Fixed evaluation sets; the training one is absent where data are endless.
     train_set: Option<Batch>,
     test_set: Batch,
+    /// For probes that look at sentences.
+    sentences: Option<Sentences>,
 }
 
 impl Replica {
@@ -52,6 +54,13 @@ impl Replica {
                 positions: StreamFamily::new(config.seed, "positions"),
             },
             train_set: examples.evaluation(Split::Train, form),
+            sentences: config
+                .evaluate
+                .probes
+                .iter()
+                .any(|probe| probe.reads_sentences())
+                .then(|| examples.sentences(config.evaluate.sentences))
+                .flatten(),
             test_set: examples.evaluation(Split::Test, form).unwrap_or_else(Batch::empty),
             examples,
         }
@@ -278,9 +287,11 @@ impl<'a> Shard<'a> {
             ("test_loss".to_owned(), test.loss()),
             ("test_accuracy".to_owned(), test.accuracy()),
         ];
-        if config.task.shape().read_out == ReadOut::Every {
+        if config.task.shape().read_out == ReadOut::Every && config.task.mean_length().is_none() {
             values.push((EXACT_MATCH.to_owned(), test.exact_match()));
         }
+        let shape = (config.task.shape().length, width);
+        values.extend(assess::measure(engine, place, &*replica.examples, self.step, shape)?);
         if let Some(grid) =
             config.evaluate.grid.as_ref().filter(|grid| grid.is_due(self.step, config.train.steps))
         {
@@ -290,17 +301,19 @@ impl<'a> Shard<'a> {
             return Ok(values);
         }
         let state = self.engine.state(place)?;
-        let network = Network::with_weights(&config.model, config.task.shape(), state.parameters);
-        let measuring = Measuring {
-            network: &network,
+        let mut network = Network::with_weights(&config.model, config.task.shape(), state.parameters);
+        let mut measuring = Measuring {
+            network: &mut network,
+            model: &config.model,
             last_norm: state.last_norm,
             test_batch: &replica.test_set,
             test: &test,
             train: &train,
             modulus,
+            sentences: replica.sentences.as_ref(),
         };
         for kind in kinds {
-            values.extend(probes::measure(*kind, &measuring)?);
+            values.extend(probes::measure(*kind, &mut measuring)?);
         }
         Ok(values)
     }

@@ -146,7 +146,7 @@ fn add_up_positions(
     match call.to_input(input) {
         Some((target, accumulate)) if !index.is_one_to_one() => {
             let map = indexed(call, index)?;
-            add_up(call, gradient, map, target.rows, Target::Value(target, accumulate))
+            add_up(call, gradient, (map, 1.0), target.rows, Target::Value(target, accumulate))
         }
         _ => Ok(()),
     }

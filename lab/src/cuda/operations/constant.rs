@@ -11,7 +11,7 @@ impl CardForm for Constant {
     fn forward(&self, call: &mut Call<'_, '_>) -> Result<(), CudaError> {
         let (y, numbers) = (call.output(), call.slot(0));
         let in_order = repeated(SlotPlace { address: 0, distance: 0 }, y.rows)?;
-        look_up(call, y, (Table { address: numbers.address, stride: numbers.distance }, in_order), None)
+        look_up(call, y, (Table { address: numbers.address, stride: numbers.distance }, in_order, 1.0), None)
     }
 
     /// Nothing: it is detached.

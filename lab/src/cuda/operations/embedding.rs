@@ -22,18 +22,18 @@ impl CardForm for Embedding {
             None => None,
         };
         let ids = listed(call.slot(0), y.rows)?;
-        look_up(call, y, (tokens, ids), second)
+        look_up(call, y, (tokens, ids, self.factor() as f32), second)
     }
 
     fn backward(&self, call: &mut Call<'_, '_>) -> Result<(), CudaError> {
         let gradient = call.gradient();
         let rows = call.parameter_count(0) / gradient.width.max(1);
         let ids = listed(call.slot(0), gradient.rows)?;
-        add_up(call, gradient, ids, rows, Target::Parameter(0))?;
+        add_up(call, gradient, (ids, self.factor() as f32), rows, Target::Parameter(0))?;
         if let Positional::Learned(_) = self.positional() {
             let rows = call.parameter_count(1) / gradient.width.max(1);
             let map = positions(call)?;
-            add_up(call, gradient, map, rows, Target::Parameter(1))?;
+            add_up(call, gradient, (map, 1.0), rows, Target::Parameter(1))?;
         }
         Ok(())
     }

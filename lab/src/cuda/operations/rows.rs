@@ -59,11 +59,11 @@ pub(super) enum Target {
     Value(Buffer, bool),
 }
 
-/// `y[n] = table[map(n)] + second[second_map(n)]`, the second where there is one.
+/// `y[n] = factor table[map(n)] + second[second_map(n)]`, the second where there is one.
 pub(super) fn look_up(
     call: &mut Call<'_, '_>,
     y: Buffer,
-    (table, map): (Table, RowMapCall),
+    (table, map, factor): (Table, RowMapCall, f32),
     second: Option<(Table, RowMapCall)>,
 ) -> Result<(), CudaError> {
     let none = (Table { address: 0, stride: 0 }, RowMapCall { positions: 1, ..Default::default() });
@@ -77,16 +77,17 @@ pub(super) fn look_up(
         second.stride,
         second_map,
         int(y.rows)?,
-        int(y.width)?
+        int(y.width)?,
+        factor
     ];
     call.launch_by_number("gather_rows", y.count(), all)
 }
 
-/// The gradient of a table of `table_rows` rows that `gradient` was looked up in.
+/// The gradient of a table of `table_rows` rows that `gradient` was looked up in, times a factor.
 pub(super) fn add_up(
     call: &mut Call<'_, '_>,
     gradient: Buffer,
-    map: RowMapCall,
+    (map, factor): (RowMapCall, f32),
     table_rows: usize,
     target: Target,
 ) -> Result<(), CudaError> {
@@ -118,7 +119,8 @@ pub(super) fn add_up(
         int(gradient.rows)?,
         int(gradient.width)?,
         int(segment)?,
-        flag(accumulate)
+        flag(accumulate),
+        factor
     ];
     // As many threads as there are columns, in whole warps.
     let threads = gradient.width.next_multiple_of(32).clamp(64, 256) as u32;

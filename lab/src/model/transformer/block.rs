@@ -88,7 +88,15 @@ impl Transformer {
                 k = graph.rotary(k, config.heads, base, &stream.positions)?;
             }
         }
+        let ragged = occasion.ragged.then_some(occasion.length);
         let dropout = occasion.dropout.then(|| {
+            if ragged.is_some() {
+                let heads = config.heads;
+                return graph.slot(
+                    Source::AttentionDropout { heads },
+                    Extent { rows: Rows::PerExample(heads), width: occasion.length },
+                );
+            }
             let extent = Extent { rows: Rows::PerExample(queries * config.heads), width: stream.length };
             graph.slot(Source::Dropout, extent)
         });
@@ -101,6 +109,7 @@ impl Transformer {
             query_rows,
             key_rows: stream.keys,
             causal: config.causal,
+            ragged,
             key_bias: stream.log_counts,
             dropout,
             logit_bias: place.logit_bias,

@@ -51,7 +51,7 @@ impl Transformer {
             let all = graph.constant_ids("all tokens", 1, (0..vocabulary as u32).collect());
             let known = RowPositions::Known(Vec::new());
             return Ok(Stream {
-                rows: graph.embedding(tokens, all, Positional::None, known)?,
+                rows: graph.scaled_embedding((tokens, self.factor()), all, Positional::None, known)?,
                 keys: RowMap::InOrder,
                 last: RowMap::Table(graph.slot(Source::LastToken, single(1))),
                 length: vocabulary,
@@ -65,23 +65,32 @@ impl Transformer {
         let by_token = |scheme: &&Position| matches!(scheme.entry(), Entry::TokenTable { .. });
         let uses_positions = !self.config.positions.is_none();
         let pairs = if uses_positions { vocabulary * length } else { vocabulary };
-        let few = pairs < occasion.examples * length;
+        let few = pairs < occasion.examples * length && !occasion.ragged;
         if few && !occasion.dropout && numbering.is_none() && !schemes.iter().any(|own| by_token(&own)) {
             return self.embed_pairs(graph, tokens, table, uses_positions, length);
         }
-        let ids = graph.slot(Source::Tokens, single(length));
+        let rows = occasion.positions();
+        let ids = graph.slot(Source::Tokens, single(rows));
         let positions = match numbering {
             Some(slot) => RowPositions::Slot(slot),
+            None if occasion.ragged && uses_positions => {
+                RowPositions::Slot(graph.slot(Source::Positions, single(rows)))
+            }
             None => RowPositions::Known((0..length as u32).collect()),
         };
-        let mut rows = graph.embedding(tokens, ids, table, positions)?;
+        let mut rows = graph.scaled_embedding((tokens, self.factor()), ids, table, positions)?;
         for scheme in schemes.iter().filter(by_token) {
             let table = graph.parameter(&format!("embedding.{}", scheme.word()))?;
-            let own = graph.scheme_slot(scheme, length);
+            let own = graph.scheme_slot(scheme, occasion.positions());
             let own = graph.embedding(table, own, Positional::None, RowPositions::Known(Vec::new()))?;
             rows = graph.add(rows, own)?;
         }
-        Ok(own_rows(rows, length))
+        Ok(own_rows(rows, occasion.positions()))
+    }
+
+    /// What token embeddings are multiplied by.
+    fn factor(&self) -> f64 {
+        if self.config.scaled_embedding { (self.config.dim as f64).sqrt() } else { 1.0 }
     }
 
     /// One row for each pair of token and position, or for each token; row `position * vocabulary + token`.
@@ -104,7 +113,12 @@ impl Transformer {
         let numbering = if uses_positions { vocabulary } else { 0 };
         let source = if uses_positions { Source::Pairs { vocabulary } } else { Source::Tokens };
         Ok(Stream {
-            rows: graph.embedding(tokens, token, table, RowPositions::Known(positions.clone()))?,
+            rows: graph.scaled_embedding(
+                (tokens, self.factor()),
+                token,
+                table,
+                RowPositions::Known(positions.clone()),
+            )?,
             keys: RowMap::Table(graph.slot(source, single(length))),
             last: RowMap::Table(graph.slot(Source::LastPair { vocabulary: numbering }, single(1))),
             length,

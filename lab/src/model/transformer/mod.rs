@@ -29,7 +29,11 @@ pub struct Transformer {
     shape: TaskShape,
 }
 
+/// What a traced program calls the states behind the last block.
+pub(crate) const STATES: &str = "states";
+
 /// The residual stream on its way through the blocks.
+#[derive(Clone)]
 struct Stream {
     rows: Value,
     /// Which row each key position of an example is.
@@ -98,7 +102,11 @@ impl Transformer {
         (input, biases): (Option<Value>, &[Option<Value>]),
         occasion: &Occasion,
     ) -> Result<Stream> {
+        let unchained = occasion.unchained.then(|| stream.clone());
         for layer in 0..self.config.layers {
+            if let Some(input) = &unchained {
+                stream = input.clone();
+            }
             let is_first = recurrence == 0 && layer == 0;
             let injects = match self.config.injection {
                 Injection::None => false,
@@ -177,6 +185,7 @@ impl Model for Transformer {
                 false => record(graph, stream)?,
             };
         }
+        graph.name(STATES.to_owned(), stream.rows);
         self.read_out(graph, stream.rows)
     }
 }

@@ -12,15 +12,15 @@ use super::embed::parameter_name;
 pub(super) fn parameters(config: &TransformerConfig, shape: &TaskShape) -> Vec<ParameterSpecification> {
     let dim = config.dim;
     let mut all = Specification { config, list: Vec::new() };
-    let embedding = initialise::weight(Role::Embedding, config);
-    all.push("embedding.token".to_owned(), &[shape.vocabulary, dim], embedding);
+    let embedding = |rows| initialise::weight(Role::Embedding { rows }, config);
+    all.push("embedding.token".to_owned(), &[shape.vocabulary, dim], embedding(shape.vocabulary));
     for scheme in config.positions.schemes() {
         let rows = match scheme.entry() {
             Entry::LearnedTable { rows } => rows.unwrap_or(shape.length),
             Entry::TokenTable { rows } => rows,
             _ => continue,
         };
-        all.push(format!("embedding.{}", parameter_name(scheme)), &[rows, dim], embedding);
+        all.push(format!("embedding.{}", parameter_name(scheme)), &[rows, dim], embedding(rows));
     }
     if config.embedding_norm {
         all.norm("embedding.norm");

@@ -40,10 +40,13 @@ pub struct AttentionPlan {
     pub key_rows: RowMap,
     /// Query t sees keys 0..=t only (where there are as many queries as keys).
     pub causal: bool,
+    /// Where examples are tokens (one query, one key): each attends within its sequence, of at most so many tokens.
+    pub ragged: Option<usize>,
     /// A slot of numbers, `PerExample(keys)` rows of one, added to the scaled logits; minus infinity hides a key. At least one
     /// key must be seen by every query.
     pub key_bias: Option<usize>,
-    /// A slot of numbers, `PerExample(queries * heads)` rows of `keys`: dropout factors of the weights.
+    /// A slot of numbers, `PerExample(queries * heads)` rows of `keys` (the longest sequence, where they are ragged): dropout factors of the
+    /// weights.
     pub dropout: Option<usize>,
     /// A value added to the scaled logits of every example: `Fixed(heads * keys)` rows, head by head and key by key, of `keys`
     /// numbers, one for each position of a query. What stands where causal attention sees nothing is not read.
@@ -60,6 +63,8 @@ pub struct Attention {
     pub(crate) query_rows: RowIndex,
     pub(crate) key_rows: RowIndex,
     pub(crate) causal: bool,
+    /// Tokens of the longest sequence, where every example is one token of a sequence.
+    pub(crate) ragged: Option<usize>,
     /// Number of the biases' slot among the operation's.
     pub(crate) key_bias: Option<usize>,
     /// Number of the dropout factors' slot among the operation's.
@@ -90,6 +95,13 @@ impl Graph {
         if queries == 0 || keys == 0 || (causal && queries != keys && queries != 1) {
             candle_core::bail!("attention of {queries} queries to {keys} keys, causal: {causal}");
         }
+        let is_plain = plan.key_rows == RowMap::Own
+            && plan.query_rows == RowMap::Own
+            && plan.key_bias.is_none()
+            && plan.logit_bias.is_none();
+        if plan.ragged.is_some() && ((queries, keys) != (1, 1) || !causal || !is_plain) {
+            candle_core::bail!("attention within sequences is causal, without biases, of rows of their own");
+        }
         if q == k || k == v || q == v {
             candle_core::bail!("attention needs three different values: their gradients are written at once");
         }
@@ -117,7 +129,7 @@ impl Graph {
             Ok(Some(slots.len() - 1))
         };
         let key_bias = numbers(plan.key_bias, keys, 1)?;
-        let dropout = numbers(plan.dropout, queries * heads, keys)?;
+        let dropout = numbers(plan.dropout, queries * heads, plan.ragged.unwrap_or(keys))?;
         let causal = causal && queries == keys;
         let has_logit_bias = plan.logit_bias.is_some();
         let operation = Attention {
@@ -128,6 +140,7 @@ impl Graph {
             query_rows,
             key_rows,
             causal,
+            ragged: plan.ragged,
             key_bias,
             dropout,
             has_logit_bias,
@@ -153,7 +166,15 @@ impl Attention {
         if self.causal { query + 1 } else { self.keys }
     }
 
+    /// Most keys of a query.
+    fn most_keys(&self) -> usize {
+        self.ragged.unwrap_or(self.keys)
+    }
+
     fn form(&self) -> Form {
+        if self.ragged.is_some() {
+            return Form::Panels;
+        }
         let shares_keys = self.key_rows.map() == RowMap::InOrder
             && self.dropout.is_none()
             && !self.causal
@@ -211,8 +232,12 @@ impl Attention {
         );
     }
 
+    /// The weights' dropout factors: the micro-batch's, or those of the whole feed where sequences are ragged.
     fn factors<'a, T: Float>(&self, call: &Call<'a, T>) -> Option<&'a [T]> {
-        self.dropout.map(|slot| call.numbers(slot))
+        self.dropout.map(|slot| match self.ragged {
+            Some(_) => call.all_numbers(slot),
+            None => call.numbers(slot),
+        })
     }
 
     /// Where the gradient of an input is summed by position; `None`: this part has nothing to do. It begins at zero unless
@@ -323,6 +348,9 @@ impl Operation for Attention {
     }
 
     fn reference(&self, given: &Given<'_>) -> Result<Tensor> {
+        if self.ragged.is_some() {
+            candle_core::bail!("attention within sequences is held against that of each sequence alone");
+        }
         let (examples, size) = (given.replicas * given.examples, self.head_size());
         let q = self.query_rows.reference(given, 0)?.reshape((examples, self.queries, self.width))?;
         let k = self.key_rows.reference(given, 1)?.reshape((examples, self.keys, self.width))?;

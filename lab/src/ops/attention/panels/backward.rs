@@ -6,8 +6,9 @@
 
 use super::super::{Attention, LOGIT_BIAS};
 use super::{
-    BY_POSITION, Columns, HIGHEST, KEY_BLOCK, SHARE, WIDEST, add_biases, add_logit_biases, copy_head,
-    drop_out, hide_later_keys, next_panel, pack_panel, panel, shared_inputs, take, to_logits_saved,
+    BY_POSITION, Columns, HIGHEST, KEY_BLOCK, SHARE, Sequence, WIDEST, add_biases, add_logit_biases,
+    copy_head, drop_out, hide_later_keys, next_panel, pack_panel, panel, sequences, shared_inputs, take,
+    to_logits_saved,
 };
 use crate::cpu::Call;
 use crate::float::{Float, sum_of, vectorised};
@@ -82,7 +83,10 @@ impl<'a, T: Float> Target<'a, T> {
         let (positions, first_example) = (index.positions(), call.share_of(call.examples()).start);
         match index.rows_per_example() {
             Some(count) => {
-                let share = call.to_input_by(input, count);
+                let share = match attention.ragged {
+                    Some(_) => call.to_input_by_sequence(input),
+                    None => call.to_input_by(input, count),
+                };
                 let exact = index.is_one_to_one();
                 if !exact && !share.accumulate {
                     share.numbers.fill(T::ZERO);
@@ -101,10 +105,11 @@ impl<'a, T: Float> Target<'a, T> {
 
     /// Writes one head's gradients of positions `first..`.
     #[inline(always)]
-    fn write(&mut self, example: usize, first: usize, column: usize, size: usize, values: &[T]) {
+    fn write(&mut self, sequence: Sequence, first: usize, column: usize, size: usize, values: &[T]) {
+        let Sequence { example, offset, .. } = sequence;
         for (position, values) in (first..).zip(values.chunks_exact(size)) {
             let row = match self.rows {
-                Some((map, first_row)) => map.row(example, position) - first_row,
+                Some((map, first_row)) => map.row(example, position) + offset - first_row,
                 None => (example - self.first_example) * self.positions + position,
             };
             let to = &mut self.numbers[row * self.width + column..][..size];
@@ -162,8 +167,8 @@ struct Head<'a, T> {
 impl<'a, T: Float> Head<'a, T> {
     fn new(attention: &'a Attention, call: &Call<'a, T>) -> Self {
         let (size, width) = (attention.head_size(), panel::<T, 1>());
-        let block = attention.keys.min(KEY_BLOCK) * width;
-        let all = attention.keys * size;
+        let block = attention.most_keys().min(KEY_BLOCK) * width;
+        let all = attention.most_keys() * size;
         let mut scratch = call.scratch();
         Head {
             attention,
@@ -186,7 +191,7 @@ impl<'a, T: Float> Head<'a, T> {
     /// Adds the contributions of one panel, whose queries and gradients have been packed.
     fn panel<const PARTS: usize>(&mut self, panel: &Panel<'_, T>) {
         let (size, width, count) = (self.attention.head_size(), self::panel::<T, PARTS>(), panel.count);
-        let visible = self.attention.visible(panel.first + count - 1);
+        let visible = panel.sequence.visible(self.attention, panel.first + count - 1);
         let mut start = 0;
         while start < visible {
             let block = KEY_BLOCK.min(visible - start);
@@ -205,7 +210,7 @@ impl<'a, T: Float> Head<'a, T> {
                     panel.block::<PARTS>(self.attention, start, weights, to_logits);
                     if let Some(kept) = &mut self.kept_logits {
                         for (key, to_logits) in (start..).zip(to_logits.chunks_exact(width)) {
-                            let own = key * self.attention.queries + panel.first;
+                            let own = key * panel.sequence.queries + panel.first;
                             kept[own..own + count].copy_from_slice(&to_logits[..count]);
                         }
                     }
@@ -227,6 +232,7 @@ impl<'a, T: Float> Head<'a, T> {
 
 /// What is known of a panel's queries.
 struct Panel<'a, T> {
+    sequence: Sequence,
     first: usize,
     count: usize,
     /// Whether it is the first to contribute to keys and values.
@@ -251,7 +257,7 @@ impl<T: Float> Panel<'_, T> {
         weights: &mut [T],
         gradients: &mut [T],
     ) {
-        let stride = attention.heads * attention.keys;
+        let stride = attention.heads * self.sequence.keys;
         if let Some(biases) = self.biases {
             add_biases::<T, PARTS>(weights, &biases[start..]);
         }
@@ -273,7 +279,7 @@ impl<T: Float> Panel<'_, T> {
 }
 
 fn gradients<T: Float>(attention: &Attention, call: &Call<'_, T>) {
-    let Attention { heads, queries, keys, width, .. } = *attention;
+    let Attention { heads, keys, width, .. } = *attention;
     let (size, scale) = (attention.head_size(), T::of(attention.scale()));
     let (q, k, v) = (call.input(0), call.input(1), call.input(2));
     let (output, gradient) = (call.output(), call.gradient());
@@ -286,23 +292,24 @@ fn gradients<T: Float>(attention: &Attention, call: &Call<'_, T>) {
         keeps_logits.then(|| call.saved_share_by(to_logits_saved(attention), heads * keys).1);
     let [mut to_q, mut to_k, mut to_v] = [0, 1, 2].map(|input| Target::new(attention, call, input));
     let mut own = Head::new(attention, call);
-    let units =
-        call.share_of(call.examples()).flat_map(|example| (0..heads).map(move |head| (example, head)));
-    for (example, head) in units {
-        let column = head * size;
+    let units = sequences(attention, call).flat_map(|own| (0..heads).map(move |head| (own, head)));
+    for (sequence, head) in units {
+        let Sequence { queries, example, offset, .. } = sequence;
+        let (column, all) = (head * size, sequence.keys * size);
         own.kept_logits = kept_logits.as_mut().map(|kept| take(kept, keys * queries));
         vectorised(
             #[inline(always)]
             || {
-                copy_head(own.k, size, k, (width, column), |key| key_rows.row(example, key));
-                copy_head(own.v, size, v, (width, column), |key| key_rows.row(example, key));
+                let row = |key| key_rows.row(example, key) + offset;
+                copy_head(&mut own.k[..all], size, k, (width, column), row);
+                copy_head(&mut own.v[..all], size, v, (width, column), row);
             },
         );
         for number in (0..queries.div_ceil(panel::<T, 1>())).rev() {
             let first = number * panel::<T, 1>();
             let (count, half) = next_panel::<T>(first, queries);
-            let row = example * queries + first;
-            let saved = (example * heads + head) * queries + first;
+            let row = sequence.row + first;
+            let saved = sequence.saved + head * queries + first;
             let mut columns = [[T::ZERO; WIDEST]; 3];
             columns[0][..count].copy_from_slice(&highest[saved..saved + count]);
             columns[1][..count].copy_from_slice(&shares[saved..saved + count]);
@@ -311,7 +318,8 @@ fn gradients<T: Float>(attention: &Attention, call: &Call<'_, T>) {
                 || {
                     let (q_rows, gradient_rows) =
                         (&mut own.q[..count * size], &mut own.gradient[..count * size]);
-                    copy_head(q_rows, size, q, (width, column), |at| query_rows.row(example, first + at));
+                    let asking = |at| query_rows.row(example, first + at) + offset;
+                    copy_head(q_rows, size, q, (width, column), asking);
                     copy_head(gradient_rows, size, gradient, (width, column), |at| row + at);
                     let (q_row, gradient_row) =
                         (|at: usize| &q_rows[at * size..], |at: usize| &gradient_rows[at * size..]);
@@ -344,6 +352,7 @@ fn gradients<T: Float>(attention: &Attention, call: &Call<'_, T>) {
             );
             let [highest, shares, means] = columns;
             let panel = Panel {
+                sequence,
                 first,
                 count,
                 is_last: first + count == queries,
@@ -351,7 +360,7 @@ fn gradients<T: Float>(attention: &Attention, call: &Call<'_, T>) {
                 shares,
                 means,
                 biases: biases.map(|biases| &biases[example * keys..][..keys]),
-                factors: factors.map(|factors| &factors[(row * heads + head) * keys..]),
+                factors: factors.map(|factors| &factors[sequence.factors_of(attention, head, first)..]),
                 logit_biases: logit_biases.map(|biases| &biases[attention.logit_bias_at(head, 0, first)..]),
             };
             if half {
@@ -361,14 +370,14 @@ fn gradients<T: Float>(attention: &Attention, call: &Call<'_, T>) {
             }
             vectorised(
                 #[inline(always)]
-                || to_q.write(example, first, column, size, &own.to_q[..count * size]),
+                || to_q.write(sequence, first, column, size, &own.to_q[..count * size]),
             );
         }
         vectorised(
             #[inline(always)]
             || {
-                to_k.write(example, 0, column, size, own.to_k);
-                to_v.write(example, 0, column, size, own.to_v);
+                to_k.write(sequence, 0, column, size, &own.to_k[..all]);
+                to_v.write(sequence, 0, column, size, &own.to_v[..all]);
             },
         );
     }

@@ -2,8 +2,8 @@
 
 use super::super::Attention;
 use super::{
-    Columns, HIGHEST, SHARE, add_biases, add_logit_biases, copy_head, drop_out, exponentials,
-    hide_later_keys, highest_of_columns, next_panel, pack_panel, panel, take,
+    Columns, HIGHEST, SHARE, Sequence, add_biases, add_logit_biases, copy_head, drop_out, exponentials,
+    hide_later_keys, highest_of_columns, next_panel, pack_panel, panel, sequences, take,
 };
 use crate::cpu::Call;
 use crate::float::{Float, vectorised};
@@ -15,57 +15,65 @@ pub(in super::super) fn forward<T: Float>(attention: &Attention, call: &Call<'_,
     let Attention { heads, queries, keys, width, .. } = *attention;
     let size = attention.head_size();
     let (q, k, v) = (call.input(0), call.input(1), call.input(2));
-    let key_rows = attention.key_rows.of(call);
+    let (query_rows, key_rows) = (attention.query_rows.of(call), attention.key_rows.of(call));
     let (biases, factors) = (attention.biases(call), attention.factors(call));
     let logit_biases = attention.logit_biases(call);
-    let (rows, output) = call.output_share_by(queries);
-    let (_, highest_out) = call.saved_share_by(HIGHEST, heads);
-    let (_, share_out) = call.saved_share_by(SHARE, heads);
+    let [(rows, output), (_, highest_out), (_, share_out)] = match attention.ragged {
+        Some(_) => [
+            call.output_share_by_sequence(),
+            call.saved_share_by_sequence(HIGHEST),
+            call.saved_share_by_sequence(SHARE),
+        ],
+        None => [
+            call.output_share_by(queries),
+            call.saved_share_by(HIGHEST, heads),
+            call.saved_share_by(SHARE, heads),
+        ],
+    };
     let mut scratch = call.scratch();
     let mut memory = Memory {
         product: call.product_scratch(),
-        k: take(&mut scratch, keys * size),
-        v: take(&mut scratch, keys * size),
+        k: take(&mut scratch, attention.most_keys() * size),
+        v: take(&mut scratch, attention.most_keys() * size),
         asking: take(&mut scratch, size * panel::<T, 1>()),
-        logits: take(&mut scratch, keys * panel::<T, 1>()),
+        logits: take(&mut scratch, attention.most_keys() * panel::<T, 1>()),
     };
-    let query_rows = attention.query_rows.of(call);
-    let examples = rows.start / queries..rows.end / queries;
-    let units = examples.flat_map(|example| (0..heads).map(move |head| (example, head))).enumerate();
-    for (unit, (example, head)) in units {
+    let units = sequences(attention, call).flat_map(|own| (0..heads).map(move |head| (own, head)));
+    for (sequence, head) in units {
         let column = head * size;
+        let all = sequence.keys * size;
         vectorised(
             #[inline(always)]
             || {
-                copy_head(memory.k, size, k, (width, column), |key| key_rows.row(example, key));
-                copy_head(memory.v, size, v, (width, column), |key| key_rows.row(example, key));
+                let row = |key| key_rows.row(sequence.example, key) + sequence.offset;
+                copy_head(&mut memory.k[..all], size, k, (width, column), row);
+                copy_head(&mut memory.v[..all], size, v, (width, column), row);
             },
         );
-        let unit_biases = biases.map(|biases| &biases[example * keys..][..keys]);
+        let unit_biases = biases.map(|biases| &biases[sequence.example * keys..][..keys]);
         let mut first = 0;
-        while first < queries {
-            let (count, half) = next_panel::<T>(first, queries);
-            let own = ((example * queries + first) * heads + head) * keys;
+        while first < sequence.queries {
+            let (count, half) = next_panel::<T>(first, sequence.queries);
             let asked = Asked {
                 attention,
-                q: &q[column..],
+                sequence,
+                q: &q[sequence.offset * width + column..],
                 rows: query_rows,
-                example,
                 first,
                 count,
                 biases: unit_biases,
-                factors: factors.map(|factors| &factors[own..]),
+                factors: factors.map(|factors| &factors[sequence.factors_of(attention, head, first)..]),
                 logit_biases: logit_biases.map(|biases| &biases[attention.logit_bias_at(head, 0, first)..]),
             };
-            let output = &mut output[((unit / heads) * queries + first) * width + column..];
+            let output = &mut output[(sequence.row - rows.start + first) * width + column..];
             let (highest, shares) = if half {
                 asked.answer::<2>(&mut memory, output)
             } else {
                 asked.answer::<1>(&mut memory, output)
             };
-            let place = unit * queries + first..unit * queries + first + count;
-            highest_out[place.clone()].copy_from_slice(&highest[..count]);
-            share_out[place].copy_from_slice(&shares[..count]);
+            let saved = sequence.saved - rows.start * heads + head * sequence.queries + first;
+            highest_out[saved..saved + count].copy_from_slice(&highest[..count]);
+            share_out[saved..saved + count].copy_from_slice(&shares[..count]);
             first += count;
         }
     }
@@ -85,10 +93,10 @@ struct Memory<'a, T> {
 /// A panel of queries of one head of one example.
 struct Asked<'a, T> {
     attention: &'a Attention,
-    /// The rows of all queries, from the head's first coordinate on.
+    sequence: Sequence,
+    /// The rows of the queries that the map names, from the head's first coordinate on.
     q: &'a [T],
     rows: RowsOfCall<'a>,
-    example: usize,
     first: usize,
     count: usize,
     biases: Option<&'a [T]>,
@@ -105,16 +113,18 @@ impl<T: Float> Asked<'_, T> {
         memory: &mut Memory<'_, T>,
         output: &mut [T],
     ) -> (Columns<T>, Columns<T>) {
-        let Attention { heads, keys, width, .. } = *self.attention;
+        let Attention { heads, width, .. } = *self.attention;
+        let keys = self.sequence.keys;
         let (size, scale) = (self.attention.head_size(), T::of(self.attention.scale()));
         let (count, across) = (self.count, panel::<T, PARTS>());
-        let visible = self.attention.visible(self.first + count - 1);
+        let visible = self.sequence.visible(self.attention, self.first + count - 1);
         let asking = &mut memory.asking[..size * across];
         let logits = &mut memory.logits[..visible * across];
         vectorised(
             #[inline(always)]
             || {
-                let row = |at: usize| &self.q[self.rows.row(self.example, self.first + at) * width..];
+                let row =
+                    |at: usize| &self.q[self.rows.row(self.sequence.example, self.first + at) * width..];
                 pack_panel::<T, PARTS>(asking, size, scale, count, row);
             },
         );

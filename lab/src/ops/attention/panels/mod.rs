@@ -8,6 +8,7 @@
 
 mod backward;
 mod forward;
+mod sequence;
 
 pub(super) use backward::backward;
 pub(super) use forward::forward;
@@ -15,13 +16,14 @@ pub(super) use forward::forward;
 use super::Attention;
 use crate::float::Float;
 use crate::program::{Extent, Rows};
+use sequence::{Sequence, sequences};
 
 /// Queries of the widest panel, that of 32-bit numbers.
 const WIDEST: usize = 32;
 /// Most keys of a block of the backward pass.
 const KEY_BLOCK: usize = 96;
 
-/// Saved buffers, [example, head, query]: the highest logit, and 1 / the sum of exp(logit - highest).
+/// Saved buffers, [example or sequence, head, query]: the highest logit, and 1 / the sum of exp(logit - highest).
 const HIGHEST: usize = 0;
 const SHARE: usize = 1;
 /// Behind them come, for each input with rows that examples share, its gradient by position; and last, where the logits have a
@@ -66,7 +68,7 @@ pub(super) fn backward_stages(attention: &Attention) -> usize {
 
 /// Scratch numbers of a part.
 pub(super) fn scratch(attention: &Attention) -> usize {
-    let (keys, size) = (attention.keys, attention.head_size());
+    let (keys, size) = (attention.most_keys(), attention.head_size());
     let block = keys.min(KEY_BLOCK);
     let forward = 2 * keys * size + size * WIDEST + keys * WIDEST;
     let backward = 4 * keys * size + 5 * size * WIDEST + 2 * block * WIDEST;

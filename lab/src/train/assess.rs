@@ -1,0 +1,237 @@
+//! Assessments of one replica: questions that its task marks by a rule of its own.
+//!
+//! Greedy decoding reads the model's own words, one after another. Most of them are the right ones, so the right answer is taken as a draft:
+//! one pass shows what the model says behind every word of it, which is its own answer up to the first word that differs. That
+//! word is put into the draft, and only what comes behind it is read again. The answers are those of decoding word by word
+//! (`lab/tests/assessments.rs` decodes and compares), at the cost of a pass for each word that differs.
+
+use plateau_common::tasks::{Assessment, Batch, Examples, Input, Mark, Questions, Ranked, Scale, Targets};
+
+use crate::engine::{Engine, Outputs, Reading};
+use crate::error::LabError;
+use crate::float::Float;
+
+/// The metrics of all assessments at an evaluation after `step` updates.
+pub(super) fn measure(
+    engine: &mut dyn Engine,
+    replica: usize,
+    examples: &dyn Examples,
+    step: u64,
+    shape: (usize, usize),
+) -> Result<Vec<(String, f64)>, LabError> {
+    let mut values = Vec::new();
+    for assessment in examples.assessments(step) {
+        let _span = tracing::info_span!("assessment", name = assessment.name).entered();
+        let mut runner = Runner { engine: &mut *engine, replica, length: shape.0, width: shape.1 };
+        let (marks, classes) = match &assessment.questions {
+            Questions::Ranked { candidates, questions } => {
+                let said = runner.rank(&assessment.batch, candidates, questions)?;
+                let mark = |(question, said): (&Ranked, u32)| Mark {
+                    right: said == question.right,
+                    linear: question.linear.map(|linear| said == linear),
+                };
+                let marks: Vec<Mark> = questions.iter().zip(said).map(mark).collect();
+                (marks, questions.iter().map(|question| question.class).collect())
+            }
+            Questions::Decoded { prompts, most, end, classes } => {
+                let said = runner.decode(&assessment.batch, prompts, *most, *end)?;
+                let marks = said.iter().enumerate();
+                let marks = marks.map(|(example, said)| examples.mark(&assessment, example, said));
+                (marks.collect(), classes.clone())
+            }
+        };
+        values.extend(tally(&assessment, &marks, &classes));
+    }
+    Ok(values)
+}
+
+/// Shares of right answers and of answers by the linear rule; an assessment without questions has none.
+fn tally(assessment: &Assessment, marks: &[Mark], classes: &[Option<u8>]) -> Vec<(String, f64)> {
+    let share = |wanted: &dyn Fn(&Mark) -> Option<bool>, class: Option<u8>| {
+        let own = marks.iter().zip(classes).filter(|(_, own)| class.is_none() || **own == class);
+        let (count, found) = own
+            .filter_map(|(mark, _)| wanted(mark))
+            .fold((0, 0), |(count, found), is| (count + 1, found + usize::from(is)));
+        (count > 0).then(|| found as f64 / count as f64)
+    };
+    let right = |mark: &Mark| Some(mark.right);
+    let name = assessment.name;
+    let mut values = vec![(format!("{name}_accuracy"), share(&right, None))];
+    for (class, word) in assessment.classes.iter().enumerate() {
+        values.push((format!("{name}_accuracy/{word}"), share(&right, Some(class as u8))));
+    }
+    values.push((format!("{name}_linear_rule"), share(&|mark| mark.linear, None)));
+    values.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+/// A replica that is asked.
+struct Runner<'a> {
+    engine: &'a mut dyn Engine,
+    replica: usize,
+    /// Most tokens of a sequence.
+    length: usize,
+    /// Outputs of a row.
+    width: usize,
+}
+
+/// An answer that is being decoded.
+struct Draft {
+    /// Its number among the questions.
+    question: usize,
+    /// The prompt, what has been said, and what may come next.
+    tokens: Vec<u32>,
+    prompt: usize,
+    /// Tokens said so far.
+    said: usize,
+}
+
+impl Runner<'_> {
+    /// Shows the outputs of all rows of a batch, a row at a time.
+    fn rows(&mut self, batch: &Batch, mut visit: impl FnMut(usize, &dyn Row)) -> Result<(), LabError> {
+        let width = self.width;
+        let how = (Scale::RAW, Reading::Usual);
+        self.engine.evaluate(self.replica, batch, how, &mut |first, outputs| match outputs {
+            Outputs::F32(all) => {
+                all.chunks_exact(width).enumerate().for_each(|(row, outputs)| visit(first + row, &outputs));
+            }
+            Outputs::F64(all) => {
+                all.chunks_exact(width).enumerate().for_each(|(row, outputs)| visit(first + row, &outputs));
+            }
+        })
+    }
+
+    /// The highest of the candidates for each question, whose rows ascend.
+    fn rank(
+        &mut self,
+        batch: &Batch,
+        candidates: &[u32],
+        questions: &[Ranked],
+    ) -> Result<Vec<u32>, LabError> {
+        let mut said = Vec::with_capacity(questions.len());
+        self.rows(batch, |row, outputs| {
+            while questions.get(said.len()).is_some_and(|question| question.row as usize == row) {
+                said.push(outputs.highest_of(candidates));
+            }
+        })?;
+        Ok(said)
+    }
+
+    /// What the model says behind each prompt, without the end; `most` tokens at most, and no more than its sequences can hold.
+    fn decode(
+        &mut self,
+        batch: &Batch,
+        prompts: &[u32],
+        most: usize,
+        end: u32,
+    ) -> Result<Vec<Vec<u32>>, LabError> {
+        let Input::Ragged { tokens, ends, .. } = &batch.input else { return Ok(Vec::new()) };
+        let starts = std::iter::once(0).chain(ends.iter().copied());
+        let sequences = starts.zip(ends).map(|(start, end)| &tokens[start as usize..*end as usize]);
+        let drafts = sequences.zip(prompts).enumerate().map(|(question, (tokens, prompt))| Draft {
+            question,
+            tokens: tokens.to_vec(),
+            prompt: *prompt as usize,
+            said: 0,
+        });
+        let mut drafts: Vec<Draft> = drafts.collect();
+        let mut answers = vec![Vec::new(); drafts.len()];
+        while !drafts.is_empty() {
+            let mut said: Vec<u32> = Vec::new();
+            self.rows(&all_of(&drafts), |_, outputs| said.push(outputs.highest()))?;
+            let mut start = 0;
+            drafts.retain_mut(|draft| {
+                let rows = draft.tokens.len();
+                let goes_on = draft.accept(&said[start..start + rows], most, end, self.length);
+                start += rows;
+                if !goes_on {
+                    answers[draft.question] = draft.answer().to_vec();
+                }
+                goes_on
+            });
+        }
+        Ok(answers)
+    }
+}
+
+impl Draft {
+    /// Takes what the model said behind every token of the draft; tells whether there is more to ask.
+    fn accept(&mut self, said: &[u32], most: usize, end: u32, length: usize) -> bool {
+        loop {
+            let place = self.prompt + self.said;
+            // Behind a word that differs, nothing that was said is an answer to what stands there now.
+            let Some(word) = said.get(place - 1).copied() else { return true };
+            if word == end || self.said == most || place > length {
+                self.tokens.truncate(place);
+                return false;
+            }
+            self.said += 1;
+            match self.tokens.get_mut(place) {
+                Some(draft) if *draft == word => {}
+                Some(draft) => {
+                    *draft = word;
+                    return self.may_go_on(most, length);
+                }
+                None => {
+                    self.tokens.push(word);
+                    return self.may_go_on(most, length);
+                }
+            }
+        }
+    }
+
+    /// Whether another word may be said; an answer that may not go on is cut behind what was said.
+    fn may_go_on(&mut self, most: usize, length: usize) -> bool {
+        let place = self.prompt + self.said;
+        let goes_on = self.said < most && place <= length;
+        if !goes_on {
+            self.tokens.truncate(place);
+        }
+        goes_on
+    }
+
+    fn answer(&self) -> &[u32] {
+        &self.tokens[self.prompt..]
+    }
+}
+
+/// All drafts as one batch.
+fn all_of(drafts: &[Draft]) -> Batch {
+    let (mut tokens, mut ends) = (Vec::new(), Vec::new());
+    for draft in drafts {
+        tokens.extend(&draft.tokens);
+        ends.push(tokens.len() as u32);
+    }
+    let targets = Targets::Classes(vec![0; tokens.len()]);
+    let input = Input::Ragged { tokens, ends, positions: None };
+    Batch { input, targets, weights: None, also_correct: Vec::new() }
+}
+
+/// The outputs of a row.
+trait Row {
+    /// The class with the highest output, the first of equals.
+    fn highest(&self) -> u32;
+    /// The same among some.
+    fn highest_of(&self, candidates: &[u32]) -> u32;
+}
+
+impl<T: Float> Row for &[T] {
+    fn highest(&self) -> u32 {
+        let mut best = 0;
+        for class in 1..self.len() {
+            if self[class] > self[best] {
+                best = class;
+            }
+        }
+        best as u32
+    }
+
+    fn highest_of(&self, candidates: &[u32]) -> u32 {
+        let mut best = candidates.first().copied().unwrap_or(0);
+        for candidate in candidates {
+            if self[*candidate as usize] > self[best as usize] {
+                best = *candidate;
+            }
+        }
+        best
+    }
+}
