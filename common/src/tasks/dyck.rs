@@ -15,8 +15,8 @@ use super::grammar::settings::SetSettings;
 use super::grammar::shared::Shared;
 use super::grammar::vocabulary::Vocabulary;
 use super::{
-    Assessment, Batch, Draw, Examples, Form, Output, Questions, Ranked, ReadOut, Sentences, Split, Task,
-    TaskShape,
+    Assessment, AssessmentMetrics, Batch, Draw, Examples, Form, Output, Questions, Ranked, ReadOut, Seeds,
+    Sentences, Split, Task, TaskShape,
 };
 use crate::fields::{ConfigResult, Fields};
 use crate::limits;
@@ -27,6 +27,9 @@ const QUESTIONS: usize = 5_000;
 
 /// Tokens between a closing bracket and the one it closes from which on it is a distant one.
 const DISTANT: usize = 10;
+
+/// Kinds of questions that have an accuracy of their own.
+const CLASSES: [&str; 1] = ["distant"];
 
 /// Sets in use.
 static SETS: Shared<Dyck, Sets> = Shared::new();
@@ -142,9 +145,18 @@ impl Task for Dyck {
         Some(self.vocabulary().text(tokens))
     }
 
-    fn examples(&self, seed: u64) -> Box<dyn Examples> {
+    fn has_sentences(&self) -> bool {
+        true
+    }
+
+    fn assessment_metrics(&self) -> Vec<AssessmentMetrics> {
+        let metrics = |name| AssessmentMetrics { name, classes: CLASSES.to_vec(), has_linear_rule: false };
+        ["in_domain", "generalisation"].map(metrics).to_vec()
+    }
+
+    fn examples(&self, seeds: Seeds) -> Box<dyn Examples> {
         let sets = SETS.get(self, || Writer { task: self, open: Vec::with_capacity(self.depth) }.sets());
-        Box::new(DyckExamples { start: self.start(), corpus: Corpus::new(sets, seed, self.start()) })
+        Box::new(DyckExamples { start: self.start(), corpus: Corpus::new(sets, seeds.order, self.start()) })
     }
 }
 
@@ -279,7 +291,7 @@ fn questions(name: &'static str, task: &Dyck, lines: &Lines) -> Assessment {
             candidates: (0..task.types as u8).map(|kind| u32::from(task.closing(kind))).collect(),
             questions,
         },
-        classes: vec!["distant"],
+        classes: CLASSES.to_vec(),
     }
 }
 
