@@ -34,6 +34,12 @@ pub const MAX_WIDTH: usize = 1 << 20;
 pub const MAX_MODULUS: u32 = 2048;
 /// Digits of a number in an arithmetic task.
 pub const MAX_DIGITS: usize = 200;
+/// Types of brackets: as many as there are letters to name them.
+pub const MAX_BRACKET_TYPES: usize = 26;
+/// Brackets open at once.
+pub const MAX_BRACKET_DEPTH: usize = 100;
+/// Tokens of a string of brackets.
+pub const MAX_BRACKETS: usize = 1024;
 /// Tokens in a vocabulary.
 pub const MAX_VOCABULARY: usize = 1 << 20;
 /// Tokens in a sequence.
