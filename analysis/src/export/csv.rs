@@ -68,11 +68,13 @@ pub fn cells_csv(data: &Dataset, results: &[AnalysisResult]) -> String {
         });
         add("at_risk", &|group| group.at_risk.to_string());
         add("censored", &|group| group.censored.to_string());
-        add("median_saturation", &|group| real(group.median_saturation));
+        add("median_saturation", &|group| real(group.saturation.value));
         add("median_delay", &|group| real(group.delay.value));
         add("median_delay_low", &|group| real(group.delay.low));
         add("median_delay_high", &|group| real(group.delay.high));
+        add("median_ratio", &|group| real(group.ratio.value));
         add("mean_log10_ratio", &|group| real(group.log10_ratio.value));
+        add("early_stopping_cost", &|group| real(group.early_stopping_cost.value));
     }
 
     let mut text = columns.iter().map(|(name, _)| field(name)).collect::<Vec<_>>().join(",");

@@ -1,8 +1,11 @@
 //! `grokking`: when training saturates, when generalisation comes, and the delay between, per trial and per cell.
 //!
-//! The delay of a run that never generalised is censored, so a cell's delay is a Kaplan–Meier median over all runs that
-//! saturated; runs that never did are not at risk and counted apart. The mean over the runs that grokked would be biased
-//! low and is not given.
+//! A run that never saturated or never generalised is censored, never left out: medians of steps, of the delay and of the
+//! ratio are Kaplan–Meier medians over all runs at risk (for the delay and the ratio, those that saturated; the others are
+//! counted apart). With `linear-rule` it also says per group which rule runs followed when: see [`courses`].
+
+mod courses;
+mod tables;
 
 use std::collections::BTreeMap;
 
@@ -11,19 +14,20 @@ use plateau_common::results::TrialRecord;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::population::{caveats, horizon};
-use super::summary::drop_empty_column;
+use super::population::{caveats, horizon, observation};
 use super::survival::{self, SurvivalCurves};
 use super::{Analysis, AnalysisResult, Common};
 use crate::cells::{Dataset, Group, describe};
 use crate::number;
-use crate::statistics::bootstrap::{self, FEWEST_RUNS, quantile};
+use crate::statistics::bootstrap::{self, FEWEST_RUNS};
 use crate::statistics::estimate::finite_sorted;
 use crate::statistics::kaplan_meier::{KaplanMeier, Observation, kaplan_meier};
 use crate::statistics::wilson::wilson;
 use crate::statistics::{Estimate, mean};
-use crate::table::TextTable;
-use crate::transition::{Levels, Transition, Verdict, detect};
+use crate::transition::{Curves, LINEAR_ACCURACY, LINEAR_SHARE, Levels, LinearRule, Transition, Verdict, detect};
+
+/// The share of answers out of domain that follow the linear rule.
+pub const LINEAR_METRIC: &str = "generalisation_linear_rule";
 
 struct Grokking {
     name: String,
@@ -31,11 +35,33 @@ struct Grokking {
     train_metric: String,
     test_metric: String,
     levels: Levels,
+    stable: Stable,
+    linear_rule: bool,
     by: Option<String>,
 }
 
+/// Which step counts as the beginning of stable generalisation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stable {
+    /// From which generalisation lasts to the end.
+    Lasting,
+    /// From which it holds for `persistence` evaluations, as curves that oscillate for ever never last.
+    Consecutive,
+}
+
+impl Stable {
+    fn step(self, found: &Transition) -> Option<u64> {
+        match self {
+            Stable::Lasting => found.stable,
+            Stable::Consecutive => found.sustained,
+        }
+    }
+}
+
 /// Options: `train-metric` (default `train_accuracy`), `test-metric` (default `test_accuracy`), `level` (generalisation,
-/// default 0.99), `train-level` (saturation, default 0.99), `persistence` (default 3), `chance` (default 0), `by`.
+/// default 0.99), `train-level` (saturation, default 0.99), `persistence` (default 3), `stable` (`lasting` by default, or
+/// `consecutive`), `linear-rule` (default false), `chance` (default 0), `by`.
 pub fn read(fields: &mut Fields, common: Common) -> ConfigResult<Box<dyn Analysis>> {
     let known = common.known;
     let defaults = Levels::default();
@@ -51,6 +77,10 @@ pub fn read(fields: &mut Fields, common: Common) -> ConfigResult<Box<dyn Analysi
         train_metric: known.metric(fields, "train-metric")?.unwrap_or_else(|| "train_accuracy".to_owned()),
         test_metric: known.metric(fields, "test-metric")?.unwrap_or_else(|| "test_accuracy".to_owned()),
         levels,
+        stable: fields
+            .choice("stable", &[("lasting", Stable::Lasting), ("consecutive", Stable::Consecutive)])?
+            .unwrap_or(Stable::Lasting),
+        linear_rule: fields.boolean("linear-rule")?.unwrap_or(false),
         by: known.parameter(fields, "by")?,
     }))
 }
@@ -66,6 +96,9 @@ pub struct GrokkingTrial {
     pub seed: u64,
     /// Where it is in its life.
     pub state: &'static str,
+    /// The step up to which what has not happened is known not to have: steps that are not there lie beyond.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub censored_at: Option<u64>,
     /// Its transitions.
     pub transition: Transition,
 }
@@ -91,16 +124,36 @@ pub struct GrokkingGroup {
     pub delay: Estimate,
     /// The delay's survival curve.
     pub delay_curve: KaplanMeier,
+    /// Median step of saturation by Kaplan–Meier, over all runs with curves.
+    pub saturation: Estimate,
+    /// Median step of first generalisation, likewise.
+    pub first: Estimate,
+    /// Median step of stable generalisation, likewise.
+    pub stable: Estimate,
+    /// Median of first / saturation by Kaplan–Meier, over the runs that saturated.
+    pub ratio: Estimate,
     /// first / saturation of every run that has both, ascending.
     #[serde(serialize_with = "number::serialize_list")]
     pub ratios: Vec<f64>,
     /// Mean of log10 of these ratios.
     pub log10_ratio: Estimate,
-    /// What stopping at the first maximum of the training metric would have cost on the held-out one, on average.
-    pub early_stopping_cost: Estimate,
-    /// Median step of saturation, over the runs that saturated.
+    /// Median step of the first maximum of the training metric.
     #[serde(serialize_with = "number::serialize")]
-    pub median_saturation: f64,
+    pub early_stop: f64,
+    /// Mean of the held-out metric there.
+    pub early_stop_value: Estimate,
+    /// Mean of the held-out metric at the end, over the same runs.
+    pub final_value: Estimate,
+    /// What stopping there would have cost on the held-out metric, on average.
+    pub early_stopping_cost: Estimate,
+    /// Which rule the runs followed and when, in a sentence; empty where it was not asked for.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub course: String,
+    /// The last step up to which any run is known.
+    #[serde(skip)]
+    horizon: f64,
+    #[serde(skip)]
+    largest_ratio: f64,
 }
 
 /// Outcome of the `grokking` analysis.
@@ -112,6 +165,8 @@ pub struct GrokkingOutcome {
     pub test_metric: String,
     /// The levels.
     pub levels: Levels,
+    /// Which step counts as the beginning of stable generalisation.
+    pub stable: Stable,
     /// One entry per group.
     pub groups: Vec<GrokkingGroup>,
     /// One entry per trial.
@@ -122,7 +177,14 @@ pub struct GrokkingOutcome {
 
 impl Grokking {
     fn transition(&self, trial: &TrialRecord) -> Transition {
-        detect(trial.series.get(&self.train_metric), trial.series.get(&self.test_metric), &self.levels)
+        let curve = |metric: &str| trial.series.get(metric);
+        let linear = match curve(LINEAR_METRIC).filter(|share| share.values.iter().any(|value| value.is_finite())) {
+            _ if !self.linear_rule => LinearRule::NotSought,
+            Some(share) => LinearRule::Share(share),
+            None => LinearRule::Accuracy,
+        };
+        let curves = Curves { train: curve(&self.train_metric), test: curve(&self.test_metric), linear };
+        detect(&curves, &self.levels)
     }
 
     fn group(&self, names: &[&str], group: &Group) -> (GrokkingGroup, Vec<GrokkingTrial>) {
@@ -139,29 +201,45 @@ impl Grokking {
         for (_, transition) in &trials {
             *verdicts.entry(transition.verdict.phrase()).or_default() += 1;
         }
-        let delays: Vec<Observation> = seen.iter().filter_map(|(trial, found)| delay(trial, found)).collect();
-        let delay_curve = kaplan_meier(&delays, self.confidence);
-        let (ratios, _) =
-            finite_sorted(&seen.iter().filter_map(|(_, found)| found.delay_ratio).collect::<Vec<f64>>());
-        let costs: Vec<f64> = seen.iter().filter_map(|(_, found)| found.early_stopping_cost).collect();
-        let (saturations, _) = finite_sorted(
-            &seen.iter().filter_map(|(_, found)| Some(found.saturation? as f64)).collect::<Vec<f64>>(),
-        );
+        let curve = |observed: Vec<Observation>| kaplan_meier(&observed, self.confidence);
+        let until = |step: &dyn Fn(&Transition) -> Option<u64>| {
+            curve(seen.iter().filter_map(|(trial, found)| observation(trial, step(found))).collect())
+        };
+        let delay_curve = curve(seen.iter().filter_map(|(trial, found)| delay(trial, found)).collect());
+        let ratio_curve = curve(seen.iter().filter_map(|(trial, found)| ratio(trial, found)).collect());
+        let numbers = |value: &dyn Fn(&Transition) -> Option<f64>| -> Vec<f64> {
+            finite_sorted(&seen.iter().filter_map(|(_, found)| value(found)).collect::<Vec<f64>>()).0
+        };
+        let ratios = numbers(&|found| found.delay_ratio);
+        // The three are of the same runs, so that the one difference is that of the other two.
+        let of_both = |value: fn(&Transition) -> Option<f64>| {
+            mean::t_interval(&numbers(&|found| found.early_stopping_cost.and_then(|_| value(found))), self.confidence)
+        };
         let generalised = seen.iter().filter(|(_, found)| found.first.is_some()).count();
+        let firsts = until(&|found| found.first);
         let described = GrokkingGroup {
             name: name.clone(),
             parameters: survival::shared(names, group),
             runs: seen.len(),
-            verdicts,
             generalised: wilson(generalised, seen.len(), self.confidence),
             at_risk: delay_curve.runs,
             censored: delay_curve.runs - delay_curve.events,
             delay: delay_curve.median(),
             delay_curve,
+            saturation: until(&|found| found.saturation).median(),
+            first: firsts.median(),
+            stable: until(&|found| self.stable.step(found)).median(),
+            ratio: ratio_curve.median(),
             log10_ratio: log10_ratio(&ratios, self.confidence),
             ratios,
-            early_stopping_cost: mean::t_interval(&costs, self.confidence),
-            median_saturation: quantile(&saturations, 0.5).unwrap_or(f64::NAN),
+            early_stop: middle(&numbers(&|found| found.early_stop.map(|step| step as f64))),
+            early_stop_value: of_both(|found| found.early_stop_value),
+            final_value: of_both(|found| found.final_value),
+            early_stopping_cost: of_both(|found| found.early_stopping_cost),
+            course: if self.linear_rule { courses::sentence(&verdicts, &seen) } else { String::new() },
+            horizon: firsts.horizon,
+            largest_ratio: ratio_curve.horizon,
+            verdicts,
         };
         let rows = trials
             .into_iter()
@@ -170,6 +248,7 @@ impl Grokking {
                 group: name.clone(),
                 seed: trial.seed,
                 state: trial.state.name(),
+                censored_at: horizon(trial),
                 transition,
             })
             .collect();
@@ -182,8 +261,8 @@ impl Grokking {
             let censored = group.censored;
             if censored > 0 && censored < group.at_risk {
                 caveats.push(format!(
-                    "{}: {censored} of {} saturated runs had not generalised when last seen; the median delay counts them \
-                     (Kaplan–Meier), the ratios and early-stopping costs of those that did are biased low.",
+                    "{}: {censored} of {} saturated runs had not generalised when last seen; the medians count them \
+                     (Kaplan–Meier), the mean log10 ratio of those that did is biased low.",
                     group.name, group.at_risk
                 ));
             } else if censored > 0 {
@@ -196,17 +275,53 @@ impl Grokking {
             if never > 0 {
                 caveats.push(format!("{}: {never} runs never saturated and have no delay.", group.name));
             }
+            let without = group.verdicts.get(Verdict::NoCurve.phrase()).copied().unwrap_or(0);
+            if without > 0 {
+                caveats.push(format!("{}: {without} runs have no curves and are left out.", group.name));
+            }
+            let costless = group.runs - group.early_stopping_cost.runs;
+            if costless > 0 {
+                caveats.push(format!(
+                    "{}: {costless} runs have no early-stopping cost: a curve has no finite value there or at the end.",
+                    group.name
+                ));
+            }
         }
+        let stable = match self.stable {
+            Stable::Lasting => "in every later evaluation".to_owned(),
+            Stable::Consecutive => format!("for {} evaluations", self.levels.persistence),
+        };
+        let (train, test) = (&self.train_metric, &self.test_metric);
+        let level = number::human(self.levels.test);
         caveats.push(format!(
-            "Saturation: {} ≥ {} for {} evaluations. Generalisation: first {} ≥ {}. A step is the evaluation that first \
-             saw it; it happened since the evaluation before.",
-            self.train_metric,
+            "Saturation: {train} ≥ {} for {} evaluations. Generalisation: first {test} ≥ {level}; stable: {stable}. A step \
+             is the evaluation that first saw it; it happened since the evaluation before. Early stop: first maximum of \
+             {train}.",
             number::human(self.levels.train),
             self.levels.persistence,
-            self.test_metric,
-            number::human(self.levels.test),
         ));
+        if self.linear_rule {
+            caveats.push(self.linear_caveat(data));
+        }
         caveats
+    }
+
+    fn linear_caveat(&self, data: &Dataset) -> String {
+        let by_share = |trial: &TrialRecord| trial.series.contains_key(LINEAR_METRIC);
+        let without = data.trials().filter(|trial| !by_share(trial)).count();
+        let mut caveat = format!(
+            "Linear rule: {LINEAR_METRIC} ≥ {LINEAR_SHARE} at an evaluation with {} ≥ {}.",
+            self.train_metric,
+            number::human(self.levels.train)
+        );
+        if without > 0 {
+            caveat.push_str(&format!(
+                " {without} of {} trials have not measured it; of them, {} < {LINEAR_ACCURACY} counts.",
+                data.trials().count(),
+                self.test_metric
+            ));
+        }
+        caveat
     }
 }
 
@@ -217,6 +332,20 @@ fn delay(trial: &TrialRecord, found: &Transition) -> Option<Observation> {
         Some(delay) => Observation { time: delay.max(0) as f64, event: true },
         None => Observation { time: horizon(trial)?.saturating_sub(saturation) as f64, event: false },
     })
+}
+
+/// The ratio of the two steps, likewise.
+fn ratio(trial: &TrialRecord, found: &Transition) -> Option<Observation> {
+    let saturation = found.saturation?;
+    Some(match found.delay_ratio {
+        Some(ratio) => Observation { time: ratio, event: true },
+        None => Observation { time: horizon(trial)? as f64 / saturation.max(1) as f64, event: false },
+    })
+}
+
+/// The median of ascending values; NaN of nothing.
+fn middle(sorted: &[f64]) -> f64 {
+    bootstrap::quantile(sorted, 0.5).unwrap_or(f64::NAN)
 }
 
 /// Mean of log10 of the ratios: bootstrap from five runs on, else t.
@@ -252,109 +381,27 @@ impl Analysis for Grokking {
             survival::curves(words, &names, &groups, self.confidence, |trial| self.transition(trial).first);
         let mut caveats = self.caveats(data, &described);
         caveats.extend(pooled);
-        let mut tables = vec![groups_table(&described), verdicts_table(&described)];
+        let mut tables = vec![
+            tables::groups(&described),
+            tables::verdicts(&described),
+            tables::early_stopping(&described, &self.train_metric, &self.test_metric),
+        ];
         tables.extend(survival.comparison_table());
-        tables.push(trials_table(&trials));
+        tables.push(tables::trials(&trials, self.stable, self.linear_rule));
+        let findings = described.iter().filter(|group| !group.course.is_empty());
+        let findings = findings.map(|group| format!("{}: {}", group.name, group.course)).collect();
         let outcome = GrokkingOutcome {
             train_metric: self.train_metric.clone(),
             test_metric: self.test_metric.clone(),
             levels: self.levels,
+            stable: self.stable,
             groups: described,
             trials,
             survival,
         };
-        AnalysisResult::new(self, "Grokking", tables, caveats, outcome)
+        let title = if self.linear_rule { "Structural grokking" } else { "Grokking" };
+        AnalysisResult::new(self, title, tables, caveats, outcome).with_findings(findings)
     }
-}
-
-fn groups_table(groups: &[GrokkingGroup]) -> TextTable {
-    let columns = [
-        "group",
-        "runs",
-        "grokked",
-        "generalised",
-        "saturation (median step)",
-        "delay (median steps)",
-        "interval",
-        "censored",
-        "ratio min / median / max",
-        "mean log10 ratio",
-        "early-stopping cost",
-    ];
-    let mut table = TextTable::new("Delay between saturation and generalisation", columns);
-    for group in groups {
-        let at = |share| {
-            quantile(&group.ratios, share).map_or("–".to_owned(), |ratio| number::significant(ratio, 3))
-        };
-        table.push([
-            group.name.clone(),
-            group.runs.to_string(),
-            group.verdicts.get(Verdict::Grokked.phrase()).copied().unwrap_or(0).to_string(),
-            group.generalised.human(),
-            number::human(group.median_saturation),
-            match group.delay.value {
-                value if value.is_infinite() => "not reached".to_owned(),
-                value => number::human(value),
-            },
-            number::human_interval(group.delay.low, group.delay.high),
-            format!("{} of {}", group.censored, group.at_risk),
-            if group.ratios.is_empty() {
-                "–".to_owned()
-            } else {
-                format!("{} / {} / {}", at(0.0), at(0.5), at(1.0))
-            },
-            group.log10_ratio.human(),
-            group.early_stopping_cost.human(),
-        ]);
-    }
-    table
-}
-
-fn verdicts_table(groups: &[GrokkingGroup]) -> TextTable {
-    let occurring: Vec<&str> = Verdict::ALL
-        .into_iter()
-        .map(Verdict::phrase)
-        .filter(|phrase| groups.iter().any(|group| group.verdicts.contains_key(phrase)))
-        .collect();
-    let mut table = TextTable::new("Verdicts", std::iter::once("group").chain(occurring.iter().copied()));
-    for group in groups {
-        let counts =
-            occurring.iter().map(|phrase| group.verdicts.get(phrase).copied().unwrap_or(0).to_string());
-        table.push(std::iter::once(group.name.clone()).chain(counts));
-    }
-    table
-}
-
-fn trials_table(trials: &[GrokkingTrial]) -> TextTable {
-    let columns = [
-        "group", "seed", "verdict", "T_sat", "T_first", "T_stable", "T_half", "T_onset", "delay", "ratio",
-        "gap", "± steps", "ending",
-    ];
-    let mut table = TextTable::new("Each trial (steps)", columns);
-    for trial in trials {
-        let found = &trial.transition;
-        let step = |step: Option<u64>| step.map_or("–".to_owned(), |step| step.to_string());
-        let real = |value: Option<f64>, digits| {
-            value.map_or("–".to_owned(), |value| number::significant(value, digits))
-        };
-        table.push([
-            trial.group.clone(),
-            trial.seed.to_string(),
-            found.verdict.phrase().to_owned(),
-            step(found.saturation),
-            step(found.first),
-            step(found.stable),
-            step(found.half),
-            step(found.onset),
-            found.delay.map_or("–".to_owned(), |delay| delay.to_string()),
-            real(found.delay_ratio, 3),
-            real(found.gap, 3),
-            step(found.resolution),
-            if trial.state == "completed" { String::new() } else { trial.state.to_owned() },
-        ]);
-    }
-    drop_empty_column(&mut table, "ending");
-    table
 }
 
 #[cfg(test)]
@@ -365,7 +412,11 @@ mod tests {
     use plateau_common::node::Node;
 
     fn run(records: &[TrialRecord]) -> AnalysisResult {
-        let node = Node::empty_table();
+        run_with(records, serde_json::json!({}))
+    }
+
+    fn run_with(records: &[TrialRecord], options: Value) -> AnalysisResult {
+        let node = Node::from_json(&options);
         let mut fields = Fields::new("analysis", &node).unwrap();
         let common = Common { name: "grokking".to_owned(), confidence: 0.95, known: Default::default() };
         read(&mut fields, common).unwrap().run(&Dataset::new(records, &[]))
@@ -385,7 +436,7 @@ mod tests {
         // Seeds jump at 2000, 2300 .. 3200; 0.99 is reached 688 steps later, seen at the next evaluation.
         let firsts: Vec<u64> = outcome.trials.iter().filter_map(|trial| trial.transition.first).collect();
         assert_eq!(firsts, [3000, 3000, 3500, 4000, 4000]);
-        assert_eq!(with.median_saturation, 100.0);
+        assert_eq!(with.saturation.value, 100.0);
         assert_eq!(with.delay.value, 3400.0);
         assert_eq!((with.ratios[0], with.ratios[4]), (30.0, 40.0));
         assert!(with.log10_ratio.low >= 1.0, "at least ten times later: {:?}", with.log10_ratio);
