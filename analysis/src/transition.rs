@@ -67,6 +67,8 @@ pub struct Phase {
     pub from: u64,
     /// Its last one; of a phase that begins before generalisation, the last before that.
     pub to: u64,
+    /// Whether that is the last evaluation there is.
+    pub lasts: bool,
 }
 
 impl Default for Levels {
@@ -238,7 +240,8 @@ pub fn detect(curves: &Curves, levels: &Levels) -> Transition {
     let sharpness = between(0.1, 0.9);
     let final_value = outer.last().map(|(_, value)| value);
     let early_stop = early_stop(inner);
-    let early_stop_value = early_stop.and_then(|stop| value_at(outer, stop)).filter(|value| value.is_finite());
+    let early_stop_value =
+        early_stop.and_then(|stop| value_at(outer, stop)).filter(|value| value.is_finite());
     let cost = final_value.zip(early_stop_value).map(|(end, stop)| end - stop);
     let linear = linear_phase(inner, outer, curves.linear, first, levels);
     let verdict = if inner.values.is_empty() || outer.values.is_empty() {
@@ -309,7 +312,8 @@ fn linear_phase(
     };
     let from = evaluations().next()?;
     let before = evaluations().filter(|step| first.is_some_and(|first| *step < first)).last();
-    Some(Phase { from, to: before.or_else(|| evaluations().last())? })
+    let to = before.or_else(|| evaluations().last())?;
+    Some(Phase { from, to, lasts: curve.steps.last() == Some(&to) })
 }
 
 #[cfg(test)]
@@ -368,7 +372,10 @@ mod tests {
         assert_eq!(found.resolution, Some(3000));
         assert!((found.gap.unwrap() - (0.99 - 0.08)).abs() < 1e-12);
         // The first maximum of training accuracy is at 200, where the last test value is 0.08.
-        assert_eq!((found.early_stop, found.early_stop_value, found.final_value), (Some(200), Some(0.08), Some(1.0)));
+        assert_eq!(
+            (found.early_stop, found.early_stop_value, found.final_value),
+            (Some(200), Some(0.08), Some(1.0))
+        );
         assert!((found.early_stopping_cost.unwrap() - 0.92).abs() < 1e-12);
         assert_eq!(found.linear, None, "nobody looks for a linear rule in arithmetic");
         assert_eq!(found.sharpness_steps, Some(4000));
@@ -397,7 +404,10 @@ mod tests {
         let low = curve(&[(0, 0.0), (8000, 0.2)]);
         assert_eq!(verdict(&low, &low), Verdict::NotFitted);
         assert_eq!(verdict(&low, &late(1.0)), Verdict::Unsaturated);
-        assert_eq!(detect(&Curves { train: None, ..both(&low, &low) }, &Levels::default()).verdict, Verdict::NoCurve);
+        assert_eq!(
+            detect(&Curves { train: None, ..both(&low, &low) }, &Levels::default()).verdict,
+            Verdict::NoCurve
+        );
         assert_eq!(detect(&Curves::default(), &Levels::default()).verdict, Verdict::NoCurve);
     }
 
@@ -415,7 +425,8 @@ mod tests {
     }
 
     fn structural(test: &Series, share: Option<&Series>) -> Transition {
-        let train = curve(&[(3000, 0.96), (6000, 1.0), (9000, 1.0), (12_000, 1.0), (15_000, 1.0), (18_000, 1.0)]);
+        let train =
+            curve(&[(3000, 0.96), (6000, 1.0), (9000, 1.0), (12_000, 1.0), (15_000, 1.0), (18_000, 1.0)]);
         let linear = share.map_or(LinearRule::Accuracy, LinearRule::Share);
         let curves = Curves { train: Some(&train), test: Some(test), linear };
         detect(&curves, &Levels { test: 0.8, ..Levels::default() })
@@ -423,25 +434,32 @@ mod tests {
 
     #[test]
     fn phases_of_the_linear_rule() {
-        let late = curve(&[(3000, 0.01), (6000, 0.01), (9000, 0.04), (12_000, 0.6), (15_000, 0.9), (18_000, 0.02)]);
+        let late =
+            curve(&[(3000, 0.01), (6000, 0.01), (9000, 0.04), (12_000, 0.6), (15_000, 0.9), (18_000, 0.02)]);
         // At 3000 training has not saturated; 18,000 comes after generalisation.
         let found = structural(&late, None);
-        assert_eq!(found.linear, Some(Phase { from: 6000, to: 9000 }));
+        assert_eq!(found.linear, Some(Phase { from: 6000, to: 9000, lasts: false }));
         assert_eq!((found.first, found.verdict), (Some(15_000), Verdict::Unstable));
         // Where the share was measured, it decides.
         let share = curve(&[(3000, 0.95), (6000, 0.89), (9000, 0.9), (12_000, f64::NAN), (15_000, 0.1)]);
-        assert_eq!(structural(&late, Some(&share)).linear, Some(Phase { from: 9000, to: 9000 }));
+        assert_eq!(
+            structural(&late, Some(&share)).linear,
+            Some(Phase { from: 9000, to: 9000, lasts: false })
+        );
         let none = curve(&[(6000, 0.5), (9000, 0.5)]);
         assert_eq!(structural(&late, Some(&none)).linear, None);
 
         let never = curve(&[(6000, 0.0), (12_000, 0.4), (18_000, 0.03)]);
         let found = structural(&never, None);
-        assert_eq!((found.linear, found.verdict), (Some(Phase { from: 6000, to: 18_000 }), Verdict::LinearRule));
+        assert_eq!(
+            (found.linear, found.verdict),
+            (Some(Phase { from: 6000, to: 18_000, lasts: true }), Verdict::LinearRule)
+        );
         let guessing = curve(&[(6000, 0.4), (18_000, 0.5)]);
         assert_eq!(structural(&guessing, None).verdict, Verdict::NeitherRule);
         // Generalised first, linear after: the phase begins after generalisation.
         let fallen = curve(&[(6000, 0.9), (12_000, 0.0), (18_000, 0.9)]);
-        assert_eq!(structural(&fallen, None).linear, Some(Phase { from: 12_000, to: 12_000 }));
+        assert_eq!(structural(&fallen, None).linear, Some(Phase { from: 12_000, to: 12_000, lasts: false }));
     }
 
     /// Means over ten seeds of six layers on question formation, from the logs that Murty et al. 2023 released.
@@ -454,7 +472,7 @@ mod tests {
         let curves = Curves { train: Some(&train), test: Some(&test), linear: LinearRule::Accuracy };
         let found = detect(&curves, &Levels { test: 0.8, ..Levels::default() });
         assert_eq!(found.saturation, Some(6000));
-        assert_eq!(found.linear, Some(Phase { from: 6000, to: 6000 }));
+        assert_eq!(found.linear, Some(Phase { from: 6000, to: 6000, lasts: false }));
         assert_eq!((found.first, found.stable, found.sustained), (Some(21_000), Some(60_000), Some(60_000)));
         assert_eq!((found.delay, found.delay_ratio), (Some(15_000), Some(3.5)));
         assert!((found.gap.unwrap() - 0.957).abs() < 1e-12);

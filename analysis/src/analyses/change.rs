@@ -114,10 +114,12 @@ impl Change {
 
     fn table(&self, data: &Dataset, metric: &str, changes: &[CellChange]) -> TextTable {
         let labels: Vec<&str> = data.labels.iter().map(String::as_str).collect();
-        let mut columns: Vec<String> = labels.iter().map(|label| short_name(label, &labels).to_owned()).collect();
+        let mut columns: Vec<String> =
+            labels.iter().map(|label| short_name(label, &labels).to_owned()).collect();
         let interval = format!("t {}", percent(self.confidence));
         columns.extend(
-            ["runs", "from step", "first", "last", "change", &interval, "rose", "fell", "remarks"].map(str::to_owned),
+            ["runs", "from step", "first", "last", "change", &interval, "rose", "fell", "remarks"]
+                .map(str::to_owned),
         );
         let mut table = TextTable::new(format!("{metric}: change {}", self.phrase()), columns);
         for (change, cell) in changes.iter().filter(|change| change.metric == metric).zip(&data.cells) {
@@ -209,7 +211,9 @@ impl Analysis for Change {
             findings.extend(finding(metric, &own));
             let lost: usize = own.iter().map(|change| change.change.dropped).sum();
             if lost > 0 {
-                notes.push(format!("{lost} runs have no two finite evaluations of {metric} and are left out."));
+                notes.push(format!(
+                    "{lost} runs have no two finite evaluations of {metric} and are left out."
+                ));
             }
         }
         notes.push(format!(
@@ -251,7 +255,11 @@ mod tests {
         let late = run(&structural(10), serde_json::json!({"metric": "t_parseval", "from": 150_000}));
         let outcome: &ChangeOutcome = late.outcome().unwrap();
         assert_eq!(outcome.changes[1].from, Some((150_000, 150_000)));
-        assert!(late.findings[0].starts_with("t_parseval rises in 2 and falls in 1 of 3 cells"), "{:?}", late.findings);
+        assert!(
+            late.findings[0].starts_with("t_parseval rises in 2 and falls in 1 of 3 cells"),
+            "{:?}",
+            late.findings
+        );
     }
 
     #[test]
@@ -269,6 +277,10 @@ mod tests {
         assert!((only.change.value - 0.1).abs() < 1e-12);
         assert_eq!((only.change.runs, only.change.dropped, only.rose, only.fell), (3, 2, 2, 0));
         assert!(result.caveats.iter().any(|caveat| caveat.starts_with("2 runs have no two finite")));
-        assert!(result.findings[0].contains("in 1 the interval of the change holds 0"), "{:?}", result.findings);
+        assert!(
+            result.findings[0].contains("in 1 the interval of the change holds 0"),
+            "{:?}",
+            result.findings
+        );
     }
 }

@@ -111,10 +111,12 @@ impl Comparison {
     fn pairs(&self, family: &Family, samples: &[Sample], metric: &str) -> Vec<Pair> {
         let numbered = || samples.iter().enumerate();
         let chosen = numbered().flat_map(|(index, first)| {
-            numbered().filter(move |(other, second)| match self.against {
-                Some(_) => first.reference && !second.reference,
-                None => *other > index,
-            }).map(move |(_, second)| (first, second))
+            numbered()
+                .filter(move |(other, second)| match self.against {
+                    Some(_) => first.reference && !second.reference,
+                    None => *other > index,
+                })
+                .map(move |(_, second)| (first, second))
         });
         let mut pairs: Vec<Pair> = chosen
             .map(|(first, second)| Pair {
@@ -151,12 +153,18 @@ impl Comparison {
             for metric in &self.metrics {
                 let samples: Vec<Sample> =
                     family.cells.iter().map(|cell| self.sample(families, cell, metric)).collect();
-                if let Some(against) = self.against.as_ref().filter(|_| !samples.iter().any(|own| own.reference)) {
+                if let Some(against) =
+                    self.against.as_ref().filter(|_| !samples.iter().any(|own| own.reference))
+                {
                     let value = human(Some(against));
-                    caveats.push(format!("{place}no cell has {} = {value}; nothing is compared.", families.along));
+                    caveats.push(format!(
+                        "{place}no cell has {} = {value}; nothing is compared.",
+                        families.along
+                    ));
                     break;
                 }
-                let lost: usize = samples.iter().flat_map(|own| &own.ends).filter(|end| !end.is_finite()).count();
+                let lost: usize =
+                    samples.iter().flat_map(|own| &own.ends).filter(|end| !end.is_finite()).count();
                 if lost > 0 {
                     caveats.push(format!("{place}{lost} runs have no finite {metric} and are left out."));
                 }
@@ -277,7 +285,8 @@ impl Analysis for Comparison {
             .map(|metric| self.table(metric, &pairs))
             .collect();
         let title = format!("Differences in {}", metrics.join(", "));
-        AnalysisResult::new(self, title, tables, notes, ComparisonOutcome { along, pairs }).with_findings(findings)
+        AnalysisResult::new(self, title, tables, notes, ComparisonOutcome { along, pairs })
+            .with_findings(findings)
     }
 }
 
@@ -314,7 +323,11 @@ mod tests {
             result.findings[0],
             "t_score is highest at layers = 6 (0.885); none of 3 pairs differs significantly."
         );
-        assert!(result.findings[1].contains("is highest at layers = 2 (128); 3 of 3 pairs differ"), "{:?}", result.findings);
+        assert!(
+            result.findings[1].contains("is highest at layers = 2 (128); 3 of 3 pairs differ"),
+            "{:?}",
+            result.findings
+        );
     }
 
     #[test]

@@ -216,7 +216,8 @@ fn finding(
     own: &[(usize, SuccessComparison)],
 ) -> Option<String> {
     let (successes, runs) = *counts.get(best)?;
-    let ties = own.iter().filter(|(_, other)| share(other.other_successes) >= share((successes, runs))).count();
+    let ties =
+        own.iter().filter(|(_, other)| share(other.other_successes) >= share((successes, runs))).count();
     let tied = if ties > 0 { format!(" (and as high at {ties} other values)") } else { String::new() };
     let told = |(_, other): &(usize, SuccessComparison)| {
         let (successes, runs) = other.other_successes;
@@ -278,7 +279,8 @@ impl Analysis for Success {
             })
             .collect();
         let families = Families::of(data, self.along.as_deref());
-        let (comparisons, findings) = families.as_ref().map(|families| self.compare(families)).unwrap_or_default();
+        let (comparisons, findings) =
+            families.as_ref().map(|families| self.compare(families)).unwrap_or_default();
         let title = format!("Share of runs with {}", self.event());
         let mut tables = vec![shares_table(&title, data, &cells, self.confidence)];
         tables.extend(comparisons_table(&comparisons));
@@ -294,7 +296,8 @@ fn shares_table(title: &str, data: &Dataset, cells: &[CellSuccess], confidence: 
     let labels: Vec<&str> = data.labels.iter().map(String::as_str).collect();
     let mut columns: Vec<String> = labels.iter().map(|label| short_name(label, &labels).to_owned()).collect();
     columns.extend(
-        ["successes", "runs", "share", &format!("Wilson {}", percent(confidence)), "remarks"].map(str::to_owned),
+        ["successes", "runs", "share", &format!("Wilson {}", percent(confidence)), "remarks"]
+            .map(str::to_owned),
     );
     let mut table = TextTable::new(title, columns);
     for cell in cells {
@@ -337,7 +340,7 @@ fn comparisons_table(comparisons: &[SuccessComparison]) -> Option<TextTable> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::grokking;
+    use crate::fixture::{grokking, structural};
     use plateau_common::node::Node;
 
     #[test]
@@ -354,5 +357,75 @@ mod tests {
         );
         assert!((outcome.cells[1].share.low - 0.7225).abs() < 5e-5);
         assert!((outcome.cells[0].share.high - 0.2775).abs() < 5e-5);
+    }
+
+    fn run(options: serde_json::Value, records: &[TrialRecord]) -> AnalysisResult {
+        let node = Node::from_json(&options);
+        let mut fields = Fields::new("analysis", &node).unwrap();
+        let common = Common { name: "success".to_owned(), confidence: 0.95, known: Default::default() };
+        read(&mut fields, common).unwrap_or_else(|error| panic!("{error}")).run(&Dataset::new(records, &[]))
+    }
+
+    #[test]
+    fn the_inverted_u_over_depth() {
+        let options = serde_json::json!({"metric": "generalisation_accuracy", "level": 0.8});
+        let result = run(options, &structural(10));
+        assert_eq!(
+            result.findings,
+            [
+                "most often at layers = 6: 9 of 10 runs; 0 of 10 at layers = 2 (p = 0.00024), 1 of 10 at layers = 10 (p = \
+              0.0011). An inverted U: significantly lower on both sides."
+            ]
+        );
+        let outcome: &SuccessOutcome = result.outcome().unwrap();
+        // 2 C(10, 9) / C(20, 9), times two; and (2 C(10, 9) C(10, 1) + 2) / C(20, 10).
+        assert!((outcome.comparisons[0].corrected_p_value - 2.0 * 20.0 / 167_960.0).abs() < 1e-12);
+        assert!((outcome.comparisons[1].p_value - 202.0 / 184_756.0).abs() < 1e-12);
+        assert!(result.caveats.iter().any(|caveat| caveat.contains("flatter")));
+        let few = run(serde_json::json!({"metric": "generalisation_accuracy", "level": 0.8}), &structural(3));
+        assert!(few.findings[0].contains("but not on both significantly"), "{:?}", few.findings);
+    }
+
+    /// Published: 9 of 10 seeds with six layers are above 0.8 at the end, all at some time.
+    #[test]
+    fn criteria_differ_where_curves_oscillate() {
+        let records = structural(10);
+        let counts = |options: serde_json::Value| {
+            let result = run(options, &records);
+            let outcome: &SuccessOutcome = result.outcome().unwrap();
+            outcome.cells.iter().map(|cell| cell.successes).collect::<Vec<_>>()
+        };
+        let with = |criterion: &str| serde_json::json!({"metric": "generalisation_accuracy", "level": 0.8, "criterion": criterion});
+        assert_eq!(counts(with("final")), [0, 9, 1]);
+        assert_eq!(counts(with("ever")), [0, 10, 1]);
+        let mut mean = with("mean-of-last");
+        mean["last"] = 3.into();
+        assert_eq!(counts(mean), [0, 10, 0]);
+        let mut below = with("final");
+        below["direction"] = "below".into();
+        assert_eq!(counts(below), [10, 1, 9]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_or_told() {
+        let node = Node::from_json(&serde_json::json!({"persistence": 3}));
+        let mut fields = Fields::new("analysis[0]", &node).unwrap();
+        let common = Common { name: "success".to_owned(), confidence: 0.95, known: Default::default() };
+        let problem = read(&mut fields, common).map(|_| ()).unwrap_err().to_string();
+        assert!(problem.contains("add `criterion = \"ever\"`"), "{problem}");
+
+        let mut records = structural(3);
+        records[0].series.remove("generalisation_accuracy");
+        let options = serde_json::json!({
+            "metric": "generalisation_accuracy", "criterion": "mean-of-last", "last": 50, "along": "model.dim",
+        });
+        let result = run(options, &records);
+        let said = |words: &str| result.caveats.iter().any(|caveat| caveat.contains(words));
+        assert!(said("1 runs have no finite generalisation_accuracy"), "{:?}", result.caveats);
+        assert!(
+            said("8 runs have fewer evaluations") && said("`model.dim` has one value"),
+            "{:?}",
+            result.caveats
+        );
     }
 }

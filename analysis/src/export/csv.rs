@@ -12,7 +12,7 @@ use crate::plan::CONFIDENCE;
 use crate::transition::Verdict;
 
 /// The table of cells: its labels, trials by state, `final.step` (the earliest last evaluation among
-/// the trials that left a result), statistics of every training and test metric at the last evaluation,
+/// the trials that left a result), statistics of every metric of the training set and of held-out sets at the last evaluation,
 /// and per grokking analysis its summary. Numbers are written in full; `inf` and `nan` as such.
 pub fn cells_csv(data: &Dataset, results: &[AnalysisResult]) -> String {
     let mut columns: Vec<(String, Vec<String>)> = Vec::new();
@@ -41,9 +41,10 @@ pub fn cells_csv(data: &Dataset, results: &[AnalysisResult]) -> String {
     });
     columns.push(("final.step".to_owned(), last_steps.collect()));
 
-    for metric in
-        metrics(data).into_iter().filter(|name| name.starts_with("train_") || name.starts_with("test_"))
-    {
+    let told = ["train_", "test_", "in_domain_", "generalisation_"];
+    let accuracies =
+        metrics(data).into_iter().filter(|name| told.iter().any(|start| name.starts_with(start)));
+    for metric in accuracies {
         let cells = summarise(data, metric, CONFIDENCE);
         let mut add = |suffix: &str, value: &dyn Fn(&crate::analyses::summary::CellSummary) -> String| {
             columns.push((format!("{metric}.{suffix}"), cells.iter().map(value).collect()));

@@ -260,7 +260,12 @@ impl Curves {
                             for own in group(facet.cells.iter().copied(), &[by]) {
                                 let place = place_of(&values, &own.values);
                                 let ink = colour(place.unwrap_or(0), values.len());
-                                curves.push(curve(trials(&own.cells), metric, ink, self.dash(*index, metric)));
+                                curves.push(curve(
+                                    trials(&own.cells),
+                                    metric,
+                                    ink,
+                                    self.dash(*index, metric),
+                                ));
                             }
                         }
                         let title =
@@ -273,7 +278,11 @@ impl Curves {
         panels.retain(|panel| panel.curves.iter().any(|curve| !curve.points.is_empty()));
         for (number, name) in self.baseline_names().into_iter().enumerate() {
             if panels.iter().flat_map(|panel| &panel.baselines).any(|(drawn, _)| *drawn == number) {
-                entries.push(Entry { label: metric_name(name), ink: DARK, key: Key::Line(baseline_dash(number)) });
+                entries.push(Entry {
+                    label: metric_name(name),
+                    ink: DARK,
+                    key: Key::Line(baseline_dash(number)),
+                });
             }
         }
         (panels, entries)
@@ -324,7 +333,9 @@ impl Curves {
             .baseline_names()
             .into_iter()
             .enumerate()
-            .filter(|(number, _)| !panels.iter().flat_map(|panel| &panel.baselines).any(|(drawn, _)| drawn == number))
+            .filter(|(number, _)| {
+                !panels.iter().flat_map(|panel| &panel.baselines).any(|(drawn, _)| drawn == number)
+            })
             .map(|(_, name)| metric_name(name))
             .collect();
         if !missing.is_empty() {

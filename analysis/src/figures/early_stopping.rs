@@ -40,14 +40,21 @@ pub fn read(fields: &mut Fields, context: FigureContext) -> ConfigResult<Box<dyn
 /// Both values of every run of a group that has both.
 fn runs(outcome: &GrokkingOutcome, group: &GrokkingGroup) -> Vec<(f64, f64)> {
     let own = outcome.trials.iter().filter(|trial| trial.group == group.name);
-    own.filter_map(|trial| Some((trial.transition.early_stop_value?, trial.transition.final_value?))).collect()
+    own.filter_map(|trial| Some((trial.transition.early_stop_value?, trial.transition.final_value?)))
+        .collect()
 }
 
 fn inks() -> (Ink, Ink) {
     (colour(1, 2), colour(0, 2))
 }
 
-fn draw_group(scene: &mut Scene, frame: &Frame, place: f64, outcome: &GrokkingOutcome, group: &GrokkingGroup) {
+fn draw_group(
+    scene: &mut Scene,
+    frame: &Frame,
+    place: f64,
+    outcome: &GrokkingOutcome,
+    group: &GrokkingGroup,
+) {
     let (early, end) = inks();
     let runs = runs(outcome, group);
     for (before, after) in &runs {
@@ -63,10 +70,8 @@ fn draw_group(scene: &mut Scene, frame: &Frame, place: f64, outcome: &GrokkingOu
             }
         }
     }
-    let means = [
-        (PLACES.0 - ASIDE, &group.early_stop_value, early),
-        (PLACES.1 + ASIDE, &group.final_value, end),
-    ];
+    let means =
+        [(PLACES.0 - ASIDE, &group.early_stop_value, early), (PLACES.1 + ASIDE, &group.final_value, end)];
     for (at, mean, ink) in means {
         let x = place + at;
         if mean.has_interval() {
@@ -88,7 +93,7 @@ fn label_group(scene: &mut Scene, frame: &Frame, place: f64, group: &GrokkingGro
     let cost = group.early_stopping_cost.value;
     if cost.is_finite() {
         let sign = if cost > 0.0 { "+" } else { "" };
-        let words = format!("{sign}{}", number::significant(cost, 2));
+        let words = format!("mean {sign}{}", number::significant(cost, 2));
         scene.text((x, frame.top - 12.0), fit_text(&words, SMALL, false, room), small);
     }
 }
@@ -139,14 +144,8 @@ impl Figure for EarlyStopping {
             let all = groups.iter().flat_map(|group| runs(outcome, group));
             Scale::linear(all.flat_map(|(before, after)| [before, after]))
         };
-        let blank = Frame {
-            left,
-            top,
-            width: width - left - right,
-            height,
-            x: Scale::Categories(Vec::new()),
-            y,
-        };
+        let blank =
+            Frame { left, top, width: width - left - right, height, x: Scale::Categories(Vec::new()), y };
         blank.draw(&mut scene, "", "", axis_label(quantity(&outcome.test_metric), data));
         let frame = Frame { x: Scale::Linear { low: 0.0, high: groups.len() as f64 }, ..blank };
         draw_levels(&mut scene, &frame, &[outcome.levels.test]);

@@ -11,8 +11,8 @@ use super::panels::left_out;
 use super::scale::Scale;
 use super::scene::{Anchor, Scene, TextStyleOf};
 use super::style::{
-    DARK, DASHES, Entry, Frame, GREY, Key, LABEL, PALE, SMALL, axis_label, colour, fit_text, header, header_height,
-    metric_name, quantity, text, text_width_of,
+    DARK, DASHES, Entry, Frame, GREY, Key, LABEL, PALE, SMALL, axis_label, colour, fit_text, header,
+    header_height, metric_name, quantity, text, text_width_of,
 };
 use super::{Drawing, Figure, FigureContext, restricted};
 use crate::analyses::{AnalysisResult, read_metrics};
@@ -160,7 +160,8 @@ fn draw_axes(scene: &mut Scene, frame: &Frame, leftmost: bool, lowest: bool) {
         }
     }
     let mut free_from = f64::NEG_INFINITY;
-    for tick in frame.x.ticks((frame.width / 45.0) as usize).into_iter().filter(|tick| !tick.label.is_empty()) {
+    for tick in frame.x.ticks((frame.width / 25.0) as usize).into_iter().filter(|tick| !tick.label.is_empty())
+    {
         let x = frame.left + tick.place * frame.width;
         let half = text_width_of(&tick.label) / 2.0;
         scene.line(vec![(x, bottom), (x, bottom + 4.0)], DARK, 1.0);

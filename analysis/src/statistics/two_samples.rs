@@ -42,12 +42,8 @@ pub fn compare(first: &[f64], second: &[f64], confidence: f64) -> TwoSamples {
     let ((first, first_dropped), (second, second_dropped)) = (finite_sorted(first), finite_sorted(second));
     let dropped = first_dropped + second_dropped;
     let describe = |method: String| {
-        let mut estimate = Estimate::point(
-            mean(&second) - mean(&first),
-            confidence,
-            method,
-            first.len() + second.len(),
-        );
+        let mut estimate =
+            Estimate::point(mean(&second) - mean(&first), confidence, method, first.len() + second.len());
         estimate.dropped = dropped;
         if dropped > 0 {
             estimate.flag(Flag::NonFiniteDropped);

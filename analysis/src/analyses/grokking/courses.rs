@@ -9,13 +9,15 @@ use plateau_common::results::TrialRecord;
 
 use super::middle;
 use crate::number;
+use crate::statistics::mean::mean;
 use crate::transition::{Transition, Verdict};
 
 /// The course that a run took, in the order in which they are told.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Course {
-    LinearFirst,
+    LinearThenHierarchical,
     HierarchicalAtOnce,
+    LinearThenNeither,
     LinearOnly,
     Neither,
     Unsaturated,
@@ -23,15 +25,16 @@ enum Course {
 
 fn course(found: &Transition) -> Course {
     match (found.first, found.linear) {
-        (Some(first), Some(linear)) if linear.from < first => Course::LinearFirst,
+        (Some(first), Some(linear)) if linear.from < first => Course::LinearThenHierarchical,
         (Some(_), _) => Course::HierarchicalAtOnce,
-        (None, Some(_)) => Course::LinearOnly,
+        (None, Some(linear)) if linear.lasts => Course::LinearOnly,
+        (None, Some(_)) => Course::LinearThenNeither,
         (None, None) if found.saturation.is_some() => Course::Neither,
         (None, None) => Course::Unsaturated,
     }
 }
 
-/// `6000` and, where they differ, ` (3000 to 9000)`.
+/// The median of some steps, and where they differ the first and the last: ` (3000 to 9000)`.
 struct Steps {
     middle: String,
     range: String,
@@ -60,14 +63,13 @@ pub fn sentence(verdicts: &BTreeMap<&'static str, usize>, seen: &[&(&TrialRecord
     for (_, found) in seen {
         courses.entry(course(found)).or_default().push(found);
     }
-    let mut parts: Vec<String> = courses.iter().map(|(course, runs)| part(*course, runs, seen.len())).collect();
+    let mut parts: Vec<String> =
+        courses.iter().map(|(course, runs)| part(*course, runs, seen.len())).collect();
     let fallen = verdicts.get(Verdict::Unstable.phrase()).copied().unwrap_or(0);
     if fallen > 0 {
-        parts.push(format!("{fallen} of those that became hierarchical end below the level"));
+        parts.push(format!("of those that became hierarchical, {fallen} ended below the level again"));
     }
-    let several = courses.values().any(|runs| runs.len() > 1);
-    let medians = if several { " Steps are medians, with the earliest and the latest run." } else { "" };
-    format!("{}.{medians}", parts.join("; "))
+    format!("{}.", parts.join("; "))
 }
 
 fn part(course: Course, runs: &[&Transition], all: usize) -> String {
@@ -75,16 +77,31 @@ fn part(course: Course, runs: &[&Transition], all: usize) -> String {
     let from = Steps::of(runs.iter().filter_map(|found| Some(found.linear?.from)));
     let to = Steps::of(runs.iter().filter_map(|found| Some(found.linear?.to)));
     let first = Steps::of(runs.iter().filter_map(|found| found.first));
+    let phase = if from.middle == to.middle {
+        format!("step {}", from.middle)
+    } else {
+        format!("steps {} … {}", from.middle, to.middle)
+    };
     match course {
-        Course::LinearFirst => format!(
-            "linear rule first (steps {} … {}), hierarchical from step {}{} {count}",
-            from.middle, to.middle, first.middle, first.range
-        ),
+        Course::LinearThenHierarchical => {
+            format!(
+                "linear rule first ({phase}), hierarchical from step {}{} {count}",
+                first.middle, first.range
+            )
+        }
         Course::HierarchicalAtOnce => {
-            format!("hierarchical from step {}{} without the linear rule before {count}", first.middle, first.range)
+            format!(
+                "hierarchical from step {}{} without the linear rule before {count}",
+                first.middle, first.range
+            )
+        }
+        Course::LinearThenNeither => {
+            let ends: Vec<f64> = runs.iter().filter_map(|found| found.final_value).collect();
+            let end = number::significant(mean(&ends), 2);
+            format!("linear rule first ({phase}), then neither, ending at {end} {count}")
         }
         Course::LinearOnly => {
-            format!("linear rule only, seen from step {}{} {count}", from.middle, from.range)
+            format!("linear rule only, from step {}{} to the end {count}", from.middle, from.range)
         }
         Course::Neither => format!("neither rule {count}"),
         Course::Unsaturated => format!("in-domain accuracy not saturated {count}"),

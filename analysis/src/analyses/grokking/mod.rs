@@ -24,7 +24,9 @@ use crate::statistics::estimate::finite_sorted;
 use crate::statistics::kaplan_meier::{KaplanMeier, Observation, kaplan_meier};
 use crate::statistics::wilson::wilson;
 use crate::statistics::{Estimate, mean};
-use crate::transition::{Curves, LINEAR_ACCURACY, LINEAR_SHARE, Levels, LinearRule, Transition, Verdict, detect};
+use crate::transition::{
+    Curves, LINEAR_ACCURACY, LINEAR_SHARE, Levels, LinearRule, Transition, Verdict, detect,
+};
 
 /// The share of answers out of domain that follow the linear rule.
 pub const LINEAR_METRIC: &str = "generalisation_linear_rule";
@@ -178,11 +180,12 @@ pub struct GrokkingOutcome {
 impl Grokking {
     fn transition(&self, trial: &TrialRecord) -> Transition {
         let curve = |metric: &str| trial.series.get(metric);
-        let linear = match curve(LINEAR_METRIC).filter(|share| share.values.iter().any(|value| value.is_finite())) {
-            _ if !self.linear_rule => LinearRule::NotSought,
-            Some(share) => LinearRule::Share(share),
-            None => LinearRule::Accuracy,
-        };
+        let linear =
+            match curve(LINEAR_METRIC).filter(|share| share.values.iter().any(|value| value.is_finite())) {
+                _ if !self.linear_rule => LinearRule::NotSought,
+                Some(share) => LinearRule::Share(share),
+                None => LinearRule::Accuracy,
+            };
         let curves = Curves { train: curve(&self.train_metric), test: curve(&self.test_metric), linear };
         detect(&curves, &self.levels)
     }
@@ -213,7 +216,10 @@ impl Grokking {
         let ratios = numbers(&|found| found.delay_ratio);
         // The three are of the same runs, so that the one difference is that of the other two.
         let of_both = |value: fn(&Transition) -> Option<f64>| {
-            mean::t_interval(&numbers(&|found| found.early_stopping_cost.and_then(|_| value(found))), self.confidence)
+            mean::t_interval(
+                &numbers(&|found| found.early_stopping_cost.and_then(|_| value(found))),
+                self.confidence,
+            )
         };
         let generalised = seen.iter().filter(|(_, found)| found.first.is_some()).count();
         let firsts = until(&|found| found.first);
@@ -310,13 +316,14 @@ impl Grokking {
         let by_share = |trial: &TrialRecord| trial.series.contains_key(LINEAR_METRIC);
         let without = data.trials().filter(|trial| !by_share(trial)).count();
         let mut caveat = format!(
-            "Linear rule: {LINEAR_METRIC} ≥ {LINEAR_SHARE} at an evaluation with {} ≥ {}.",
+            "Linear rule: {LINEAR_METRIC} ≥ {LINEAR_SHARE} at an evaluation with {} ≥ {}. In sentences, steps are medians over \
+             seeds; in brackets the first and the last.",
             self.train_metric,
             number::human(self.levels.train)
         );
         if without > 0 {
             caveat.push_str(&format!(
-                " {without} of {} trials have not measured it; of them, {} < {LINEAR_ACCURACY} counts.",
+                " {without} of {} trials have not measured that share; for them {} < {LINEAR_ACCURACY} counts.",
                 data.trials().count(),
                 self.test_metric
             ));
@@ -407,7 +414,7 @@ impl Analysis for Grokking {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::grokking;
+    use crate::fixture::{grokking, structural};
     use crate::statistics::Flag;
     use plateau_common::node::Node;
 
@@ -456,5 +463,95 @@ mod tests {
         assert_eq!((outcome.groups[1].runs, outcome.groups[1].at_risk), (4, 2));
         assert!(result.caveats.iter().any(|caveat| caveat.contains("never saturated")));
         assert!(outcome.groups[1].log10_ratio.method.starts_with("t interval"));
+    }
+
+    fn language() -> Value {
+        serde_json::json!({
+            "train-metric": "in_domain_accuracy", "test-metric": "generalisation_accuracy", "level": 0.8,
+            "stable": "consecutive", "linear-rule": true,
+        })
+    }
+
+    #[test]
+    fn structural_grokking_is_told_in_sentences_and_nothing_is_dropped() {
+        let result = run_with(&structural(10), language());
+        assert_eq!(
+            result.findings,
+            [
+                "layers = 2: linear rule first (steps 6000 … 12000), then neither, ending at 0.41 (10 of 10 seeds).",
+                "layers = 6: linear rule first (step 6000), hierarchical from step 21000 (12000 to 30000) (10 of 10 \
+                 seeds); of those that became hierarchical, 1 ended below the level again.",
+                "layers = 10: linear rule first (steps 6000 … 30000), hierarchical from step 300000 (1 of 10 seeds); linear \
+                 rule first (steps 6000 … 21000), then neither, ending at 0.6 (9 of 10 seeds).",
+            ]
+        );
+        let outcome: &GrokkingOutcome = result.outcome().unwrap();
+        let [two, six, ten] = outcome.groups.as_slice() else { panic!("three depths") };
+        assert_eq!(two.verdicts, BTreeMap::from([("linear rule", 10)]));
+        assert_eq!(six.verdicts, BTreeMap::from([("grokked", 9), ("unstable", 1)]));
+        assert_eq!((ten.at_risk, ten.censored, ten.first.value), (10, 9, f64::INFINITY));
+        assert_eq!(
+            (six.saturation.value, six.first.value, six.delay.value, six.ratio.value),
+            (6000.0, 21_000.0, 15_000.0, 3.5)
+        );
+        // The published early stop: 7.3 % and less, 92.9 % at the end.
+        assert!(
+            (six.early_stop_value.value - 0.043).abs() < 1e-3
+                && (six.final_value.value - 0.9294).abs() < 1e-9
+        );
+        let cost = six.final_value.value - six.early_stop_value.value;
+        assert!((six.early_stopping_cost.value - cost).abs() < 1e-12);
+        let row = |text: &str| {
+            let rows = result.tables.iter().flat_map(|table| &table.rows);
+            rows.filter(|row| row[0] == text).map(|row| row.join(" | ")).collect::<Vec<_>>()
+        };
+        assert!(
+            row("layers = 2")[0].contains("| 6000 | > 300000 | > 300000 | > 294000 | – | 10 of 10 | > 50 |")
+        );
+        assert!(
+            row("layers = 2")[3].contains("| linear rule | 6000 … 9000 | 6000 | > 300000 |"),
+            "{:?}",
+            row("layers = 2")
+        );
+    }
+
+    #[test]
+    fn other_courses_are_told_too() {
+        let mut records: Vec<TrialRecord> = structural(5)
+            .into_iter()
+            .filter(|record| record.parameters["model.layers"].as_number() == Some(6.0))
+            .collect();
+        for (index, record) in records.iter_mut().enumerate() {
+            record.series.remove(LINEAR_METRIC);
+            let curve = record.series.get_mut("generalisation_accuracy").unwrap();
+            match index {
+                0 => curve.values.fill(0.01),
+                1 => curve.values.fill(0.5),
+                2 => curve.values[1] = 0.3,
+                3 => record.series.get_mut("in_domain_accuracy").unwrap().values.fill(0.7),
+                _ => curve.values.clear(),
+            }
+            if index == 3 {
+                record.series.get_mut("generalisation_accuracy").unwrap().values.fill(0.02);
+            }
+        }
+        let result = run_with(&records, language());
+        assert_eq!(
+            result.findings,
+            [
+                "all trials: hierarchical from step 21000 without the linear rule before (1 of 4 seeds); linear rule only, from \
+              step 6000 to the end (1 of 4 seeds); neither rule (1 of 4 seeds); in-domain accuracy not saturated (1 of 4 \
+              seeds)."
+            ]
+        );
+        let said = |words: &str| result.caveats.iter().any(|caveat| caveat.contains(words));
+        assert!(
+            said("1 runs have no curves") && said("5 of 5 trials have not measured that share"),
+            "{:?}",
+            result.caveats
+        );
+        let outcome: &GrokkingOutcome = result.outcome().unwrap();
+        assert_eq!(outcome.groups[0].verdicts["neither rule"], 1);
+        assert!(run(&records).findings.is_empty(), "nobody asked");
     }
 }

@@ -70,8 +70,14 @@ pub fn verdicts(groups: &[GrokkingGroup]) -> TextTable {
 
 /// What stopping at the first maximum of A_in would have cost.
 pub fn early_stopping(groups: &[GrokkingGroup], train: &str, test: &str) -> TextTable {
-    let columns =
-        ["group", "runs", "early stop (median step)", "at the early stop", "at the end", "cost: end − early stop"];
+    let columns = [
+        "group",
+        "runs",
+        "early stop (median step)",
+        "at the early stop",
+        "at the end",
+        "cost: end − early stop",
+    ];
     let title = format!("{test} where {train} is first at its maximum, and at the end (means over runs)");
     let mut table = TextTable::new(title, columns);
     for group in groups {
@@ -90,8 +96,22 @@ pub fn early_stopping(groups: &[GrokkingGroup], train: &str, test: &str) -> Text
 /// Every trial's transitions.
 pub fn trials(trials: &[GrokkingTrial], stable: Stable, linear_rule: bool) -> TextTable {
     let columns = [
-        "group", "seed", "verdict", "linear rule", "T_sat", "T_first", "T_stable", "T_half", "T_onset", "delay",
-        "ratio", "gap", "± steps", "early stop", "cost", "ending",
+        "group",
+        "seed",
+        "verdict",
+        "linear rule",
+        "T_sat",
+        "T_first",
+        "T_stable",
+        "T_half",
+        "T_onset",
+        "delay",
+        "ratio",
+        "gap",
+        "± steps",
+        "early stop",
+        "cost",
+        "ending",
     ];
     let mut table = TextTable::new("Each trial (steps)", columns);
     for trial in trials {
