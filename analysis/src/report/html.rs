@@ -108,6 +108,13 @@ fn push_analysis(page: &mut String, result: &AnalysisResult) {
             escape(&result.title)
         ),
     );
+    if !result.findings.is_empty() {
+        page.push_str("<ul class=\"findings\">\n");
+        for finding in &result.findings {
+            push(page, format_args!("<li>{}</li>\n", escape(&crate::figures::style::capitalised(finding))));
+        }
+        page.push_str("</ul>\n");
+    }
     for table in &result.tables {
         push_table(page, table, table.title != result.title);
     }
