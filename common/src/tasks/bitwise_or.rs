@@ -13,7 +13,7 @@ use super::arithmetic::alphabet::{Alphabet, DIGITS, PLUS};
 use super::arithmetic::problem::Problem;
 use super::arithmetic::rows::{Rows, Scoring, pack};
 use super::epochs::Epochs;
-use super::{Batch, Cell, Draw, Examples, Form, GridAxes, Output, ReadOut, Split, Task, TaskShape};
+use super::{Batch, Cell, Draw, Examples, Form, GridAxes, Output, ReadOut, Seeds, Split, Task, TaskShape};
 use crate::fields::{ConfigResult, Fields};
 use crate::limits;
 use crate::random::{Stream, StreamFamily};
@@ -100,8 +100,8 @@ impl Task for BitwiseOr {
         Some(Alphabet::Calculation.text(tokens))
     }
 
-    fn examples(&self, seed: u64) -> Box<dyn Examples> {
-        let mut coins = Stream::new(seed, "split", 0);
+    fn examples(&self, seeds: Seeds) -> Box<dyn Examples> {
+        let mut coins = Stream::new(seeds.data, "split", 0);
         let mut train = Vec::with_capacity(self.problems());
         for row in 1..=self.length {
             for column in 1..=self.length {
@@ -114,10 +114,10 @@ impl Task for BitwiseOr {
         let test = train.iter().filter(|strings| strings.equally_long()).map(mirrored).collect();
         Box::new(BitwiseOrExamples {
             row: self.row(),
-            order: Epochs::new(seed, "data-order", train.len()),
+            order: Epochs::new(seeds.order, "data-order", train.len()),
             train,
             test,
-            cells: StreamFamily::new(seed, "grid"),
+            cells: StreamFamily::new(seeds.data, "grid"),
             problem: RefCell::new(Problem::with_capacity(self.row())),
         })
     }

@@ -1,6 +1,6 @@
 //! Tasks: what is learnt. One file per task and one line in `task_list!` below.
 //!
-//! A task is a pure function: (configuration, seed, step) -> examples. It therefore lives here, without tensors or I/O,
+//! A task is a pure function: (configuration, seeds, step) -> examples. It therefore lives here, without tensors or I/O,
 //! where the study file is validated as well; `plateau-lab` turns its batches into tensors.
 //!
 //! The contract of [`Task`] and [`Examples`] is checked for every entry of the list by `tests/tasks_conformance.rs`
@@ -17,6 +17,7 @@ mod most_frequent;
 mod multiplication;
 mod noise;
 mod query_count;
+mod seeds;
 mod sequences;
 mod sorting;
 mod subtraction;
@@ -33,6 +34,7 @@ pub use most_frequent::{MostFrequent, MostFrequentTarget};
 pub use multiplication::Multiplication;
 pub use noise::Noise;
 pub use query_count::{Head, QueryCount, QueryMode, TargetScale};
+pub use seeds::Seeds;
 pub use sorting::Sorting;
 pub use subtraction::Subtraction;
 
@@ -142,8 +144,10 @@ pub trait Task: Clone + std::fmt::Debug + PartialEq + Serialize + Sized {
         let _ = tokens;
         None
     }
-    /// The examples of the trial with this seed: equal seeds give equal examples, always.
-    fn examples(&self, seed: u64) -> Box<dyn Examples>;
+    /// The examples of the trial with these seeds: equal seeds give equal examples, always. What [`Examples::draw`] gives hangs on
+    /// [`Seeds::order`] (and, where it comes out of a split of finite data, on the split); everything else, splits, evaluation sets,
+    /// cells and scale, on [`Seeds::data`] alone.
+    fn examples(&self, seeds: Seeds) -> Box<dyn Examples>;
 }
 
 /// The examples of one trial.
@@ -241,9 +245,10 @@ macro_rules! task_list {
                 match self { $(TaskConfig::$name(task) => task.text(tokens),)+ }
             }
 
-            /// The examples of the trial with this seed.
-            pub fn examples(&self, seed: u64) -> Box<dyn Examples> {
-                match self { $(TaskConfig::$name(task) => task.examples(seed),)+ }
+            /// The examples of the trial with these seeds; a plain number stands for a trial's seed and its own order.
+            pub fn examples(&self, seeds: impl Into<Seeds>) -> Box<dyn Examples> {
+                let seeds = seeds.into();
+                match self { $(TaskConfig::$name(task) => task.examples(seeds),)+ }
             }
         }
     };

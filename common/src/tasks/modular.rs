@@ -4,7 +4,9 @@
 use serde::Serialize;
 
 use super::epochs::Epochs;
-use super::{Batch, Draw, Examples, Form, Input, Memory, Output, ReadOut, Split, Targets, Task, TaskShape};
+use super::{
+    Batch, Draw, Examples, Form, Input, Memory, Output, ReadOut, Seeds, Split, Targets, Task, TaskShape,
+};
 use crate::fields::{ConfigResult, Fields};
 use crate::limits;
 use crate::random::Stream;
@@ -275,16 +277,16 @@ impl Task for Modular {
         Some(self.training_rows())
     }
 
-    fn examples(&self, seed: u64) -> Box<dyn Examples> {
+    fn examples(&self, seeds: Seeds) -> Box<dyn Examples> {
         let table = self.table();
-        let order = Stream::new(seed, "split", 0).permutation(table.len() as u32);
+        let order = Stream::new(seeds.data, "split", 0).permutation(table.len() as u32);
         let rows: Vec<[u32; 3]> = order.iter().map(|index| table[*index as usize]).collect();
         let (train, test) = rows.split_at(self.training_rows());
         Box::new(Table {
             task: self.clone(),
             train: train.to_vec(),
             test: test.to_vec(),
-            order: Epochs::new(seed, "data-order", train.len()),
+            order: Epochs::new(seeds.order, "data-order", train.len()),
         })
     }
 }
@@ -398,7 +400,7 @@ mod tests {
     #[test]
     fn an_epoch_of_mini_batches_visits_every_row_once() {
         let task = task(Operation::Add, 11, 0.5);
-        let examples = task.examples(3);
+        let examples = task.examples(Seeds::from(3));
         let mut seen: Vec<Vec<u32>> = Vec::new();
         for update in 1..=6 {
             let Input::Tokens { tokens, .. } = examples.train(update, Some(10), Form::Tokens).input else {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::query_count::{Counting, TargetScale};
 use super::sequences::{Sequence, Sequences};
 use super::{
-    Batch, Draw, Examples, Form, Head, Memory, Output, ReadOut, Scale, Split, Targets, Task, TaskShape,
+    Batch, Draw, Examples, Form, Head, Memory, Output, ReadOut, Scale, Seeds, Split, Targets, Task, TaskShape,
 };
 use crate::fields::{ConfigResult, Fields};
 use crate::random::Stream;
@@ -72,10 +72,10 @@ impl Task for MostFrequent {
         true
     }
 
-    fn examples(&self, seed: u64) -> Box<dyn Examples> {
-        let sequences = Sequences::new(seed, self.counting.vocab, self.counting.length, false);
+    fn examples(&self, seeds: Seeds) -> Box<dyn Examples> {
+        let sequences = Sequences::new(seeds, self.counting.vocab, self.counting.length, false);
         let scale = match (self.target, self.counting.target_scale) {
-            (MostFrequentTarget::Count, TargetScale::Standardised) => measured_scale(&sequences, seed),
+            (MostFrequentTarget::Count, TargetScale::Standardised) => measured_scale(&sequences, seeds.data),
             _ => Scale::RAW,
         };
         Box::new(MostFrequentExamples { task: self.clone(), sequences, scale })

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::arithmetic::alphabet::DIGITS;
 use super::arithmetic::calculation::{Calculation, Operation};
 use super::arithmetic::rows::LossMean;
-use super::{Examples, GridAxes, Task, TaskShape};
+use super::{Examples, GridAxes, Seeds, Task, TaskShape};
 use crate::fields::{ConfigResult, Fields};
 
 /// `[task] kind = "multiplication"`.
@@ -48,7 +48,7 @@ impl Task for Multiplication {
         Some(self.calculation.alphabet().text(tokens))
     }
 
-    fn examples(&self, seed: u64) -> Box<dyn Examples> {
-        self.calculation.examples(Operation::Multiply, seed)
+    fn examples(&self, seeds: Seeds) -> Box<dyn Examples> {
+        self.calculation.examples(Operation::Multiply, seeds)
     }
 }

@@ -5,7 +5,9 @@
 use serde::Serialize;
 
 use super::test_set::read_test_examples;
-use super::{Batch, Draw, Examples, Form, Input, Memory, Output, ReadOut, Split, Targets, Task, TaskShape};
+use super::{
+    Batch, Draw, Examples, Form, Input, Memory, Output, ReadOut, Seeds, Split, Targets, Task, TaskShape,
+};
 use crate::fields::{ConfigResult, Fields};
 use crate::limits;
 use crate::random::{Stream, StreamFamily};
@@ -53,11 +55,11 @@ impl Task for Noise {
         None
     }
 
-    fn examples(&self, seed: u64) -> Box<dyn Examples> {
+    fn examples(&self, seeds: Seeds) -> Box<dyn Examples> {
         Box::new(NoiseExamples {
             task: self.clone(),
-            train: StreamFamily::new(seed, "train-data"),
-            test: StreamFamily::new(seed, "test-data"),
+            train: StreamFamily::new(seeds.order, "train-data"),
+            test: StreamFamily::new(seeds.data, "test-data"),
         })
     }
 }

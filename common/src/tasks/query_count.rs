@@ -5,7 +5,9 @@ use serde::Serialize;
 
 use super::sequences::{Sequence, Sequences};
 use super::test_set::read_test_examples;
-use super::{Batch, Draw, Examples, Form, Memory, Output, ReadOut, Scale, Split, Targets, Task, TaskShape};
+use super::{
+    Batch, Draw, Examples, Form, Memory, Output, ReadOut, Scale, Seeds, Split, Targets, Task, TaskShape,
+};
 use crate::fields::{ConfigError, ConfigResult, Fields};
 use crate::limits;
 use crate::random::Stream;
@@ -190,8 +192,8 @@ impl Task for QueryCount {
         true
     }
 
-    fn examples(&self, seed: u64) -> Box<dyn Examples> {
-        let sequences = Sequences::new(seed, self.counting.vocab, self.counting.length, self.appended());
+    fn examples(&self, seeds: Seeds) -> Box<dyn Examples> {
+        let sequences = Sequences::new(seeds, self.counting.vocab, self.counting.length, self.appended());
         Box::new(QueryCountExamples { task: self.clone(), sequences })
     }
 }

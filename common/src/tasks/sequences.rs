@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-use super::{Form, Input};
+use super::{Form, Input, Seeds};
 use crate::random::{Stream, StreamFamily};
 
 /// Draws sequences of one trial.
@@ -36,13 +36,13 @@ pub(super) struct Sequence<'a> {
 }
 
 impl Sequences {
-    pub fn new(seed: u64, vocabulary: usize, drawn: usize, appended: bool) -> Self {
+    pub fn new(seeds: Seeds, vocabulary: usize, drawn: usize, appended: bool) -> Self {
         Sequences {
             vocabulary: vocabulary as u32,
             drawn,
             appended,
-            train: StreamFamily::new(seed, "train-data"),
-            test: StreamFamily::new(seed, "test-data"),
+            train: StreamFamily::new(seeds.order, "train-data"),
+            test: StreamFamily::new(seeds.data, "test-data"),
             scratch: RefCell::default(),
         }
     }

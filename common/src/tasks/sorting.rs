@@ -12,7 +12,7 @@ use super::arithmetic::number;
 use super::arithmetic::problem::Problem;
 use super::arithmetic::rows::Scoring;
 use super::test_set::read_test_examples;
-use super::{Cell, Examples, GridAxes, Output, ReadOut, Task, TaskShape};
+use super::{Cell, Examples, GridAxes, Output, ReadOut, Seeds, Task, TaskShape};
 use crate::fields::{ConfigResult, Fields};
 use crate::limits;
 use crate::random::Stream;
@@ -84,7 +84,7 @@ impl Task for Sorting {
         Some(Alphabet::Sorting.text(tokens))
     }
 
-    fn examples(&self, seed: u64) -> Box<dyn Examples> {
+    fn examples(&self, seeds: Seeds) -> Box<dyn Examples> {
         let settings = Settings {
             trained: (self.digits, self.items),
             largest: (limits::MAX_DIGITS, SYMBOLS.len()),
@@ -95,7 +95,7 @@ impl Task for Sorting {
             cells: Scoring { end: false, ..Scoring::ANSWER },
             test_examples: self.test_examples,
         };
-        Box::new(Fresh::new(seed, settings, Lists::new(self.items, self.digits)))
+        Box::new(Fresh::new(seeds, settings, Lists::new(self.items, self.digits)))
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::arithmetic::alphabet::DIGITS;
 use super::arithmetic::calculation::{Calculation, Operation};
 use super::arithmetic::rows::LossMean;
-use super::{Examples, GridAxes, Task, TaskShape};
+use super::{Examples, GridAxes, Seeds, Task, TaskShape};
 use crate::fields::{ConfigResult, Fields};
 
 /// `[task] kind = "subtraction"`.
@@ -60,7 +60,7 @@ impl Task for Subtraction {
         Some(self.calculation.alphabet().text(tokens))
     }
 
-    fn examples(&self, seed: u64) -> Box<dyn Examples> {
-        self.calculation.examples(self.operation(), seed)
+    fn examples(&self, seeds: Seeds) -> Box<dyn Examples> {
+        self.calculation.examples(self.operation(), seeds)
     }
 }

@@ -13,7 +13,7 @@ use crate::fields::{ConfigResult, Fields};
 use crate::limits;
 use crate::random::Stream;
 use crate::tasks::test_set::read_test_examples;
-use crate::tasks::{Cell, Examples, GridAxes, Output, ReadOut, TaskShape};
+use crate::tasks::{Cell, Examples, GridAxes, Output, ReadOut, Seeds, TaskShape};
 
 /// What is calculated.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -139,8 +139,8 @@ impl Calculation {
         }
     }
 
-    /// The examples of the trial with this seed.
-    pub fn examples(&self, operation: Operation, seed: u64) -> Box<dyn Examples> {
+    /// The examples of the trial with these seeds.
+    pub fn examples(&self, operation: Operation, seeds: Seeds) -> Box<dyn Examples> {
         let GridAxes { trained, largest, .. } = self.grid(operation);
         let settings = Settings {
             trained,
@@ -151,7 +151,7 @@ impl Calculation {
             cells: Scoring::ANSWER,
             test_examples: self.test_examples,
         };
-        Box::new(Fresh::new(seed, settings, Calculations::new(operation, self.index_hints, settings.row)))
+        Box::new(Fresh::new(seeds, settings, Calculations::new(operation, self.index_hints, settings.row)))
     }
 }
 

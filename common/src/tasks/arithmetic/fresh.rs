@@ -9,7 +9,7 @@ use super::problem::{Pads, Problem};
 use super::rows::{Rows, Scoring, pack};
 use crate::random::{Stream, StreamFamily};
 use crate::tasks::epochs::Epochs;
-use crate::tasks::{Batch, Cell, Draw, Examples, Form, Split};
+use crate::tasks::{Batch, Cell, Draw, Examples, Form, Seeds, Split};
 
 /// Draws problems.
 pub trait Problems: Send {
@@ -76,13 +76,13 @@ impl Source {
 }
 
 impl<P: Problems> Fresh<P> {
-    /// The examples of the trial with this seed.
-    pub fn new(seed: u64, settings: Settings, problems: P) -> Self {
+    /// The examples of the trial with these seeds.
+    pub fn new(seeds: Seeds, settings: Settings, problems: P) -> Self {
         Fresh {
             settings,
-            train: Source::new(seed, ("train-data", "train-sizes"), settings.trained),
-            test: Source::new(seed, ("test-data", "test-sizes"), settings.trained),
-            cells: StreamFamily::new(seed, "grid"),
+            train: Source::new(seeds.order, ("train-data", "train-sizes"), settings.trained),
+            test: Source::new(seeds.data, ("test-data", "test-sizes"), settings.trained),
+            cells: StreamFamily::new(seeds.data, "grid"),
             drawing: RefCell::new(Drawing { problems, problem: Problem::with_capacity(settings.row) }),
         }
     }
