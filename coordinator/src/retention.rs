@@ -46,7 +46,7 @@ fn transition_in(state: &State, input: &Input) -> Option<Input> {
 }
 
 /// The first evaluation of a stored chunk at which the policy's metric is at its level.
-fn first_reached(policy: &KeepAround, data: &[u8]) -> Result<Option<u64>, String> {
+pub(crate) fn first_reached(policy: &KeepAround, data: &[u8]) -> Result<Option<u64>, String> {
     let chunk = wire::stored_chunk(data)?;
     let Some(column) = chunk.columns.iter().find(|column| column.name == policy.metric.name()) else {
         return Ok(None);

@@ -177,6 +177,14 @@ impl Study {
         paths
     }
 
+    /// Whether any of its trials may be a fork of another.
+    pub fn has_forks(&self) -> bool {
+        let sets = self.plan.set_values().map(|(path, _)| path.as_str());
+        let paths = self.plan.axes().map(|axis| axis.path.as_str()).chain(sets);
+        self.plan.base.at_path("fork").is_some()
+            || paths.into_iter().any(|path| plan::is_inside(path, "fork"))
+    }
+
     /// What the study holds and costs; fails with the first combination that cannot be trained.
     pub fn overview(&self) -> Result<Overview, StudyError> {
         overview::overview(self)
