@@ -28,6 +28,11 @@ impl TrialId {
         TrialId(hash("plateau 2026 trial identity v1", &json))
     }
 
+    /// The id of these bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        TrialId(bytes)
+    }
+
     /// Parses 32 hexadecimal digits.
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() != 32 || !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {

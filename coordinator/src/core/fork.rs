@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use plateau_common::config::Fork;
 use plateau_common::identity::TrialId;
-use plateau_common::trial::Ending;
+use plateau_common::trial::{Ending, TrialState};
 
 use super::effect::{Effect, Subject, Write};
 use super::input::Specification;
@@ -61,7 +61,7 @@ impl Trial {
         let reason = format!(
             "the checkpoint that it was forked with (of trial {parent}) is lost, and it has no later one: submit the fork again"
         );
-        self.state = plateau_common::trial::TrialState::Failed;
+        self.state = TrialState::Failed;
         self.ending = Some(RecordedEnding {
             attempt: self.attempt,
             ending: Ending::Failed { reason: reason.clone() },
@@ -81,6 +81,8 @@ fn checkpoint(fork: Fork, root: &Root) -> Checkpoint {
 pub fn place_for_root(state: &State, id: TrialId, budget: u64) -> Option<u64> {
     match state.trials.get(&id) {
         None => Some(state.fence.next_attempt(0)),
+        // What is done, and what diverged, goes nowhere.
+        Some(trial) if trial.completed_step >= budget || trial.state == TrialState::Diverged => None,
         Some(trial) if trial.lease.is_none() && trial.lacks_root(budget) => {
             Some(state.fence.next_attempt(trial.attempt))
         }
