@@ -176,8 +176,12 @@ mod tests {
             let chunk = convert::metrics_chunk_to_wire(&MetricsChunk::from_evaluations(evaluations));
             zstd::bulk::compress(&chunk.encode_to_vec(), 3).unwrap()
         };
-        let policy =
-            KeepAround { metric: TransitionMetric::TestAccuracy, level: 0.9, within: Window::Steps(10) };
+        let policy = KeepAround {
+            metric: TransitionMetric::TestAccuracy,
+            level: 0.9,
+            within: Window::Steps(10),
+            budget: None,
+        };
         let curve = [
             evaluation(0, Some(0.1)),
             evaluation(10, Some(f64::NAN)),

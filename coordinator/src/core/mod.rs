@@ -30,7 +30,7 @@ pub use explain::{Explanation, explain_agent, explain_sweep, explain_trial};
 pub use fork::{InheritedChunk, Root, place_for_root};
 pub use guilt::pause_after;
 pub use input::{Input, Introduction, Report, Specification, Wish};
-pub use retention::Freed;
+pub use retention::{Freed, thinned};
 pub use state::{
     Agent, Checkpoint, Fence, Lease, LeaseKey, Member, Now, ReadyEntry, ReadyKey, RecordedEnding, Shape,
     State, Sweep, SweepMode, SweepNumber, Throughput, ThroughputKey, Trial, Want, place, view,

@@ -208,22 +208,6 @@ impl Trial {
         self.crashed_on.clear();
     }
 
-    /// Whether the checkpoint at `step` is kept for good.
-    pub fn keeps_for_good(&self, step: u64) -> bool {
-        let near = self.keep_around.as_ref().zip(self.transition);
-        // Without its first state a fork could not begin anew.
-        self.fork.is_some_and(|fork| fork.step == step)
-            || self.keep_every.is_some_and(|every| step.is_multiple_of(every))
-            || near.is_some_and(|(policy, transition)| policy.is_near(transition, step))
-    }
-
-    /// Whether the checkpoint at `step` is kept for good, or may turn out to be because the transition is still to come.
-    pub fn keeps(&self, step: u64) -> bool {
-        let awaited = self.keep_around.as_ref().filter(|_| self.transition.is_none());
-        self.keeps_for_good(step)
-            || awaited.is_some_and(|policy| policy.may_be_near(self.newest_step(), step))
-    }
-
     /// Step of the newest checkpoint; 0 without one.
     pub fn newest_step(&self) -> u64 {
         self.checkpoints.last().map_or(0, |checkpoint| checkpoint.step)
