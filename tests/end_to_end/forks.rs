@@ -150,7 +150,7 @@ fn a_fork_outlives_its_parent_and_says_what_cannot_be_forked() -> anyhow::Result
     let forked = bench.json(arguments)?;
     ensure!(forked["name"] == "no-decay" && forked["new_trials"] == 1, "{forked}");
     let parents = curves(&bench, target, "parents")?.remove(&parent).context("the parent's curve")?;
-    bench.succeed(["delete", "parents", "--yes", target[0], target[1]])?;
+    bench.succeed(["delete", "parents", target[0], target[1]])?;
     let _agent = bench.agent("one", &coordinator.url)?;
     bench.succeed(["watch", "no-decay", target[0], target[1]])?;
     let fork = only(&bench, target, "no-decay")?;
