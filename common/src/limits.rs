@@ -22,6 +22,9 @@ pub const MAX_STUDY_VALUES: usize = 1 << 20;
 /// Combinations that are looked at one by one to count the trials of a study with `when` or `exclude`.
 pub const MAX_EXAMINED_COMBINATIONS: u64 = 4_000_000;
 
+/// Forks in one study, each of which is given a checkpoint when it is submitted.
+pub const MAX_FORKS: usize = 10_000;
+
 /// Updates in one trial.
 pub const MAX_STEPS: u64 = 1_000_000_000_000;
 /// Examples in one batch.
