@@ -52,9 +52,9 @@ pub fn json(parameter: Option<&Parameter>) -> Value {
     }
 }
 
-/// Whether a parameter says what a trial is: its seed and how it is checkpointed do not distinguish cells.
+/// Whether a parameter says what a trial is: its seed, the order of its data and how it is checkpointed do not distinguish cells.
 fn distinguishes(name: &str) -> bool {
-    name != "seed" && !name.starts_with("checkpoint.")
+    name != "seed" && name != "train.data-order" && !name.starts_with("checkpoint.")
 }
 
 /// Values of some parameters, in a fixed order of parameters.

@@ -77,7 +77,8 @@ impl Filter {
     }
 }
 
-fn parameter(path: &str, node: &Node) -> ConfigResult<Parameter> {
+/// Reads a value that a parameter may have.
+pub(crate) fn parameter(path: &str, node: &Node) -> ConfigResult<Parameter> {
     match &node.value {
         Value::Bool(value) => Ok(Parameter::Bool(*value)),
         Value::Integer(value) => Ok(Parameter::Number(*value as f64)),

@@ -169,3 +169,116 @@ pub fn with_grid(mut record: TrialRecord, score: &dyn Fn(Sizes, Option<usize>) -
     }
     record
 }
+
+/// Evaluations of [`QUESTION_MEANS`].
+pub const QUESTION_STEPS: [u64; 12] =
+    [3000, 6000, 9000, 12_000, 21_000, 30_000, 60_000, 90_000, 120_000, 150_000, 210_000, 300_000];
+
+/// Generalisation of six layers on question formation, means over ten seeds of the logs that Murty et al. 2023 released.
+pub const QUESTION_MEANS: [f64; 12] =
+    [0.323, 0.043, 0.492, 0.636, 0.822, 0.766, 0.824, 0.874, 0.949, 0.925, 0.944, 0.929];
+
+/// What each of these seeds ended with.
+const QUESTION_ENDS: [f64; 10] = [0.958, 1.0, 0.920, 0.955, 0.954, 0.698, 1.0, 0.997, 1.0, 0.812];
+
+/// Steps, and per depth the means and the standard deviation over seeds, of what is measured inside those models.
+type Inside = (&'static [u64], [(&'static [f64], f64); 3]);
+
+const TREE_STEPS: [u64; 7] = [3000, 12_000, 51_000, 99_000, 150_000, 201_000, 300_000];
+
+const INSIDE: [(&str, Inside); 4] = [
+    (
+        "t_score",
+        (
+            &TREE_STEPS,
+            [
+                (&[0.464, 0.380, 0.626, 0.700, 0.724, 0.754, 0.838], 0.07),
+                (&[0.511, 0.559, 0.662, 0.702, 0.780, 0.787, 0.885], 0.08),
+                (&[0.657, 0.533, 0.664, 0.686, 0.718, 0.776, 0.842], 0.08),
+            ],
+        ),
+    ),
+    (
+        "t_parseval",
+        (
+            &TREE_STEPS,
+            [
+                (&[0.509, 0.568, 0.583, 0.618, 0.636, 0.661, 0.659], 0.01),
+                (&[0.457, 0.515, 0.605, 0.635, 0.620, 0.628, 0.659], 0.01),
+                (&[0.419, 0.529, 0.638, 0.647, 0.680, 0.688, 0.660], 0.01),
+            ],
+        ),
+    ),
+    (
+        "weight_norm_per_layer/reference",
+        (
+            &TREE_STEPS,
+            [
+                (&[122.3, 122.9, 124.4, 126.1, 127.3, 127.8, 128.1], 0.3),
+                (&[47.7, 48.0, 49.1, 50.2, 51.0, 51.3, 51.5], 0.2),
+                (&[32.3, 32.5, 33.0, 33.5, 33.9, 34.1, 34.3], 0.2),
+            ],
+        ),
+    ),
+    (
+        "attention_sparsity",
+        (
+            &[3000, 30_000, 75_000, 150_000, 300_000],
+            [
+                (&[-13.56, -10.82, -10.17, -10.03, -10.26], 0.25),
+                (&[-13.88, -12.49, -11.79, -11.29, -11.18], 0.25),
+                (&[-13.91, -12.72, -12.14, -11.72, -11.63], 0.25),
+            ],
+        ),
+    ),
+];
+
+/// A study of question formation: 2, 6 and 10 layers, `seeds` seeds. Every depth saturates at step 6000 and then follows the
+/// linear rule. Six layers are as published, means and ends; two stay below one half; of ten layers and ten seeds, one ends
+/// above 0.8. At each step seeds spread evenly around the mean, with the standard deviation given, in an order of its own.
+pub fn structural(seeds: u64) -> Vec<TrialRecord> {
+    let shallow = [0.35, 0.02, 0.02, 0.05, 0.2, 0.3, 0.37, 0.4, 0.41, 0.4, 0.42, 0.41];
+    let deep = [0.3, 0.03, 0.02, 0.03, 0.1, 0.25, 0.4, 0.5, 0.55, 0.6, 0.6, 0.62];
+    let spread = [0.06, 0.03, 0.15, 0.2, 0.14, 0.2, 0.18, 0.15, 0.06, 0.11, 0.08, 0.09];
+    let depths = [(2.0, shallow, 0.2), (6.0, QUESTION_MEANS, 1.0), (10.0, deep, 1.0)];
+    let scores: Vec<f64> = (0..seeds).map(|index| index as f64 - (seeds as f64 - 1.0) / 2.0).collect();
+    let end = QUESTION_STEPS.len() - 1;
+    let norm = (scores.iter().map(|score| score * score).sum::<f64>() / (seeds as f64 - 1.0).max(1.0)).sqrt();
+    let mut records = Vec::new();
+    for (depth, (layers, means, share)) in depths.into_iter().enumerate() {
+        for seed in 0..seeds {
+            let score = |evaluation: usize| {
+                scores[(seed as usize + 3 * evaluation) % scores.len()] / norm.max(f64::MIN_POSITIVE)
+            };
+            let mut record = trial(seed, &[("model.layers", layers), ("model.dim", 512.0)]);
+            (record.budget, record.last_step) = (300_000, 300_000);
+            let curve = |value: &dyn Fn(usize) -> f64| -> Vec<(u64, f64)> {
+                QUESTION_STEPS.iter().enumerate().map(|(index, step)| (*step, value(index))).collect()
+            };
+            let inner = |index: usize| if index == 0 { 0.963 + 0.01 * score(0) } else { 1.0 };
+            let outer = |index: usize| {
+                if layers == 6.0 && index == end {
+                    return QUESTION_ENDS[seed as usize % QUESTION_ENDS.len()];
+                }
+                let own = if layers == 10.0 && index == end { 0.14 } else { share * spread[index] };
+                (means[index] + own * score(index)).clamp(0.0, 1.0)
+            };
+            record = with_curve(record, "in_domain_accuracy", &curve(&inner));
+            record = with_curve(record, "generalisation_accuracy", &curve(&outer));
+            record = with_curve(record, "generalisation_linear_rule", &curve(&|index| 1.0 - outer(index)));
+            for (metric, (steps, depths)) in INSIDE {
+                let (means, deviation) = depths[depth];
+                let points = steps.iter().zip(means).enumerate();
+                let points: Vec<(u64, f64)> =
+                    points.map(|(index, (step, mean))| (*step, mean + deviation * score(index))).collect();
+                record = with_curve(record, metric, &points);
+            }
+            for (baseline, value) in [("right", 0.6628), ("left", 0.36)] {
+                let name = format!("parse_baseline/{baseline}_branching");
+                record = with_curve(record, &name, &TREE_STEPS.map(|step| (step, value)));
+            }
+            records.push(record);
+        }
+    }
+    records
+}

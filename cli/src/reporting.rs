@@ -66,6 +66,7 @@ impl Written {
         let mut blocks = Vec::new();
         for result in &self.report.results {
             let mut block = vec![result.title.clone()];
+            block.extend(result.findings.iter().map(|finding| words::one_line(finding)));
             for table in &result.tables {
                 if !table.title.is_empty() && table.title != result.title {
                     block.push(format!("\n{}", table.title));

@@ -52,7 +52,8 @@ impl StudyArguments {
     }
 }
 
-fn parse_override(text: &str) -> Result<(String, String), String> {
+/// Reads `PATH=VALUE`.
+pub fn parse_override(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((path, value)) if !path.trim().is_empty() => {
             Ok((path.trim().to_owned(), value.trim().to_owned()))

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use serde::{Serialize, Serializer};
+
 use crate::config::TrialConfig;
 
 /// Content-hash id of a trial: 16 bytes, written as 32 lower-case hexadecimal digits.
@@ -26,6 +28,11 @@ impl TrialId {
         TrialId(hash("plateau 2026 trial identity v1", &json))
     }
 
+    /// The id of these bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        TrialId(bytes)
+    }
+
     /// Parses 32 hexadecimal digits.
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() != 32 || !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
@@ -44,6 +51,12 @@ impl TrialId {
     }
 }
 
+impl Serialize for TrialId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl fmt::Display for TrialId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -56,15 +69,18 @@ impl fmt::Debug for TrialId {
     }
 }
 
-/// The key under which trials may be trained together: everything, the budget included, but the seed, the checkpoint
-/// policy and the per-replica scalars (learning rate, weight decay, clipping). Equal keys imply equal tensor shapes and equal code paths.
+/// The key under which trials may be trained together: everything, the budget included, but the seed, the order of the data, the
+/// trial forked from, the checkpoint policy and the per-replica scalars (learning rate, weight decay, clipping). Equal keys imply
+/// equal tensor shapes and equal code paths.
 pub fn cohort_key(config: &TrialConfig) -> String {
     let mut json = config.to_json();
     if let Some(root) = json.as_object_mut() {
         root.remove("seed");
         root.remove("checkpoint");
+        root.remove("fork");
         if let Some(train) = root.get_mut("train").and_then(|train| train.as_object_mut()) {
             train.remove("clip");
+            train.remove("data-order");
             if let Some(optimizer) = train.get_mut("optimizer").and_then(|rule| rule.as_object_mut()) {
                 optimizer.remove("lr");
                 optimizer.remove("weight-decay");
@@ -74,12 +90,15 @@ pub fn cohort_key(config: &TrialConfig) -> String {
     hex(&hash("plateau 2026 cohort key v1", &json))
 }
 
-/// The key of a trial's cell: everything but the seed.
+/// The key of a trial's cell: everything but the seed and the order of the data.
 pub fn cell_key(config: &TrialConfig) -> String {
     let mut json = config.to_json();
     if let Some(root) = json.as_object_mut() {
         root.remove("seed");
         root.remove("checkpoint");
+        if let Some(train) = root.get_mut("train").and_then(|train| train.as_object_mut()) {
+            train.remove("data-order");
+        }
     }
     hex(&hash("plateau 2026 cell key v1", &json))
 }

@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: asynchronous runtimes, networking, candle, and any input or output.
 
+pub mod bytes;
 pub mod checkpoint;
 pub mod config;
 pub mod cost;

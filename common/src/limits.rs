@@ -22,6 +22,9 @@ pub const MAX_STUDY_VALUES: usize = 1 << 20;
 /// Combinations that are looked at one by one to count the trials of a study with `when` or `exclude`.
 pub const MAX_EXAMINED_COMBINATIONS: u64 = 4_000_000;
 
+/// Forks in one study, each of which is given a checkpoint when it is submitted.
+pub const MAX_FORKS: usize = 10_000;
+
 /// Updates in one trial.
 pub const MAX_STEPS: u64 = 1_000_000_000_000;
 /// Examples in one batch.
@@ -34,6 +37,12 @@ pub const MAX_WIDTH: usize = 1 << 20;
 pub const MAX_MODULUS: u32 = 2048;
 /// Digits of a number in an arithmetic task.
 pub const MAX_DIGITS: usize = 200;
+/// Types of brackets: as many as there are letters to name them.
+pub const MAX_BRACKET_TYPES: usize = 26;
+/// Brackets open at once.
+pub const MAX_BRACKET_DEPTH: usize = 100;
+/// Tokens of a string of brackets.
+pub const MAX_BRACKETS: usize = 1024;
 /// Tokens in a vocabulary.
 pub const MAX_VOCABULARY: usize = 1 << 20;
 /// Tokens in a sequence.

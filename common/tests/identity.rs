@@ -73,6 +73,18 @@ fn cells_and_cohorts_leave_out_what_varies_inside_them() {
     assert_eq!(key(&seed, cohort_key), key(&base, cohort_key));
     assert_eq!(key(&rate, cohort_key), key(&base, cohort_key));
     assert_ne!(key(&wide, cohort_key), key(&base, cohort_key));
+    let base = with(base, "/train/batch", json!(8));
+    let order = with(base.clone(), "/train/data-order", json!(1));
+    let fork = with(base.clone(), "/fork", json!({"trial": "a".repeat(32), "step": 5}));
+    let later = with(base.clone(), "/fork", json!({"trial": "a".repeat(32), "step": 6}));
+    assert_eq!(key(&order, cell_key), key(&base, cell_key));
+    assert_eq!(key(&order, cohort_key), key(&base, cohort_key));
+    assert_eq!(key(&fork, cohort_key), key(&base, cohort_key));
+    let cells = [&base, &fork, &later].map(|json| key(json, cell_key));
+    assert!(cells[0] != cells[1] && cells[1] != cells[2], "where a trial comes from tells cells apart");
+    let ids = [&base, &order, &fork, &later].map(id);
+    let distinct: std::collections::BTreeSet<TrialId> = ids.into_iter().collect();
+    assert_eq!(distinct.len(), 4);
 }
 
 /// Golden ids. A change here means that every stored trial would be run again: only ever with a new format version.

@@ -5,6 +5,7 @@
 //! every file and directory is synchronised to the disk, and no symbolic link is followed (`links`). One that turns out to be damaged moves under `damaged/`, where it
 //! is kept for inspection and read by nobody. Whether an attempt may store anything is the core's decision.
 
+mod forked;
 mod links;
 mod on_the_spot;
 mod whole;

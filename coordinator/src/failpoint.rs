@@ -10,11 +10,15 @@
 use std::io;
 
 /// Every place, in the order in which a submission, a training and an upload come by.
-pub const PLACES: [&str; 12] = [
+pub const PLACES: [&str; 14] = [
     // A study is expanded; nothing of it is stored.
     SUBMIT_EXPANDED,
     // Configurations of a study are stored, its sweep is not.
     SUBMIT_CONFIGURED,
+    // A file of a checkpoint lies in the place of a fork; the manifest does not.
+    FORK_COPIED,
+    // All forks of a study have what they begin with; the core knows of none.
+    FORK_PLACED,
     // A sweep is stored; who submitted it has not heard so.
     SUBMIT_ACCEPTED,
     // The engine has applied a batch and written it into a transaction.
@@ -40,6 +44,8 @@ pub const PLACES: [&str; 12] = [
 pub(crate) const SUBMIT_EXPANDED: &str = "submit/expanded";
 pub(crate) const SUBMIT_CONFIGURED: &str = "submit/configured";
 pub(crate) const SUBMIT_ACCEPTED: &str = "submit/accepted";
+pub(crate) const FORK_COPIED: &str = "fork/copied";
+pub(crate) const FORK_PLACED: &str = "fork/placed";
 pub(crate) const COMMIT_APPLIED: &str = "commit/applied";
 pub(crate) const COMMIT_SYNCHRONISE: &str = "commit/synchronise";
 pub(crate) const COMMIT_DURABLE: &str = "commit/durable";

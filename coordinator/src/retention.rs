@@ -46,7 +46,7 @@ fn transition_in(state: &State, input: &Input) -> Option<Input> {
 }
 
 /// The first evaluation of a stored chunk at which the policy's metric is at its level.
-fn first_reached(policy: &KeepAround, data: &[u8]) -> Result<Option<u64>, String> {
+pub(crate) fn first_reached(policy: &KeepAround, data: &[u8]) -> Result<Option<u64>, String> {
     let chunk = wire::stored_chunk(data)?;
     let Some(column) = chunk.columns.iter().find(|column| column.name == policy.metric.name()) else {
         return Ok(None);
@@ -176,8 +176,12 @@ mod tests {
             let chunk = convert::metrics_chunk_to_wire(&MetricsChunk::from_evaluations(evaluations));
             zstd::bulk::compress(&chunk.encode_to_vec(), 3).unwrap()
         };
-        let policy =
-            KeepAround { metric: TransitionMetric::TestAccuracy, level: 0.9, within: Window::Steps(10) };
+        let policy = KeepAround {
+            metric: TransitionMetric::TestAccuracy,
+            level: 0.9,
+            within: Window::Steps(10),
+            budget: None,
+        };
         let curve = [
             evaluation(0, Some(0.1)),
             evaluation(10, Some(f64::NAN)),

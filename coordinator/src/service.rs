@@ -107,8 +107,16 @@ pub async fn start_on(machine: Machine, options: Options) -> Result<Running> {
     let sweeper = tokio::spawn(retention::watch(orphans.clone(), engine.clone(), checkpoints.clone()));
     let room = Room::default();
     let execution = machine.execution;
-    let context =
-        rpc::Context { engine: engine.clone(), checkpoints, room, database, stopping, orphans, execution };
+    let context = rpc::Context {
+        engine: engine.clone(),
+        checkpoints,
+        room,
+        database,
+        stopping,
+        orphans,
+        execution,
+        forking: Arc::default(),
+    };
     let (server_stop, server_stopped) = oneshot::channel::<()>();
     let live = keys.as_ref().map(|keys| Arc::clone(&keys.live));
     let builder = match &keys {

@@ -17,6 +17,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
+use plateau_common::identity::TrialId;
+use plateau_common::study::{Format, Study};
 use plateau_coordinator::failpoint::PLACES;
 use plateau_coordinator::{start, verify};
 use plateau_proto::connection::{Channel, Credentials, Route};
@@ -285,9 +287,56 @@ async fn with_fault(fault: &str) -> bool {
     true
 }
 
+/// One exchange, and a fork of one of its trials, with one fault; whether it was met.
+async fn fork_with_fault(fault: &str) -> bool {
+    let data = tempfile::tempdir().unwrap();
+    let mut exchange = Exchange::default();
+    let mut first = Coordinator::start(data.path(), Some(fault)).await.expect("it starts");
+    exchange.run(&first).await.unwrap();
+    if fork(&first).await.is_ok() {
+        return false;
+    }
+    let until = Instant::now() + PATIENCE;
+    while !first.has_ended() {
+        assert!(Instant::now() < until, "{fault}: the connection ended, the coordinator did not");
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    let second = Coordinator::start(data.path(), None).await.expect("it does not start again");
+    fork(&second).await.unwrap();
+    drop(second);
+    let found = verify::check(data.path(), None).await.unwrap();
+    assert!(found.is_clean(), "{fault}: {:?}", found.findings);
+    assert!(found.leftovers.is_empty(), "{fault}: {:?}", found.leftovers);
+    true
+}
+
+/// Forks the first trial at its end, to train on, and looks at what the fork begins with.
+async fn fork(coordinator: &Coordinator) -> Result<(), Status> {
+    let study = Study::parse(STUDY, "two.toml", Format::Toml, &[]).unwrap();
+    let parent = TrialId::of(&study.trials().next().unwrap().unwrap());
+    let text = STUDY.replace("\"two\"", "\"forked\"").replace("seeds = 2", "seed = 0");
+    let text =
+        format!("{text}\nfork = {{ trial = \"{parent}\", step = 4 }}").replace("steps = 4", "steps = 8");
+    let mut client = PlateauServiceClient::new(coordinator.channel().await?);
+    let request = v1::SubmitRequest { study: support::source(&text), traceparent: String::new() };
+    let sweep = client.submit(request).await?.into_inner().sweep;
+    let results = support::results(&mut client, &sweep).await;
+    assert_eq!(results.iter().map(steps_of).collect::<Vec<_>>(), [[0, 1, 2, 3, 4]]);
+    let trial = results[0].trial.clone().unwrap().trial;
+    let described = client.describe_trial(v1::DescribeTrialRequest { trial }).await?.into_inner();
+    assert_eq!(described.checkpoints.iter().map(|known| known.step).collect::<Vec<_>>(), [4]);
+    Ok(())
+}
+
 /// All occasions of a place with an action; how many there were.
 async fn every_occasion(place: &str, action: &str) -> u32 {
     let mut occasion = 1;
+    if place.starts_with("fork/") {
+        while fork_with_fault(&format!("{place}:{occasion}:{action}")).await {
+            occasion += 1;
+        }
+        return occasion - 1;
+    }
     while with_fault(&format!("{place}:{occasion}:{action}")).await {
         occasion += 1;
     }
@@ -314,6 +363,11 @@ fn places(prefix: &str) -> impl Iterator<Item = &'static str> {
 #[tokio::test(flavor = "multi_thread")]
 async fn case_01_killed_at_each_step_of_a_submission_a_study_is_there_once_or_not_at_all() {
     go_through(places("submit/"), "kill").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_each_step_of_a_fork_it_is_there_whole_or_not_at_all() {
+    go_through(places("fork/"), "kill").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

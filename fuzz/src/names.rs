@@ -22,6 +22,8 @@ fn state() -> State {
                 keep_every: None,
                 keep_around: None,
                 shape: Shape { state_bytes: 1, workspace_bytes: 1, flops_per_update: 1.0 },
+                fork: None,
+                root: None,
             })
         });
         let trials = trials.into_iter().flatten().collect();

@@ -14,7 +14,7 @@ use crate::short;
 /// One message.
 pub fn run(data: &[u8]) {
     let Some((kind, rest)) = data.split_first() else { return };
-    match kind % 28 {
+    match kind % 30 {
         0..=7 => agent_message(rest),
         8 => {
             if let Some(request) = decoded::<v1::SubmitRequest>(rest) {
@@ -78,9 +78,12 @@ pub fn run(data: &[u8]) {
         22 => drop(decoded::<v1::GetLogsRequest>(rest)),
         23 => drop(decoded::<v1::CheckpointChunk>(rest)),
         24 => drop(decoded::<v1::DescribeSweepResponse>(rest)),
+
         25 => drop(decoded::<v1::WatchResponse>(rest)),
         26 => drop(decoded::<v1::ListAgentsResponse>(rest)),
-        _ => drop(decoded::<v1::ListThroughputResponse>(rest)),
+        27 => drop(decoded::<v1::ListThroughputResponse>(rest)),
+        28 => drop(decoded::<v1::DescribeTrialRequest>(rest)),
+        _ => drop(decoded::<v1::DescribeTrialResponse>(rest)),
     }
 }
 

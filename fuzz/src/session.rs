@@ -164,6 +164,8 @@ fn specification(number: u8, budget: u8, cohort: u8) -> Option<Specification> {
         keep_every: None,
         keep_around: None,
         shape: Shape { state_bytes: 1 << 20, workspace_bytes: 2 << 20, flops_per_update: 1e6 },
+        fork: None,
+        root: None,
     })
 }
 

@@ -56,6 +56,6 @@ impl TrainedModel {
 
     /// The trial's examples.
     pub fn examples(&self) -> Box<dyn Examples> {
-        self.config.task.examples(self.config.seed)
+        self.config.examples()
     }
 }

@@ -63,6 +63,8 @@ messages! {
     "DeleteSweepResponse" => DeleteSweepResponse,
     "DescribeSweepRequest" => DescribeSweepRequest,
     "DescribeSweepResponse" => DescribeSweepResponse,
+    "DescribeTrialRequest" => DescribeTrialRequest,
+    "DescribeTrialResponse" => DescribeTrialResponse,
     "DownloadCheckpointRequest" => DownloadCheckpointRequest,
     "DrainRequest" => DrainRequest,
     "DrainResponse" => DrainResponse,

@@ -5,6 +5,7 @@ mod cohorts;
 mod descriptors;
 mod failures;
 mod faults;
+mod forks;
 mod python;
 mod run;
 mod storage;

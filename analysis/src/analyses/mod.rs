@@ -5,6 +5,10 @@
 //! seed, nothing but censored runs); the order of trials changes nothing; a trial that is left out is counted in a
 //! caveat. Its result is typed (for figures), JSON (for machines) and tables (for people).
 
+pub mod change;
+pub mod comparison;
+pub mod criterion;
+pub mod families;
 pub mod grokking;
 pub mod length_generalisation;
 pub mod population;
@@ -17,7 +21,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use plateau_common::fields::{ConfigError, ConfigResult, Fields, nearest};
-use plateau_common::node::Location;
+use plateau_common::node::{Location, Node, Value as NodeValue};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -70,6 +74,16 @@ pub const ANALYSES: &[AnalysisKind] = &[
         name: "survival",
         about: "time until a metric reaches a level, with censoring",
         read: survival::read,
+    },
+    AnalysisKind {
+        name: "comparison",
+        about: "whether the ends of a metric's curves differ between cells",
+        read: comparison::read,
+    },
+    AnalysisKind {
+        name: "change",
+        about: "whether a metric rises or falls over training in every cell",
+        read: change::read,
     },
     AnalysisKind {
         name: "length-generalisation",
@@ -125,6 +139,16 @@ impl Known<'_> {
         Ok(Some(found.to_owned()))
     }
 
+    /// Reads a metric name that is an item of a list; the error is placed at `path`.
+    pub fn metric_item(&self, item: &Node, path: &str) -> ConfigResult<String> {
+        let NodeValue::Text(name) = &item.value else {
+            let problem = format!("expected a metric name, found {}", item.value.type_name());
+            return Err(ConfigError::new(path, item.location, problem));
+        };
+        self.check_metric(name, path, item.location)?;
+        Ok(name.clone())
+    }
+
     /// Refuses a name that no trial measures; the error is placed at `path`.
     pub fn check_metric(&self, found: &str, path: &str, location: Option<Location>) -> ConfigResult<()> {
         let Some(names) = self.metrics else { return Ok(()) };
@@ -166,6 +190,8 @@ pub struct AnalysisResult {
     pub restriction: String,
     /// Tables for people, the most important first.
     pub tables: Vec<TextTable>,
+    /// What was found, a sentence each; empty where the tables say it all.
+    pub findings: Vec<String>,
     /// What a reader must know, in plain language.
     pub caveats: Vec<String>,
     /// The whole result for machines.
@@ -191,10 +217,16 @@ impl AnalysisResult {
             title: title.into(),
             restriction: String::new(),
             tables,
+            findings: Vec::new(),
             caveats,
             json,
             typed: Arc::new(outcome),
         }
+    }
+
+    /// The same result with what was found in sentences.
+    pub fn with_findings(self, findings: Vec<String>) -> Self {
+        AnalysisResult { findings, ..self }
     }
 
     /// The outcome, if it is of type `T`.
@@ -209,6 +241,7 @@ impl AnalysisResult {
             "kind": self.kind,
             "title": self.title,
             "restriction": self.restriction,
+            "findings": self.findings,
             "caveats": self.caveats,
             "result": self.json,
         })
@@ -218,7 +251,7 @@ impl AnalysisResult {
 /// Reads `metrics = [..]` or `metric = ".."`, else `default`.
 pub fn read_metrics(fields: &mut Fields, known: Known, default: &[&str]) -> ConfigResult<Vec<String>> {
     let single = known.metric(fields, "metric")?;
-    let Some(items) = fields.array("metrics")? else {
+    let Some(metrics) = read_metric_list(fields, known, "metrics")? else {
         return Ok(
             single.map_or_else(|| default.iter().map(|name| (*name).to_owned()).collect(), |name| vec![name])
         );
@@ -228,24 +261,24 @@ pub fn read_metrics(fields: &mut Fields, known: Known, default: &[&str]) -> Conf
             .error("metric", "`metric` and `metrics` are both given")
             .suggest("keep one of them"));
     }
+    Ok(metrics)
+}
+
+/// Reads an optional list of metrics, which must not be empty.
+pub fn read_metric_list(
+    fields: &mut Fields,
+    known: Known,
+    key: &'static str,
+) -> ConfigResult<Option<Vec<String>>> {
+    let Some(items) = fields.array(key)? else { return Ok(None) };
     let mut metrics = Vec::new();
     for (index, item) in items.iter().enumerate() {
-        let path = format!("{}[{index}]", fields.path_of("metrics"));
-        match &item.value {
-            plateau_common::node::Value::Text(name) => {
-                known.check_metric(name, &path, item.location)?;
-                metrics.push(name.clone());
-            }
-            other => {
-                let problem = format!("expected a metric name, found {}", other.type_name());
-                return Err(ConfigError::new(path, item.location, problem));
-            }
-        }
+        metrics.push(known.metric_item(item, &format!("{}[{index}]", fields.path_of(key)))?);
     }
     if metrics.is_empty() {
-        return Err(fields.error("metrics", "is empty").suggest("name a metric such as `test_accuracy`"));
+        return Err(fields.error(key, "is empty").suggest("name a metric such as `test_accuracy`"));
     }
-    Ok(metrics)
+    Ok(Some(metrics))
 }
 
 /// `95 %`.
@@ -255,12 +288,11 @@ pub(crate) fn percent(confidence: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use plateau_common::node::Node;
     use plateau_common::results::TrialRecord;
     use plateau_common::trial::TrialState;
 
     use super::*;
-    use crate::fixture::{counting, digits, grokking, lengths, trial, with_curve};
+    use crate::fixture::{counting, digits, grokking, lengths, structural, trial, with_curve};
 
     fn all() -> Vec<Box<dyn Analysis>> {
         let along = serde_json::json!({ "along": "task.vocab", "by": "model.dim" });
@@ -359,7 +391,7 @@ mod tests {
 
     #[test]
     fn the_order_of_trials_changes_nothing() {
-        for records in [grokking(6), counting(5), lengths(6)] {
+        for records in [grokking(6), counting(5), lengths(6), structural(4)] {
             let mut shuffled = records.clone();
             shuffled.reverse();
             shuffled.rotate_left(7);

@@ -12,7 +12,7 @@ use crate::plan::CONFIDENCE;
 use crate::transition::Verdict;
 
 /// The table of cells: its labels, trials by state, `final.step` (the earliest last evaluation among
-/// the trials that left a result), statistics of every training and test metric at the last evaluation,
+/// the trials that left a result), statistics of every metric of the training set and of held-out sets at the last evaluation,
 /// and per grokking analysis its summary. Numbers are written in full; `inf` and `nan` as such.
 pub fn cells_csv(data: &Dataset, results: &[AnalysisResult]) -> String {
     let mut columns: Vec<(String, Vec<String>)> = Vec::new();
@@ -41,9 +41,10 @@ pub fn cells_csv(data: &Dataset, results: &[AnalysisResult]) -> String {
     });
     columns.push(("final.step".to_owned(), last_steps.collect()));
 
-    for metric in
-        metrics(data).into_iter().filter(|name| name.starts_with("train_") || name.starts_with("test_"))
-    {
+    let told = ["train_", "test_", "in_domain_", "generalisation_"];
+    let accuracies =
+        metrics(data).into_iter().filter(|name| told.iter().any(|start| name.starts_with(start)));
+    for metric in accuracies {
         let cells = summarise(data, metric, CONFIDENCE);
         let mut add = |suffix: &str, value: &dyn Fn(&crate::analyses::summary::CellSummary) -> String| {
             columns.push((format!("{metric}.{suffix}"), cells.iter().map(value).collect()));
@@ -68,11 +69,13 @@ pub fn cells_csv(data: &Dataset, results: &[AnalysisResult]) -> String {
         });
         add("at_risk", &|group| group.at_risk.to_string());
         add("censored", &|group| group.censored.to_string());
-        add("median_saturation", &|group| real(group.median_saturation));
+        add("median_saturation", &|group| real(group.saturation.value));
         add("median_delay", &|group| real(group.delay.value));
         add("median_delay_low", &|group| real(group.delay.low));
         add("median_delay_high", &|group| real(group.delay.high));
+        add("median_ratio", &|group| real(group.ratio.value));
         add("mean_log10_ratio", &|group| real(group.log10_ratio.value));
+        add("early_stopping_cost", &|group| real(group.early_stopping_cost.value));
     }
 
     let mut text = columns.iter().map(|(name, _)| field(name)).collect::<Vec<_>>().join(",");

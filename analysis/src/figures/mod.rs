@@ -5,6 +5,7 @@
 //! shown as such; the legend does not cover data. It becomes SVG and PNG from the same scene.
 
 pub mod curves;
+pub mod early_stopping;
 pub mod estimate;
 pub mod heatmap;
 pub mod map;
@@ -16,6 +17,7 @@ pub mod scene;
 pub mod size_bars;
 pub mod size_curves;
 pub mod size_heatmap;
+pub mod small_multiples;
 pub mod style;
 pub mod success;
 pub mod survival;
@@ -70,6 +72,16 @@ pub const FIGURES: &[FigureKind] = &[
         name: "curves",
         about: "metrics over training with the spread of replicates",
         read: curves::read,
+    },
+    FigureKind {
+        name: "small-multiples",
+        about: "metrics over training, a small panel for every seed",
+        read: small_multiples::read,
+    },
+    FigureKind {
+        name: "early-stopping",
+        about: "the held-out metric at the early stop and at the end, every run",
+        read: early_stopping::read,
     },
     FigureKind { name: "heatmap", about: "a metric over two parameters", read: heatmap::read },
     FigureKind {
@@ -183,7 +195,7 @@ mod tests {
     use plateau_common::results::{Parameter, TrialRecord};
 
     use crate::analyses::Known;
-    use crate::fixture::{counting, digits, grokking, lengths, trial};
+    use crate::fixture::{counting, digits, grokking, lengths, structural, trial};
     use crate::plan::{Plan, analyse};
 
     fn plan() -> Plan {
@@ -194,6 +206,7 @@ mod tests {
             {"kind": "threshold", "along": "task.vocab", "by": "model.dim"},
             {"kind": "success", "level": 0.8},
             {"kind": "survival", "level": 0.9},
+            {"kind": "grokking"},
         ]);
         let figures: Vec<serde_json::Value> = super::FIGURES
             .iter()
@@ -206,8 +219,17 @@ mod tests {
     }
 
     fn draw(records: &[TrialRecord]) {
-        let plan = plan();
-        let results = analyse(&plan, records);
+        draw_all(&plan(), records, false);
+    }
+
+    /// Where there is little to draw, the picture in one format is enough: both are painted from the same shapes.
+    fn draw_quickly(records: &[TrialRecord]) {
+        draw_all(&plan(), records, true);
+    }
+
+    /// Draws all figures of a plan. With `PLATEAU_FIGURES` they are left in that folder, to be looked at.
+    fn draw_all(plan: &Plan, records: &[TrialRecord], svg_only: bool) {
+        let results = analyse(plan, records);
         let data = crate::cells::Dataset::new(records, &plan.preferred()).with_axes_of(digits);
         for figure in &plan.figures {
             let drawing = figure.draw(&data, &results);
@@ -216,7 +238,15 @@ mod tests {
             let svg = drawing.scene.to_svg().unwrap();
             assert!(svg.starts_with("<svg") && svg.contains("<text"), "{name} says nothing");
             assert!(!svg.contains("NaN"), "{name}");
-            assert!(drawing.scene.to_png().unwrap().starts_with(b"\x89PNG"), "{name}");
+            if svg_only {
+                continue;
+            }
+            let png = drawing.scene.to_png().unwrap();
+            assert!(png.starts_with(b"\x89PNG"), "{name}");
+            if let Some(folder) = std::env::var_os("PLATEAU_FIGURES") {
+                let file = format!("{}-{name}.png", records.first().map_or("nothing", |record| &record.id));
+                std::fs::write(std::path::Path::new(&folder).join(file), png).unwrap();
+            }
         }
     }
 
@@ -245,25 +275,73 @@ mod tests {
         draw(&counting(5));
         draw(&grokking(5));
         draw(&lengths(3));
+        draw(&structural(3));
+    }
+
+    /// The report of a study of structural grokking, as docs/science.md describes it.
+    #[test]
+    fn the_figures_of_structural_grokking() {
+        let accuracies = ["in_domain_accuracy", "generalisation_accuracy", "generalisation_linear_rule"];
+        let inside = ["t_score", "t_parseval", "weight_norm_per_layer/reference", "attention_sparsity"];
+        let nodes = |items: &[serde_json::Value]| items.iter().map(Node::from_json).collect::<Vec<_>>();
+        let plan = Plan::read(
+            &nodes(&[
+                serde_json::json!({
+                    "kind": "grokking", "train-metric": accuracies[0], "test-metric": accuracies[1], "level": 0.8,
+                    "stable": "consecutive", "linear-rule": true,
+                }),
+                serde_json::json!({"kind": "success", "metric": accuracies[1], "level": 0.8}),
+            ]),
+            &nodes(&[
+                serde_json::json!({
+                    "kind": "curves", "metrics": accuracies, "dotted": [accuracies[2]], "level": 0.8,
+                }),
+                serde_json::json!({
+                    "kind": "small-multiples", "metrics": accuracies, "dotted": [accuracies[2]], "level": 0.8,
+                }),
+                serde_json::json!({"kind": "success", "x": "model.layers"}),
+                serde_json::json!({"kind": "early-stopping"}),
+                serde_json::json!({"kind": "survival"}),
+                serde_json::json!({
+                    "kind": "curves", "name": "inside", "metrics": inside, "by": "model.layers", "panels": "metric",
+                    "band": "t", "baselines": {
+                        "t_parseval": ["parse_baseline/right_branching", "parse_baseline/left_branching"],
+                    },
+                }),
+            ]),
+            Known::default(),
+        )
+        .unwrap();
+        let records = structural(10);
+        draw_all(&plan, &records, false);
+        let data = crate::cells::Dataset::new(&records, &plan.preferred());
+        let inside = plan.figures.last().unwrap().draw(&data, &[]);
+        let svg = inside.scene.to_svg().unwrap();
+        for words in
+            ["parse baseline/right branching", "t parseval", "Norm / layers", "Bracketing F1", "layers = 10"]
+        {
+            assert!(svg.contains(words), "{words}");
+        }
+        assert!(!inside.caption.contains("Not measured"));
     }
 
     #[test]
     fn every_figure_says_in_words_that_there_is_nothing() {
-        draw(&[]);
-        draw(&[trial(0, &[("model.dim", 8.0)])]);
-        draw(&grokking(1));
+        draw_quickly(&[]);
+        draw_quickly(&[trial(0, &[("model.dim", 8.0)])]);
+        draw_quickly(&grokking(1));
         let mut nan = counting(1);
         nan.iter_mut()
             .flat_map(|record| record.series.values_mut())
             .for_each(|curve| curve.values.fill(f64::NAN));
-        draw(&nan);
+        draw_quickly(&nan);
         let mut censored = counting(2);
         censored
             .iter_mut()
             .flat_map(|record| record.series.values_mut())
             .for_each(|curve| curve.values.fill(0.95));
-        draw(&censored);
-        draw(&lengths(1));
+        draw_quickly(&censored);
+        draw_quickly(&lengths(1));
         // Some sizes missing, one run without finite scores, and the sizes of one scheme's problems not known.
         let mut partial = lengths(2);
         for (index, record) in partial.iter_mut().enumerate() {
@@ -273,7 +351,7 @@ mod tests {
                 record.parameters.remove("task.size");
             }
         }
-        draw(&partial);
+        draw_quickly(&partial);
     }
 
     #[test]

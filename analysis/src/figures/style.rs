@@ -93,14 +93,25 @@ const LOSS: &str = "Loss (nats)";
 pub fn quantity(metric: &str) -> &'static str {
     let name = metric.split('/').next().unwrap_or(metric);
     let ends = |words: &[&str]| words.iter().any(|word| name.ends_with(word));
-    if ends(&["accuracy", "match"]) {
+    if ends(&["accuracy", "match", "linear_rule"]) {
+        // All of them are shares of answers.
         "Accuracy"
     } else if ends(&["loss"]) {
         LOSS
     } else if ends(&["entropy"]) {
         "Entropy (nats)"
+    } else if ends(&["sparsity"]) {
+        "Negative entropy (nats)"
     } else if ends(&["norm"]) {
         "Norm (L2)"
+    } else if ends(&["norm_per_layer"]) {
+        "Norm / layers"
+    } else if ends(&["norm_per_root_layer"]) {
+        "Norm / √layers"
+    } else if ends(&["t_score"]) {
+        "Tree score (cosines)"
+    } else if ends(&["t_parseval", "parse_baseline"]) {
+        "Bracketing F1"
     } else {
         "Value"
     }

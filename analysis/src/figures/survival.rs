@@ -12,6 +12,9 @@ use crate::analyses::survival::{SurvivalCurves, SurvivalOutcome};
 use crate::cells::Dataset;
 use crate::statistics::kaplan_meier::KaplanMeier;
 
+/// How far apart curves stand, at most.
+const APART: f64 = 2.6;
+
 struct SurvivalFigure {
     name: String,
     title: Option<String>,
@@ -118,7 +121,10 @@ impl Figure for SurvivalFigure {
         };
         frame.draw(&mut scene, "", "Training step", "Share of runs");
         for (index, group) in groups.iter().enumerate() {
-            draw_curve(&mut scene, &frame, &group.curve, start, colour(index, count));
+            // A hair apart, so that curves on top of each other, such as those of runs that never got there, are all seen.
+            let shift = (index as f64 - (count - 1) as f64 / 2.0) * APART.min(3.0 * APART / count as f64);
+            let moved = Frame { top: frame.top + shift, ..frame.clone() };
+            draw_curve(&mut scene, &moved, &group.curve, start, colour(index, count));
         }
         let confidence =
             groups.first().map_or(String::new(), |group| crate::analyses::percent(group.curve.confidence));

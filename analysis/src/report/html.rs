@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{FigureFile, Provenance};
+use super::{FigureFile, Provenance, lineage};
 use crate::analyses::AnalysisResult;
 use crate::analyses::population::measured_short;
 use crate::cells::{Dataset, human};
@@ -61,7 +61,7 @@ pub fn page(
     for result in results {
         push_analysis(&mut page, result);
     }
-    push_configuration(&mut page, data);
+    push_configuration(&mut page, data, provenance);
     push_data(&mut page, provenance);
     page.push_str("</main>\n</body>\n</html>\n");
     page
@@ -108,6 +108,13 @@ fn push_analysis(page: &mut String, result: &AnalysisResult) {
             escape(&result.title)
         ),
     );
+    if !result.findings.is_empty() {
+        page.push_str("<ul class=\"findings\">\n");
+        for finding in &result.findings {
+            push(page, format_args!("<li>{}</li>\n", escape(&crate::figures::style::capitalised(finding))));
+        }
+        page.push_str("</ul>\n");
+    }
     for table in &result.tables {
         push_table(page, table, table.title != result.title);
     }
@@ -164,7 +171,7 @@ fn numeric(text: &str) -> bool {
     text == "–" || text == "∞" || (digits > 0 && letters == 0)
 }
 
-fn push_configuration(page: &mut String, data: &Dataset) {
+fn push_configuration(page: &mut String, data: &Dataset, provenance: &Provenance) {
     page.push_str("<section id=\"configuration\">\n<h2>What was run</h2>\n");
     let mut varied = TextTable::new("Varied", ["parameter", "values"]);
     for label in &data.labels {
@@ -192,6 +199,9 @@ fn push_configuration(page: &mut String, data: &Dataset) {
         varied.push(["seed".to_owned(), text]);
     }
     push_table(page, &varied, true);
+    if let Some(lineage) = lineage::table(data.trials(), provenance) {
+        push_table(page, &lineage, true);
+    }
     let mut endings = TextTable::new("How trials ended", ["state", "trials"]);
     for (state, count) in data.endings() {
         endings.push([state.name().to_owned(), count.to_string()]);

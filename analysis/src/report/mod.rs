@@ -4,6 +4,7 @@
 //! and then renamed, so a reader never sees half a file.
 
 mod html;
+mod lineage;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -202,6 +203,7 @@ fn summary(
         "varied": data.labels,
         "varied_along": following,
         "fixed": fixed,
+        "lineage": lineage::json(data.trials()),
         "analyses": results.iter().map(AnalysisResult::to_json).collect::<Vec<_>>(),
         "figures": figures.iter().map(|figure| json!({"name": figure.stem, "caption": figure.caption})).collect::<Vec<_>>(),
     })

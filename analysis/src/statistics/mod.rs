@@ -12,6 +12,8 @@
 
 pub mod bootstrap;
 pub mod estimate;
+pub mod fisher;
+pub mod holm;
 pub mod iqm;
 pub mod isotonic;
 pub mod kaplan_meier;
@@ -19,6 +21,7 @@ pub mod line;
 pub mod log_rank;
 pub mod mean;
 pub mod threshold;
+pub mod two_samples;
 pub mod wilson;
 
 pub use estimate::{Estimate, Flag};

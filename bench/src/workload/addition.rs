@@ -93,7 +93,7 @@ impl Addition {
 
     /// What update number `update` of the first replica asks for.
     fn work(config: &TrialConfig, size: usize, update: u64) -> anyhow::Result<Work> {
-        let batch = config.task.examples(config.seed).train(update, Some(size), Form::Tokens);
+        let batch = config.examples().train(update, Some(size), Form::Tokens);
         let Input::Tokens { tokens, length } = &batch.input else { anyhow::bail!("additions are tokens") };
         let weights = batch.weights.as_ref().context("additions have weights")?;
         let ModelConfig::Transformer(model) = &config.model;

@@ -34,7 +34,12 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
     let lines = || {
         let mut lines = Vec::new();
         for attempt in &attempts {
-            lines.push(format!("── attempt {} on {} ──", attempt.attempt, words::one_line(&attempt.agent)));
+            // What a fork takes over is an attempt of its own that no agent made.
+            let whose = match attempt.agent.as_str() {
+                "" => "taken over from the trial it was forked from".to_owned(),
+                agent => format!("on {}", words::one_line(agent)),
+            };
+            lines.push(format!("── attempt {} {whose} ──", attempt.attempt));
             lines.extend(attempt.lines.iter().map(line));
         }
         if attempts.iter().all(|attempt| attempt.lines.is_empty()) {

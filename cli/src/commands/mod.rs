@@ -14,6 +14,7 @@ pub mod drain;
 pub mod explain;
 pub mod export;
 pub mod extend;
+pub mod fork;
 pub mod gc;
 pub mod keys;
 pub mod list;
@@ -99,6 +100,8 @@ pub enum Command {
     Resume(resume::Arguments),
     /// Add seeds or steps to a sweep; only the difference runs
     Extend(extend::Arguments),
+    /// Start new trials from a checkpoint of another one, with something changed
+    Fork(fork::Arguments),
     /// Try failed, quarantined or diverged trials again
     Requeue(requeue::Arguments),
     /// Say why a sweep, trial or agent is where it is
@@ -163,6 +166,7 @@ impl Command {
             Command::Pause(arguments) => wait(pause::run(&arguments, context)),
             Command::Resume(arguments) => wait(resume::run(&arguments, context)),
             Command::Extend(arguments) => wait(extend::run(&arguments, context)),
+            Command::Fork(arguments) => wait(fork::run(&arguments, context)),
             Command::Requeue(arguments) => wait(requeue::run(&arguments, context)),
             Command::Explain(arguments) => wait(explain::run(&arguments, context)),
             Command::Logs(arguments) => wait(logs::run(&arguments, context)),

@@ -59,7 +59,7 @@ pub struct Arguments {
     max_cohort: Option<u32>,
 
     /// Memory that training may take on each device, e.g. 512M or 4G [default: an even share of the machine's, or what the card has]
-    #[arg(long, value_name = "BYTES", value_parser = crate::memory::parse_bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = plateau_common::bytes::parse)]
     memory: Option<u64>,
 
     /// Folder for the report [default: reports/NAME in the data directory]

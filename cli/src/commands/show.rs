@@ -1,5 +1,7 @@
 //! `plateau show`: one sweep, its study and its state.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 use plateau_common::study::Study;
 use plateau_proto::{convert, v1};
@@ -92,6 +94,7 @@ fn describe(
             lines.push(format!("axis       {} = {}", axis.path, super::check::shorten(&values)));
         }
     }
+    lines.extend(study.into_iter().flat_map(origins));
     if let Some(failure) = failure {
         let trial = words::short(&failure.trial);
         lines.push(format!(
@@ -108,4 +111,17 @@ fn describe(
     ]);
     lines.push(format!("\nNext:\n{next}"));
     lines.join("\n")
+}
+
+/// Trials of a study that are looked at to learn whose forks they are.
+const LOOKED_AT: usize = 10_000;
+
+/// Whose forks the study's trials are, a line each.
+fn origins(study: &Study) -> Vec<String> {
+    if !study.has_forks() {
+        return Vec::new();
+    }
+    let forks = study.trials().take(LOOKED_AT).filter_map(|trial| trial.ok()?.fork);
+    let places: BTreeSet<(String, u64)> = forks.map(|fork| (fork.trial.to_string(), fork.step)).collect();
+    places.into_iter().map(|(trial, step)| format!("forked     from trial {trial} at step {step}")).collect()
 }

@@ -191,19 +191,24 @@ fn varying(rows: &[&Row]) -> Vec<String> {
 }
 
 fn render(rows: &[&Row], axes: &[String], context: &Context) -> String {
-    let varying = columns_of(rows, axes);
+    let mut varying = columns_of(rows, axes);
+    // Said in one column of its own.
+    varying.retain(|path| path != "fork.trial" && path != "fork.step");
     let short = |path: &String| {
         let last = path.rsplit('.').next().unwrap_or(path);
         let unique = varying.iter().filter(|other| other.rsplit('.').next() == Some(last)).count() == 1;
         if unique { last.to_owned() } else { path.clone() }
     };
     let names: Vec<String> = varying.iter().map(short).collect();
+    let forked = rows.iter().any(|row| origin(row).is_some());
     let mut headings = vec!["trial", "state"];
+    headings.extend(forked.then_some("forked from"));
     headings.extend(names.iter().map(String::as_str));
     headings.extend(["step", "of", "attempt", "agent", "reason"]);
     let mut columns = Columns::new(&context.output, &headings);
     for row in rows {
         let mut cells = vec![text(words::short(&row.summary.trial)), trial_state(row.state)];
+        cells.extend(forked.then(|| text(origin(row).unwrap_or_else(|| "-".to_owned()))));
         cells.extend(varying.iter().map(|path| match row.parameters.get(path) {
             Some(value) => number(words::one_line(&value.to_string())),
             None => text("-"),
@@ -218,6 +223,12 @@ fn render(rows: &[&Row], axes: &[String], context: &Context) -> String {
         columns.push(cells);
     }
     columns.render()
+}
+
+/// Whose fork a trial is, as `plateau fork` takes it.
+fn origin(row: &Row) -> Option<String> {
+    let (trial, step) = (row.parameters.get("fork.trial")?, row.parameters.get("fork.step")?);
+    Some(words::one_line(&format!("{}@{step}", words::short(&trial.to_string()))))
 }
 
 fn reason(row: &Row) -> String {
@@ -263,6 +274,24 @@ mod tests {
                 ..Default::default()
             },
         }
+    }
+
+    #[test]
+    fn forks_say_whose_they_are() {
+        let context = Context {
+            output: Output::new(OutputMode::Table, ColorChoice::Never),
+            coordinator: String::new(),
+            credentials: plateau_proto::connection::Credentials::default(),
+            coordinator_named: false,
+            log_file: None,
+        };
+        let mut fork = row(0, 8, TrialState::Completed);
+        fork.parameters.insert("fork.trial".to_owned(), Parameter::Text("3f2a91bc".repeat(4)));
+        fork.parameters.insert("fork.step".to_owned(), Parameter::Number(5000.0));
+        let other = row(0, 8, TrialState::Completed);
+        let table = render(&[&fork, &other], &["fork.step".to_owned()], &context);
+        assert!(table.contains("forked from") && table.contains("3f2a91bc@5000"), "{table}");
+        assert!(!render(&[&other], &[], &context).contains("forked from"));
     }
 
     #[test]

@@ -6,7 +6,8 @@ use crate::fields::{ConfigResult, Fields};
 use crate::limits;
 use crate::node::{Node, Value};
 
-/// A metric that every evaluation has, and in which transitions show.
+/// A metric in which transitions show. The first four every evaluation has; the others are those of tasks with a generalisation set, and
+/// never reach their level elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TransitionMetric {
@@ -18,15 +19,21 @@ pub enum TransitionMetric {
     TestLoss,
     /// Rises to the level.
     TestAccuracy,
+    /// Rises to the level.
+    InDomainAccuracy,
+    /// Rises to the level.
+    GeneralisationAccuracy,
 }
 
 impl TransitionMetric {
     /// Every one by the name that evaluations use.
-    pub const ALL: [(&'static str, TransitionMetric); 4] = [
+    pub const ALL: [(&'static str, TransitionMetric); 6] = [
         ("train_loss", TransitionMetric::TrainLoss),
         ("train_accuracy", TransitionMetric::TrainAccuracy),
         ("test_loss", TransitionMetric::TestLoss),
         ("test_accuracy", TransitionMetric::TestAccuracy),
+        ("in_domain_accuracy", TransitionMetric::InDomainAccuracy),
+        ("generalisation_accuracy", TransitionMetric::GeneralisationAccuracy),
     ];
 
     /// The name that evaluations use.
@@ -35,7 +42,7 @@ impl TransitionMetric {
     }
 
     fn rises(self) -> bool {
-        matches!(self, TransitionMetric::TrainAccuracy | TransitionMetric::TestAccuracy)
+        !matches!(self, TransitionMetric::TrainLoss | TransitionMetric::TestLoss)
     }
 }
 
@@ -59,6 +66,10 @@ pub struct KeepAround {
     pub level: f64,
     /// How near. Required.
     pub within: Window,
+    /// Bytes that the states kept near the transition, or because they may be near it, take at most; the nearest stay densest.
+    /// Default: no bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<u64>,
 }
 
 impl KeepAround {
@@ -82,12 +93,15 @@ impl KeepAround {
                 .suggest("set a smaller `checkpoint.every`, or a wider `within`"));
         }
         let most = 2.0 * reach / every as f64 + 1.0;
-        if most > f64::from(limits::MAX_KEPT_AROUND_TRANSITION) {
+        // Within a budget of bytes they are thinned out to as many.
+        if policy.budget.is_none() && most > f64::from(limits::MAX_KEPT_AROUND_TRANSITION) {
             let problem = format!(
                 "up to {most:.0} states would be kept of each trial, more than {} (MAX_KEPT_AROUND_TRANSITION)",
                 limits::MAX_KEPT_AROUND_TRANSITION
             );
-            return Err(fields.error("within", problem).suggest("set a larger `checkpoint.every`"));
+            return Err(fields
+                .error("within", problem)
+                .suggest("set a larger `checkpoint.every`, or a `budget`"));
         }
         fields.finish()?;
         Ok(policy)
@@ -107,7 +121,8 @@ impl KeepAround {
             false => fields.integer("within", 1..=limits::MAX_STEPS)?.map(Window::Steps),
         };
         let within = fields.require("within", within)?;
-        Ok(KeepAround { metric, level, within })
+        let budget = read_budget(fields)?;
+        Ok(KeepAround { metric, level, within, budget })
     }
 
     /// Reads the stored form, which was valid when it was submitted.
@@ -139,6 +154,17 @@ impl KeepAround {
     }
 }
 
+/// Reads `budget`: bytes, as a number or with a unit.
+fn read_budget(fields: &mut Fields<'_>) -> ConfigResult<Option<u64>> {
+    match fields.node("budget").map(|node| &node.value) {
+        Some(Value::Text(text)) => {
+            let bytes = crate::bytes::parse(text).map_err(|problem| fields.error("budget", problem))?;
+            Ok(Some(bytes))
+        }
+        _ => fields.integer("budget", 1..=1 << 60),
+    }
+}
+
 impl std::fmt::Display for KeepAround {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {} {}", self.metric.name(), if self.metric.rises() { "≥" } else { "≤" }, self.level)
@@ -152,7 +178,7 @@ mod tests {
     use super::*;
 
     fn policy(within: Window) -> KeepAround {
-        KeepAround { metric: TransitionMetric::TestAccuracy, level: 0.9, within }
+        KeepAround { metric: TransitionMetric::TestAccuracy, level: 0.9, within, budget: None }
     }
 
     #[test]
@@ -167,6 +193,30 @@ mod tests {
             [0.91, 0.9, 0.0, f64::NAN].map(|value| falls.is_reached(value)),
             [false, true, true, false]
         );
+    }
+
+    #[test]
+    fn a_budget_is_a_number_of_bytes_or_one_with_a_unit() {
+        let read = |budget: serde_json::Value| {
+            let json = serde_json::json!({ "within": 100, "budget": budget });
+            KeepAround::from_json(&json).map_err(|error| error.to_string())
+        };
+        assert_eq!(read("200 MB".into()).unwrap().budget, Some(200 << 20));
+        assert_eq!(read(5000.into()).unwrap().budget, Some(5000));
+        assert_eq!(read(serde_json::Value::Null).unwrap().budget, None);
+        let stored = serde_json::to_value(read("1G".into()).unwrap()).unwrap();
+        assert_eq!(KeepAround::from_json(&stored).unwrap().budget, Some(1 << 30));
+        assert!(read("much".into()).unwrap_err().contains("write e.g. 512M or 4G"));
+        assert!(read(0.into()).unwrap_err().contains("out of range"));
+    }
+
+    #[test]
+    fn accuracies_of_generalisation_rise_to_a_level_too() {
+        let read =
+            |metric| KeepAround::from_json(&serde_json::json!({ "within": 100, "metric": metric })).unwrap();
+        let policy = read("generalisation_accuracy");
+        assert_eq!((policy.level, policy.metric.name()), (0.99, "generalisation_accuracy"));
+        assert!(policy.is_reached(0.995) && !read("in_domain_accuracy").is_reached(0.98));
     }
 
     proptest! {

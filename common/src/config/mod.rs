@@ -6,6 +6,7 @@
 mod batch;
 mod checkpoint;
 mod evaluate;
+mod fork;
 mod grid;
 mod keep_around;
 mod model;
@@ -16,6 +17,7 @@ mod train;
 pub use batch::{BatchRamp, Unit};
 pub use checkpoint::CheckpointConfig;
 pub use evaluate::{EvaluateConfig, ProbeKind};
+pub use fork::Fork;
 pub use grid::{Category, GridConfig};
 pub use keep_around::{KeepAround, TransitionMetric, Window};
 pub use model::{
@@ -31,7 +33,7 @@ use serde::Serialize;
 use crate::cost;
 use crate::fields::{ConfigError, ConfigResult, Fields};
 use crate::node::Node;
-use crate::tasks::{Input, TaskConfig};
+use crate::tasks::{Examples, Input, Seeds, TaskConfig};
 
 /// Everything one trial's result depends on, and the budget and bookkeeping that it does not.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -49,11 +51,14 @@ pub struct TrialConfig {
     pub evaluate: EvaluateConfig,
     /// When the state is saved; no part of the trial's identity.
     pub checkpoint: CheckpointConfig,
+    /// Whose state it begins with. Default: its own initialisation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fork: Option<Fork>,
 }
 
 impl TrialConfig {
     /// Reads and validates a whole configuration. `root` is a table with `task`, `model`, `train` and optionally
-    /// `evaluate`, `checkpoint` and `seed` (default 0).
+    /// `evaluate`, `checkpoint`, `fork` and `seed` (default 0).
     pub fn read(root: &Node) -> ConfigResult<Self> {
         let mut fields = Fields::new("", root)?;
         let seed = fields.integer("seed", 0..=i64::MAX as u64)?.unwrap_or(0);
@@ -66,8 +71,9 @@ impl TrialConfig {
         let train = TrainConfig::read(fields.require("train", train)?, &task, flops)?;
         let evaluate = EvaluateConfig::read(fields.table("evaluate")?, &task)?;
         let checkpoint = CheckpointConfig::read(fields.table("checkpoint")?, train.steps)?;
+        let fork = fields.table("fork")?.map(|fork| Fork::read(fork, train.steps)).transpose()?;
         fields.finish()?;
-        let config = TrialConfig { seed, task, model, train, evaluate, checkpoint };
+        let config = TrialConfig { seed, task, model, train, evaluate, checkpoint, fork };
         config.check_grid(root)?;
         config.check_sentences(root)?;
         Ok(config)
@@ -111,6 +117,16 @@ impl TrialConfig {
             )
             .suggest("give the scheme's table more rows, or make the grid smaller")),
         }
+    }
+
+    /// What the trial's examples are drawn from.
+    pub fn seeds(&self) -> Seeds {
+        Seeds::of(self.seed, self.train.data_order)
+    }
+
+    /// The trial's examples.
+    pub fn examples(&self) -> Box<dyn Examples> {
+        self.task.examples(self.seeds())
     }
 
     /// The passes of update number `update` (from 1) through the model.

@@ -46,6 +46,10 @@ pub struct TrainConfig {
     pub steps: u64,
     /// Examples per update. Required for tasks with endless data; default `"full"` for finite ones.
     pub batch: Batch,
+    /// Number of the order in which training meets the data. Default: the seed's own order. The data themselves (splits, test sets)
+    /// are the seed's in any case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_order: Option<u64>,
     /// Smaller batches at first. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_ramp: Option<BatchRamp>,
@@ -116,6 +120,12 @@ impl TrainConfig {
             Batch::Size(size) => size,
             Batch::Full => task.training_set_size().unwrap_or(1),
         };
+        let data_order = fields.integer("data-order", 0..=i64::MAX as u64)?;
+        if data_order.is_some() && batch == Batch::Full {
+            return Err(fields
+                .error("data-order", "a full batch is the same in any order")
+                .suggest("give `train.batch` a number"));
+        }
         let (batch_ramp, steps) = match fields.table("batch-ramp")? {
             Some(_) if batch == Batch::Full => {
                 return Err(fields
@@ -152,7 +162,17 @@ impl TrainConfig {
             None => None,
         };
         fields.finish()?;
-        Ok(TrainConfig { steps, batch, batch_ramp, optimizer, schedule, clip, precision, progressive_loss })
+        Ok(TrainConfig {
+            steps,
+            batch,
+            data_order,
+            batch_ramp,
+            optimizer,
+            schedule,
+            clip,
+            precision,
+            progressive_loss,
+        })
     }
 
     /// Which examples update number `update` (from 1) is given.

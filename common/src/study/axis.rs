@@ -29,7 +29,7 @@ impl Group {
 }
 
 /// The tables and values a dotted path may start with.
-pub(super) const SECTIONS: [&str; 6] = ["task", "model", "train", "evaluate", "checkpoint", "seed"];
+pub(super) const SECTIONS: [&str; 7] = ["task", "model", "train", "evaluate", "checkpoint", "seed", "fork"];
 
 const SPECIFICATIONS: [&str; 4] = ["values", "range", "linspace", "logspace"];
 const SPECIFICATION_KEYS: [&str; 7] = ["values", "range", "linspace", "logspace", "count", "round", "base"];

@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `name` | required; `[a-z0-9-_.]`, not starting with a dot |
 //! | `description` | free text |
-//! | `task`, `model`, `train`, `evaluate`, `checkpoint`, `seed` | the base configuration |
+//! | `task`, `model`, `train`, `evaluate`, `checkpoint`, `fork`, `seed` | the base configuration |
 //! | `axes` | dotted path -> values; the grid is their product. The last axis of the file varies fastest |
 //! | `seeds` | `5` is the axis `seed` with values 0 to 4, `[7, 8]` with those; it is the last axis |
 //! | `zip` | `[["model.dim", "model.heads"], …]`: axes of equal length that advance together, in the place of the first |
@@ -37,6 +37,7 @@ mod conditions;
 mod definition;
 mod document;
 mod error;
+mod fork;
 mod overrides;
 mod overview;
 mod plan;
@@ -45,6 +46,7 @@ mod trials;
 pub use axis::Axis;
 pub use document::Format;
 pub use error::{Diagnosis, Origin, StudyError};
+pub use fork::ForkPlan;
 pub use overview::{CohortOverview, Overview};
 pub use trials::Trials;
 
@@ -173,6 +175,14 @@ impl Study {
         let mut paths = Vec::new();
         collect_paths(&self.plan.base, "", &mut paths);
         paths
+    }
+
+    /// Whether any of its trials may be a fork of another.
+    pub fn has_forks(&self) -> bool {
+        let sets = self.plan.set_values().map(|(path, _)| path.as_str());
+        let paths = self.plan.axes().map(|axis| axis.path.as_str()).chain(sets);
+        self.plan.base.at_path("fork").is_some()
+            || paths.into_iter().any(|path| plan::is_inside(path, "fork"))
     }
 
     /// What the study holds and costs; fails with the first combination that cannot be trained.

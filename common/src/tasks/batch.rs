@@ -128,7 +128,7 @@ impl Batch {
     /// Takes the batch's memory out and leaves it [empty](Batch::empty). A task fills what it needs of it and assigns the
     /// new batch as a whole, so that nothing of the old one can stay.
     pub fn take_memory(&mut self) -> Memory {
-        let Batch { input, targets, weights, also_correct } = std::mem::replace(self, Batch::empty());
+        let Batch { input, targets, weights, also_correct } = std::mem::take(self);
         let mut memory = Memory { weights: weights.unwrap_or_default(), also_correct, ..Memory::default() };
         match input {
             Input::Tokens { tokens, .. } => memory.ids = tokens,

@@ -11,6 +11,7 @@ mod arithmetic;
 mod assessment;
 mod batch;
 mod bitwise_or;
+mod dyck;
 mod epochs;
 mod grammar;
 mod grid;
@@ -33,6 +34,7 @@ pub use arithmetic::rows::{LossMean, LossOn};
 pub use assessment::{Assessment, AssessmentMetrics, Brackets, Mark, Questions, Ranked, Sentences};
 pub use batch::{Batch, Draw, Form, Input, Memory, Targets};
 pub use bitwise_or::BitwiseOr;
+pub use dyck::Dyck;
 pub use grammar::settings::SetSettings;
 pub use grid::{Cell, GridAxes};
 pub use modular::{Layout, Modular, Operation};
@@ -321,6 +323,7 @@ task_list! {
     "bitwise-or" => BitwiseOr,
     "question-formation" => QuestionFormation,
     "tense-inflection" => TenseInflection,
+    "dyck" => Dyck,
 }
 
 impl TaskConfig {

@@ -179,7 +179,7 @@ impl Writer {
             let (asked, template, _) = cells[cell];
             self.sentence.draw(template, stream);
             self.write(asked, candidate);
-            Some(())
+            true
         };
         let validation = pool.draw(&family("validation"), settings.validation_examples, &mut in_domain);
         let training = pool.draw(&family("training"), settings.training_examples, &mut in_domain);
@@ -189,7 +189,7 @@ impl Writer {
             let (clause, predicate) = (CLAUSES[kind / 3], Predicate::ALL[kind % 3]);
             self.sentence.draw(Template { subject: Modifier::Relative(clause), predicate }, stream);
             self.write(true, candidate);
-            self.sentence.auxiliaries_differ_in_negation_alone().then_some(())
+            self.sentence.auxiliaries_differ_in_negation_alone()
         };
         let generalisation = pool.draw(&family("generalisation"), settings.generalisation_examples, withheld);
         let asked = self.tasks[0];

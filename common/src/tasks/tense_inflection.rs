@@ -151,7 +151,7 @@ impl Writer {
             self.sentence.draw(template(stream), stream);
             let tense = if stream.below(2) == 0 { Tense::Past } else { Tense::Present };
             self.write(tense, candidate);
-            (tense == Tense::Past || !self.sentence.nearest_noun_differs()).then_some(())
+            tense == Tense::Past || !self.sentence.nearest_noun_differs()
         };
         let validation = pool.draw(&family("validation"), settings.validation_examples, &mut in_domain);
         let training = pool.draw(&family("training"), settings.training_examples, &mut in_domain);
@@ -161,7 +161,7 @@ impl Writer {
             let (subject, predicate) = (MODIFIERS[kind / 6].1, Predicate::ALL[kind % 6]);
             self.sentence.draw(Template { subject, predicate }, stream);
             self.write(Tense::Present, candidate);
-            self.sentence.nearest_noun_differs().then_some(())
+            self.sentence.nearest_noun_differs()
         };
         let generalisation = pool.draw(&family("generalisation"), settings.generalisation_examples, withheld);
         let class = |line: &[u8]| self.tasks.iter().position(|task| line.get(prompt(line) - 1) == Some(task));

@@ -39,6 +39,8 @@ pub fn configurations() -> Vec<Value> {
         json!({"kind": "question-formation", "training-examples": 40, "validation-examples": 25, "generalisation-examples": 7, "data-seed": 5}),
         sentences("tense-inflection", 300),
         json!({"kind": "tense-inflection", "training-examples": 40, "validation-examples": 25, "generalisation-examples": 70, "generalisation-sample": 60}),
+        sentences("dyck", 300),
+        json!({"kind": "dyck", "types": 3, "depth": 4, "min-length": 8, "max-length": 64, "training-examples": 40, "validation-examples": 30, "generalisation-examples": 20, "data-seed": 3}),
     ]
 }
 

@@ -16,7 +16,7 @@ const SUBMIT: Need = Need::Role(Role::Submit);
 const READ: Need = Need::Role(Role::Read);
 
 /// Every method that is served, by its path.
-const METHODS: [(&str, Need); 28] = [
+const METHODS: [(&str, Need); 29] = [
     ("/grpc.health.v1.Health/Check", Need::Nothing),
     ("/grpc.health.v1.Health/List", Need::Nothing),
     ("/grpc.health.v1.Health/Watch", Need::Nothing),
@@ -28,6 +28,7 @@ const METHODS: [(&str, Need); 28] = [
     ("/plateau.v1.PlateauService/CollectGarbage", SUBMIT),
     ("/plateau.v1.PlateauService/DeleteSweep", SUBMIT),
     ("/plateau.v1.PlateauService/DescribeSweep", READ),
+    ("/plateau.v1.PlateauService/DescribeTrial", READ),
     ("/plateau.v1.PlateauService/Drain", SUBMIT),
     ("/plateau.v1.PlateauService/Explain", READ),
     ("/plateau.v1.PlateauService/Extend", SUBMIT),

@@ -41,6 +41,9 @@ pub(super) fn checkpoint_damaged(
     });
     effects.push(Effect::Write(Write::CheckpointForgotten(id, damaged)));
     let fallback = match state.trials.get(&id).map_or(0, |trial| trial.newest_step()) {
+        0 if state.trials.get(&id).is_some_and(|trial| trial.fork.is_some()) => {
+            "no other is left, and a fork cannot begin anew".to_owned()
+        }
         0 => "no other is left, so training would begin anew".to_owned(),
         newest => format!("the newest is now that of step {newest}"),
     };

@@ -1,7 +1,10 @@
 //! What the coordinator does about what happened. Writes are made durable before anything else leaves.
 
+use std::sync::Arc;
+
 use plateau_common::identity::TrialId;
 
+use super::fork::InheritedChunk;
 use super::retention::Freed;
 use super::state::{Agent, Checkpoint, Fence, LeaseKey, Shape, SweepNumber, ThroughputKey, Trial};
 
@@ -67,6 +70,15 @@ pub enum Write {
         /// Its stored form.
         data: Vec<u8>,
     },
+    /// The metrics that a fork takes over, numbered from 0.
+    InheritedMetrics {
+        /// Under which attempt of the fork.
+        lease: LeaseKey,
+        /// The chunks.
+        metrics: Arc<[InheritedChunk]>,
+    },
+    /// Whose fork a trial is.
+    Fork(TrialId),
     /// Lines of a log.
     Log {
         /// Of which attempt.

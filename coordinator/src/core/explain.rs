@@ -57,7 +57,10 @@ pub fn explain_trial(state: &State, id: TrialId) -> Option<Explanation> {
             trial.reason
         ),
     };
-    Some(Explanation { kind: "trial", summary })
+    let origin = trial
+        .fork
+        .map(|fork| format!(" It was forked from trial {} at step {}.", fork.trial.short(), fork.step));
+    Some(Explanation { kind: "trial", summary: summary + &origin.unwrap_or_default() })
 }
 
 fn waiting_reason(state: &State, trial: &Trial) -> String {

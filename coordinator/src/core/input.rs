@@ -1,11 +1,12 @@
 //! What can happen to the coordinator.
 
-use plateau_common::config::KeepAround;
+use plateau_common::config::{Fork, KeepAround};
 use plateau_common::failure::FailureClass;
 use plateau_common::identity::TrialId;
 use plateau_common::throughput::ThroughputCurve;
 use plateau_common::trial::Ending;
 
+use super::fork::Root;
 use super::state::{LeaseKey, Shape, SweepNumber};
 
 /// One trial of a submitted study.
@@ -27,6 +28,10 @@ pub struct Specification {
     pub keep_around: Option<KeepAround>,
     /// What trials of the cohort cost.
     pub shape: Shape,
+    /// Whose fork it is.
+    pub fork: Option<Fork>,
+    /// What it begins with, where it is a fork that has none yet.
+    pub root: Option<Root>,
 }
 
 /// An agent introducing itself.
@@ -178,7 +183,7 @@ pub enum Input {
         name: String,
         /// The study as submitted; opaque to the core.
         source: Vec<u8>,
-        /// Its trials in expansion order.
+        /// Its trials in expansion order; may be empty where the sweep was known when the study arrived.
         trials: Vec<Specification>,
     },
     /// A sweep gets further seeds or steps.

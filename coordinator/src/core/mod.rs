@@ -10,6 +10,7 @@ mod drain;
 mod effect;
 mod expiry;
 mod explain;
+mod fork;
 mod guilt;
 mod input;
 pub mod invariants;
@@ -26,9 +27,10 @@ pub(crate) mod tests;
 pub use effect::{Answer, Effect, Granted, Refusal, Subject, ToAgent, Write};
 pub use expiry::Brake;
 pub use explain::{Explanation, explain_agent, explain_sweep, explain_trial};
+pub use fork::{InheritedChunk, Root, place_for_root};
 pub use guilt::pause_after;
 pub use input::{Input, Introduction, Report, Specification, Wish};
-pub use retention::Freed;
+pub use retention::{Freed, thinned};
 pub use state::{
     Agent, Checkpoint, Fence, Lease, LeaseKey, Member, Now, ReadyEntry, ReadyKey, RecordedEnding, Shape,
     State, Sweep, SweepMode, SweepNumber, Throughput, ThroughputKey, Trial, Want, place, view,

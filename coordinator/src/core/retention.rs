@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use plateau_common::identity::TrialId;
+use plateau_common::limits::MAX_KEPT_AROUND_TRANSITION;
 
 use super::effect::{Answer, Effect, Refusal, Subject, ToAgent, Write};
 use super::state::{Checkpoint, Fence, LeaseKey, Now, State, SweepMode, SweepNumber, Trial};
@@ -30,20 +31,90 @@ impl Freed {
     }
 }
 
+/// What a trial's policy says of its checkpoints.
+impl Trial {
+    /// Steps of the checkpoints that are kept for good.
+    pub fn kept_for_good(&self) -> BTreeSet<u64> {
+        let mut kept = if self.transition.is_some() { self.kept_around() } else { BTreeSet::new() };
+        // Without its first state a fork could not begin anew.
+        let always = |step: &u64| {
+            self.fork.is_some_and(|fork| fork.step == *step)
+                || self.keep_every.is_some_and(|every| step.is_multiple_of(every))
+        };
+        kept.extend(self.checkpoints.iter().map(|known| known.step).filter(always));
+        kept
+    }
+
+    /// Steps of the checkpoints that are kept for good, or may turn out to be because the transition is still to come.
+    pub fn kept(&self) -> BTreeSet<u64> {
+        let mut kept = self.kept_for_good();
+        if self.transition.is_none() {
+            kept.extend(self.kept_around());
+        }
+        kept
+    }
+
+    /// Steps of the checkpoints that are kept because they are near the transition, or may be.
+    fn kept_around(&self) -> BTreeSet<u64> {
+        let Some(policy) = &self.keep_around else { return BTreeSet::new() };
+        let newest = self.newest_step();
+        let is_near = |step: u64| match self.transition {
+            Some(transition) => policy.is_near(transition, step),
+            None => policy.may_be_near(newest, step),
+        };
+        let mut near: BTreeMap<u64, u64> = BTreeMap::new();
+        for known in self.checkpoints.iter().filter(|known| is_near(known.step)) {
+            let bytes = near.entry(known.step).or_default();
+            *bytes = bytes.saturating_add(known.bytes);
+        }
+        match policy.budget {
+            // A transition that is still to come is nearest to the newest.
+            Some(budget) => thinned(near.into_iter().collect(), self.transition.unwrap_or(newest), budget),
+            None => near.into_keys().collect(),
+        }
+    }
+}
+
+/// Of checkpoints near a transition, as (step, bytes) in ascending order, the steps of those that fit into `budget` bytes. They are
+/// thinned out one by one: each time goes the one that leaves the smallest gap for its distance from the transition, so that
+/// gaps grow with the distance; the first, the last and the nearest go last, the nearest last of all.
+pub fn thinned(mut near: Vec<(u64, u64)>, transition: u64, budget: u64) -> BTreeSet<u64> {
+    let mut bytes: u128 = near.iter().map(|(_, bytes)| u128::from(*bytes)).sum();
+    let distance = |step: u64| u128::from(step.abs_diff(transition)) + 1;
+    while bytes > u128::from(budget) || near.len() > MAX_KEPT_AROUND_TRANSITION as usize {
+        let nearest = (0..near.len()).min_by_key(|place| distance(near[*place].0));
+        let inner = (1..near.len().saturating_sub(1)).filter(|place| Some(*place) != nearest);
+        let gap = |place: usize| u128::from(near[place + 1].0 - near[place - 1].0);
+        let closest = inner.min_by(|one, other| {
+            // Quotients compared without dividing.
+            let (left, right) = (gap(*one) * distance(near[*other].0), gap(*other) * distance(near[*one].0));
+            left.cmp(&right)
+        });
+        let Some(place) = closest.or_else(|| (0..near.len()).max_by_key(|place| distance(near[*place].0)))
+        else {
+            break;
+        };
+        let (_, gone) = near.remove(place);
+        bytes -= u128::from(gone);
+    }
+    near.into_iter().map(|(step, _)| step).collect()
+}
+
 /// Takes from a trial the checkpoints up to `budget` that its policy leaves over, oldest first, except what the live lease
 /// continues from (`resume`), which may be on its way to the agent.
 pub(super) fn take_surplus(trial: &mut Trial, budget: u64, resume: u64) -> Vec<Checkpoint> {
     // Those beyond the budget are a longer sweep's, which may go on; the newest counts even where it is kept for good.
     let newest = trial.resume_step(budget);
+    let kept = trial.kept();
     let own = trial.checkpoints.iter().filter(|known| known.step <= budget);
-    let own = own.filter(|known| known.step == newest || !trial.keeps(known.step)).count();
+    let own = own.filter(|known| known.step == newest || !kept.contains(&known.step)).count();
     let excess = own.saturating_sub(trial.keep as usize + 1);
     let mut surplus = Vec::new();
     let mut place = 0;
     while surplus.len() < excess && place < trial.checkpoints.len() {
         let in_use =
             trial.checkpoints[place].step == resume && trial.checkpoints[place].attempt < trial.attempt;
-        if in_use || trial.keeps(trial.checkpoints[place].step) {
+        if in_use || kept.contains(&trial.checkpoints[place].step) {
             place += 1;
         } else {
             surplus.push(trial.checkpoints.remove(place));
@@ -101,11 +172,12 @@ pub(super) fn collect(
         }
         let needed = sweeps().any(|sweep| sweep.mode != SweepMode::Cancelled);
         let newest = trial.checkpoints.len().saturating_sub(keep as usize);
+        let kept = trial.kept_for_good();
         let unneeded = trial
             .checkpoints
             .iter()
             .enumerate()
-            .filter(|(place, known)| !needed || (*place < newest && !trial.keeps_for_good(known.step)));
+            .filter(|(place, known)| !needed || (*place < newest && !kept.contains(&known.step)));
         let unneeded: Vec<Checkpoint> = unneeded.map(|(_, known)| known.clone()).collect();
         if !unneeded.is_empty() {
             freed.add(&unneeded);

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use plateau_common::config::KeepAround;
+use plateau_common::config::{Fork, KeepAround};
 use plateau_common::cost::{Hardware, MemoryNeed, memory_need};
 use plateau_common::identity::TrialId;
 use plateau_common::limits;
@@ -164,6 +164,8 @@ pub struct Trial {
     pub keep_around: Option<KeepAround>,
     /// Step at which the metric of `keep_around` reached its level; `None`: not yet.
     pub transition: Option<u64>,
+    /// Whose fork it is.
+    pub fork: Option<Fork>,
     /// The sweeps' references.
     pub wants: Vec<Want>,
     /// Where it stands in [`State::ready`].
@@ -194,6 +196,7 @@ impl Trial {
             keep_every: None,
             keep_around: None,
             transition: None,
+            fork: None,
             wants: Vec::new(),
             ready: None,
         }
@@ -203,20 +206,6 @@ impl Trial {
     pub(super) fn forget_crashes(&mut self) {
         (self.crashes, self.losses, self.retry_at) = (0, 0, Duration::ZERO);
         self.crashed_on.clear();
-    }
-
-    /// Whether the checkpoint at `step` is kept for good.
-    pub fn keeps_for_good(&self, step: u64) -> bool {
-        let near = self.keep_around.as_ref().zip(self.transition);
-        self.keep_every.is_some_and(|every| step.is_multiple_of(every))
-            || near.is_some_and(|(policy, transition)| policy.is_near(transition, step))
-    }
-
-    /// Whether the checkpoint at `step` is kept for good, or may turn out to be because the transition is still to come.
-    pub fn keeps(&self, step: u64) -> bool {
-        let awaited = self.keep_around.as_ref().filter(|_| self.transition.is_none());
-        self.keeps_for_good(step)
-            || awaited.is_some_and(|policy| policy.may_be_near(self.newest_step(), step))
     }
 
     /// Step of the newest checkpoint; 0 without one.
@@ -539,6 +528,11 @@ impl State {
             (false, 0) => TrialState::Cancelled,
             (false, _) => TrialState::Completed,
         };
+        if let Some(want) = self.best_want(trial)
+            && trial.lacks_root(want.budget)
+        {
+            trial.fail_without_root();
+        }
     }
 
     fn ready_place(&self, id: TrialId, trial: &Trial) -> Option<(ReadyKey, ReadyEntry)> {
@@ -666,6 +660,10 @@ impl State {
                 lease.progress_at = now.monotonic;
                 let granted = trial.wants.iter().find(|want| want.budget == lease.budget);
                 lease.cohort = granted.map_or(0, |want| want.cohort);
+            }
+            if trial.fork.is_some() {
+                // A copy of the data directory may lack what it was forked with.
+                self.settle(trial);
             }
             self.index(*id, trial);
         }

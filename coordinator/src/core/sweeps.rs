@@ -6,6 +6,7 @@ use plateau_common::identity::TrialId;
 use plateau_common::trial::TrialState;
 
 use super::effect::{Answer, Effect, Refusal, Subject, ToAgent, Write};
+use super::fork::{self, Roots};
 use super::input::Specification;
 use super::requeue::{is_failed, reset};
 use super::state::{LeaseKey, Member, Now, State, Sweep, SweepMode, SweepNumber, Trial, Want};
@@ -25,9 +26,16 @@ pub(super) fn submit(
     now: Now,
     effects: &mut Vec<Effect>,
 ) {
+    let roots = match fork::roots(state, trials) {
+        Ok(roots) => roots,
+        Err(problem) => {
+            effects.push(Effect::Answer(Answer::Refused(Refusal::Precondition, problem)));
+            return;
+        }
+    };
     if let Some((number, sweep)) = state.sweep_by_id(&id) {
         let total = sweep.members.len() as u64;
-        let requeued = resubmit(state, number, effects);
+        let requeued = resubmit(state, number, &roots, effects);
         effects.push(Effect::Answer(Answer::Submitted {
             sweep: id,
             existing: true,
@@ -57,7 +65,7 @@ pub(super) fn submit(
         last_failure: None,
     };
     state.sweeps.insert(number, sweep);
-    let (added, continued) = set_members(state, number, source, trials, effects);
+    let (added, continued) = set_members(state, number, source, trials, &roots, effects);
     effects.push(Effect::Write(Write::Sweep(number)));
     effects.push(history(number, format!("submitted: {} trials, {added} of them new", trials.len())));
     effects.push(Effect::Answer(Answer::Submitted {
@@ -68,7 +76,7 @@ pub(super) fn submit(
     }));
 }
 
-fn resubmit(state: &mut State, number: SweepNumber, effects: &mut Vec<Effect>) -> u64 {
+fn resubmit(state: &mut State, number: SweepNumber, roots: &Roots<'_>, effects: &mut Vec<Effect>) -> u64 {
     let Some(sweep) = state.sweeps.get(&number) else { return 0 };
     let mode = sweep.mode;
     let ids: BTreeSet<TrialId> = sweep
@@ -97,12 +105,14 @@ fn resubmit(state: &mut State, number: SweepNumber, effects: &mut Vec<Effect>) -
             }
         },
         |id, trial| {
+            fork::adopt(roots, id, trial);
             if is_failed(trial.state) {
                 reset(trial);
                 requeued_trials.push(id);
             }
         },
     );
+    fork::record(roots, effects);
     let waits = |id: &&TrialId| state.trials.get(id).is_some_and(|trial| trial.state == TrialState::Pending);
     let requeued = ended_before.iter().filter(waits).count() as u64;
     for id in requeued_trials {
@@ -127,6 +137,7 @@ fn set_members(
     number: SweepNumber,
     source: Vec<u8>,
     trials: &[Specification],
+    roots: &Roots<'_>,
     effects: &mut Vec<Effect>,
 ) -> (u64, u64) {
     let old: BTreeSet<TrialId> = state
@@ -144,6 +155,7 @@ fn set_members(
         });
         trial.keep = specification.keep;
         trial.keep_every = specification.keep_every;
+        trial.fork = specification.fork;
         if trial.keep_around != specification.keep_around {
             trial.keep_around.clone_from(&specification.keep_around);
             // Another metric or level is reached elsewhere.
@@ -176,12 +188,14 @@ fn set_members(
             }
         },
         |id, trial| {
+            fork::adopt(roots, id, trial);
             trial.wants.retain(|want| want.sweep != number);
             trial.wants.extend(wants.remove(&id).unwrap_or_default());
             // In the order in which they are loaded, so that a restart changes no choice among them.
             trial.wants.sort_by_key(|want| (want.sweep, want.position));
         },
     );
+    fork::record(roots, effects);
     let (mut added, mut continued) = (0, 0);
     for id in &ids {
         let Some(trial) = state.trials.get(id) else { continue };
@@ -218,7 +232,14 @@ pub(super) fn extend(
         effects.push(Effect::Answer(Answer::Refused(Refusal::Precondition, reason)));
         return;
     }
-    let (new_trials, continued_trials) = set_members(state, number, source, trials, effects);
+    let roots = match fork::roots(state, trials) {
+        Ok(roots) => roots,
+        Err(problem) => {
+            effects.push(Effect::Answer(Answer::Refused(Refusal::Precondition, problem)));
+            return;
+        }
+    };
+    let (new_trials, continued_trials) = set_members(state, number, source, trials, &roots, effects);
     effects.push(Effect::Write(Write::Sweep(number)));
     let event = format!("extended by {what}: {new_trials} new trials, {continued_trials} go on");
     effects.push(history(number, event));

@@ -330,6 +330,21 @@ impl PlateauService for Clients {
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
+    async fn describe_trial(
+        &self,
+        request: Request<v1::DescribeTrialRequest>,
+    ) -> Result<Response<v1::DescribeTrialResponse>, Status> {
+        let described = select::with_trial(&self.context, request.into_inner().trial, select::describe_trial);
+        let described = described.await?;
+        let (id, budget, mut answer) =
+            described.ok_or_else(|| Status::not_found("the trial belongs to no sweep any more"))?;
+        let config = self.context.read(move |reader| results::configuration(reader, id, budget)).await?;
+        if let Some(trial) = &mut answer.trial {
+            trial.config_json = config;
+        }
+        Ok(Response::new(answer))
+    }
+
     async fn list_checkpoints(
         &self,
         request: Request<v1::ListCheckpointsRequest>,

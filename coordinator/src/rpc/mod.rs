@@ -3,6 +3,7 @@
 mod agents;
 mod client;
 mod connections;
+mod forks;
 mod message_limits;
 mod results;
 mod select;
@@ -12,13 +13,14 @@ mod versions;
 mod watch;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use plateau_common::limits;
 use plateau_machine::Execution;
 use plateau_proto::v1::agent_service_server::AgentServiceServer;
 use plateau_proto::v1::plateau_service_server::PlateauServiceServer;
-use tokio::sync::watch as signal;
+use tokio::sync::{Mutex, watch as signal};
 use tonic::Status;
 use tonic::transport::Server;
 
@@ -53,6 +55,8 @@ pub struct Context {
     pub orphans: Orphans,
     /// Where work that blocks is done.
     pub execution: Execution,
+    /// Held while forks are given what they begin with: one submission at a time does so.
+    pub forking: Arc<Mutex<()>>,
 }
 
 impl Context {

@@ -9,6 +9,7 @@ use tonic::Status;
 
 use super::Context;
 use crate::core::{Agent, Now, State, Sweep, SweepMode, SweepNumber, Trial, find_sweep, find_trial, view};
+use crate::wire;
 
 /// Applies `question` to the sweep that `selector` names.
 pub async fn with_sweep<T: Send + 'static>(
@@ -99,6 +100,29 @@ pub fn trial_summary(
         diverged_at: trial.diverged_at.filter(|_| diverged).unwrap_or_default(),
         train_seconds: trial.train_seconds,
     }
+}
+
+/// A trial with its id and its largest budget, without its configuration; `None` where no sweep holds it.
+pub fn describe_trial(
+    state: &State,
+    id: TrialId,
+    trial: &Trial,
+) -> Option<(TrialId, u64, v1::DescribeTrialResponse)> {
+    let largest = trial.wants.iter().max_by_key(|want| want.budget)?;
+    let sweep = state.sweeps.get(&largest.sweep)?;
+    let summary = trial_summary(sweep, largest.position as usize, id, trial, largest.budget);
+    let sweeps: BTreeSet<SweepNumber> = trial.wants.iter().map(|want| want.sweep).collect();
+    let sweeps = sweeps.iter().filter_map(|number| state.sweeps.get(number)).map(|sweep| sweep.id.clone());
+    let is_fork = |other: &Trial| other.fork.is_some_and(|fork| fork.trial == id);
+    let forks = state.trials.iter().filter(|(_, other)| is_fork(other)).map(|(id, _)| id.to_string());
+    let checkpoints = trial.checkpoints.iter().map(|known| wire::checkpoint_to_wire(id, known));
+    let answer = v1::DescribeTrialResponse {
+        trial: Some(summary),
+        sweeps: sweeps.collect(),
+        checkpoints: checkpoints.collect(),
+        forks: forks.collect(),
+    };
+    Some((id, largest.budget, answer))
 }
 
 /// The trials of a sweep from `offset` on, at most `limit`, in the states asked for; and the offset of the next page.

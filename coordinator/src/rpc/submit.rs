@@ -10,6 +10,7 @@ use plateau_proto::v1;
 use prost::Message;
 use tonic::Status;
 
+use super::forks::{self, Forked};
 use super::{Context, Failure, blocking, refused};
 use crate::core::{Answer, Input, Shape, Specification, SweepNumber};
 use crate::failpoint;
@@ -31,14 +32,15 @@ pub async fn submit(context: &Context, source: StudySource) -> Result<v1::Submit
         move |state, _| state.sweep_by_id(&id).is_some()
     });
     // One that is known needs no expansion and no room; if it is deleted meanwhile, the core says so.
-    let trials = if known.await? {
-        Vec::new()
+    let trials = if known.await? && !study.has_forks() {
+        Expanded::default()
     } else {
         context.room.check(&context.database, "a new study", 0)?;
         expand(context, study).await?
     };
     pass(failpoint::SUBMIT_CONFIGURED)?;
-    match context.engine.request(Input::Submit { id, name, source: encoded, trials }).await? {
+    let submit = |trials| Input::Submit { id, name, source: encoded, trials };
+    match request(context, trials, submit).await? {
         Answer::Submitted { sweep, existing, trials, new_trials } => {
             pass(failpoint::SUBMIT_ACCEPTED)?;
             tracing::info!(sweep, existing, trials, new_trials, "study submitted");
@@ -47,6 +49,34 @@ pub async fn submit(context: &Context, source: StudySource) -> Result<v1::Submit
         Answer::Refused(refusal, reason) => Err(refused(refusal, reason)),
         other => Err(Status::internal(format!("unexpected answer {other:?}"))),
     }
+}
+
+/// All trials of a study.
+#[derive(Default)]
+struct Expanded {
+    trials: Vec<Specification>,
+    /// Those of them that are forks.
+    forks: Vec<Forked>,
+}
+
+/// Asks the core for what `input` makes of the trials, after their forks have been given what they begin with.
+async fn request(
+    context: &Context,
+    expanded: Expanded,
+    input: impl FnOnce(Vec<Specification>) -> Input,
+) -> Result<Answer, Status> {
+    let Expanded { mut trials, forks } = expanded;
+    if forks.is_empty() {
+        return Ok(context.engine.request(input(trials)).await?);
+    }
+    let _alone = context.forking.lock().await;
+    let placed = forks::prepare(context, &mut trials, &forks).await?;
+    pass(failpoint::FORK_PLACED)?;
+    let answer = context.engine.request(input(trials)).await?;
+    if let Answer::Refused(..) = answer {
+        placed.discard(context).await;
+    }
+    Ok(answer)
 }
 
 /// Comes by a place where tests make submissions fail.
@@ -59,7 +89,7 @@ fn invalid(error: plateau_common::study::StudyError) -> Failure {
 }
 
 /// All trials of a study; their configurations are stored on the way.
-async fn expand(context: &Context, study: Study) -> Result<Vec<Specification>, Status> {
+async fn expand(context: &Context, study: Study) -> Result<Expanded, Status> {
     let engine = context.engine.clone();
     blocking(context.execution, move || {
         // Refused before anything is stored: every combination is looked at once.
@@ -67,11 +97,15 @@ async fn expand(context: &Context, study: Study) -> Result<Vec<Specification>, S
             trial.map_err(invalid)?;
         }
         let mut specifications = Vec::with_capacity(usize::try_from(study.count()).unwrap_or(0));
+        let mut forks = Vec::new();
         let mut configurations = Vec::new();
         for trial in study.trials() {
             let config = trial.map_err(invalid)?;
             let specification = specify(&config)?;
             configurations.push((specification.trial, config.to_json().to_string()));
+            if let Some(fork) = config.fork {
+                forks.push(Forked { place: specifications.len(), fork, config });
+            }
             specifications.push(specification);
             if configurations.len() == CONFIGURATIONS {
                 let batch = std::mem::take(&mut configurations);
@@ -80,7 +114,7 @@ async fn expand(context: &Context, study: Study) -> Result<Vec<Specification>, S
         }
         pass(failpoint::SUBMIT_EXPANDED).map_err(Failure::Status)?;
         engine.put_configurations(configurations).map_err(|stopped| Failure::Status(stopped.into()))?;
-        Ok(specifications)
+        Ok(Expanded { trials: specifications, forks })
     })
     .await
 }
@@ -105,6 +139,8 @@ fn specify(config: &TrialConfig) -> Result<Specification, Failure> {
             workspace_bytes: cost::workspace_bytes(config),
             flops_per_update: cost::flops_per_update(config),
         },
+        fork: config.fork,
+        root: None,
     })
 }
 
@@ -136,7 +172,8 @@ pub async fn extend(
     .await?;
     let encoded = wire::study_source_to_wire(study.source()).encode_to_vec();
     let trials = expand(context, study).await?;
-    match context.engine.request(Input::Extend { sweep, source: encoded, trials, what }).await? {
+    let extend = |trials| Input::Extend { sweep, source: encoded, trials, what };
+    match request(context, trials, extend).await? {
         Answer::Extended { new_trials, continued_trials } => Ok((new_trials, continued_trials)),
         Answer::Refused(refusal, reason) => Err(refused(refusal, reason)),
         other => Err(Status::internal(format!("unexpected answer {other:?}"))),

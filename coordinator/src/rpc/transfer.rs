@@ -82,8 +82,20 @@ pub async fn fetch_to_continue(
     attempt: u64,
     step: u64,
 ) -> Result<impl Stream<Item = Result<v1::CheckpointChunk, Status>> + Send + 'static, Status> {
+    verified(context, trial, attempt, step).await?;
+    fetch(context, trial, attempt, step).await
+}
+
+/// The manifest of a stored checkpoint that was read and verified as a whole; a damaged one is set aside as in
+/// [`fetch_to_continue`].
+pub async fn verified(
+    context: &Context,
+    trial: TrialId,
+    attempt: u64,
+    step: u64,
+) -> Result<Manifest, Status> {
     let damage = match context.checkpoints.verify(trial, attempt, step).await {
-        Ok(_) => return fetch(context, trial, attempt, step).await,
+        Ok(manifest) => return Ok(manifest),
         Err(error) if error.is_damage() => error,
         Err(error) => return Err(error.into()),
     };

@@ -45,6 +45,7 @@ pub(super) fn trial(transaction: &Transaction<'_>, trial_number: i64) -> Result<
         "DELETE FROM metrics WHERE trial = ?1",
         "DELETE FROM logs WHERE trial = ?1",
         "DELETE FROM retention WHERE trial = ?1",
+        "DELETE FROM forks WHERE trial = ?1",
         "DELETE FROM trial_history WHERE trial = ?1",
     ] {
         transaction.prepare_cached(statement)?.execute([trial_number])?;

@@ -162,7 +162,8 @@ impl Inspection {
             )
         };
         let tables =
-            ["members", "attempts", "checkpoints", "metrics", "logs", "trial_history", "retention"].map(of);
+            ["members", "attempts", "checkpoints", "metrics", "logs", "trial_history", "retention", "forks"]
+                .map(of);
         self.all(&tables.join(" UNION ALL "), |row| Ok((row.get(0)?, row.get(1)?)))
     }
 

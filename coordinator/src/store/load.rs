@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use plateau_common::config::Fork;
 use plateau_common::identity::TrialId;
 use plateau_common::throughput::ThroughputCurve;
 use plateau_common::trial::{Ending, TrialState};
@@ -56,6 +57,7 @@ impl Tables<'_> {
         self.load_members(&mut state)?;
         self.load_checkpoints(&mut state)?;
         self.load_retention(&mut state)?;
+        self.load_forks(&mut state)?;
         let state = state.restore(now);
         crate::core::invariants::check(&state).map_err(|problem| damaged("the whole", problem))?;
         Ok(state)
@@ -231,6 +233,20 @@ impl Tables<'_> {
         Ok(())
     }
 
+    fn load_forks(&self, state: &mut State) -> Result<(), StoreError> {
+        let mut statement = self.connection.prepare("SELECT trial, parent, step FROM forks")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let trial = self.trial("forks", row.get(0)?)?;
+            let Some(record) = state.trials.get_mut(&trial) else {
+                return Err(damaged("forks", format!("trial {trial} does not exist")));
+            };
+            let parent = trial_id("forks", row.get_ref(1)?.as_str().unwrap_or_default())?;
+            record.fork = Some(Fork { trial: parent, step: count(row, 2)? });
+        }
+        Ok(())
+    }
+
     fn load_checkpoints(&self, state: &mut State) -> Result<(), StoreError> {
         let mut statement = self.connection.prepare(
             "SELECT trial, attempt, step, weights_hash, bytes FROM checkpoints ORDER BY trial, step, attempt",
@@ -301,6 +317,7 @@ fn load_trial(row: &Row<'_>) -> Result<Trial, StoreError> {
         keep_every: row.get::<_, Option<i64>>(13)?.and_then(|every| u64::try_from(every).ok()),
         keep_around: None,
         transition: None,
+        fork: None,
         ending: load_ending(row)?,
         holder: row
             .get::<_, Option<String>>(24)?

@@ -110,7 +110,7 @@ CREATE TABLE history (
 ";
 
 /// The first leads from version 1 to version 2, and so on. One that was released is never changed.
-pub(super) const MIGRATIONS: [&str; 5] = [
+pub(super) const MIGRATIONS: [&str; 6] = [
     // Why an agent is given nothing more; none: it is not drained.
     "ALTER TABLE agents ADD COLUMN drained TEXT",
     // Which checkpoints are kept for good; none: only the newest.
@@ -123,6 +123,8 @@ pub(super) const MIGRATIONS: [&str; 5] = [
     "CREATE TABLE retention (trial INTEGER PRIMARY KEY, keep_around TEXT NOT NULL, transition INTEGER);
      CREATE TABLE fence (attempt INTEGER NOT NULL, sweep INTEGER NOT NULL);
      INSERT INTO fence VALUES (0, 0);",
+    // Whose forks trials are; the parent may be gone.
+    "CREATE TABLE forks (trial INTEGER PRIMARY KEY, parent TEXT NOT NULL, step INTEGER NOT NULL)",
 ];
 
 /// Trials get numbers in the order of their submission, which is about the order they run in, and every table about trials is

@@ -196,6 +196,18 @@ impl Batch<'_> {
                 statement.execute(params![trial, number(lease.attempt), number(chunk), digest, data])?;
                 Ok(())
             }
+            Write::InheritedMetrics { lease, metrics } => {
+                let trial = self.number_of(lease.trial)?;
+                let mut statement = self.transaction.prepare_cached(
+                    "INSERT INTO metrics (trial, attempt, chunk, digest, data) VALUES (?1, ?2, ?3, ?4, ?5)",
+                )?;
+                for (chunk, inherited) in (0i64..).zip(metrics.iter()) {
+                    let row = params![trial, number(lease.attempt), chunk, inherited.digest, inherited.data];
+                    statement.execute(row)?;
+                }
+                Ok(())
+            }
+            Write::Fork(id) => self.fork(id, state),
             Write::Log { lease, lines } => self.log(lease, &lines),
             Write::Checkpoint(trial, checkpoint) => {
                 let trial = self.number_of(trial)?;
@@ -276,6 +288,15 @@ impl Batch<'_> {
             trial.keep_every.map(number),
             trial.losses,
         ])?;
+        Ok(())
+    }
+
+    fn fork(&mut self, id: TrialId, state: &State) -> Result<(), StoreError> {
+        let Some(fork) = state.trials.get(&id).and_then(|trial| trial.fork) else { return Ok(()) };
+        let trial = self.number_of(id)?;
+        self.transaction
+            .prepare_cached("INSERT OR REPLACE INTO forks VALUES (?1, ?2, ?3)")?
+            .execute(params![trial, fork.trial.to_string(), number(fork.step)])?;
         Ok(())
     }
 

@@ -138,7 +138,11 @@ impl Line {
 
     fn first_gap(&self, measured: &[u64], reached: u64) -> Option<String> {
         let mut rest = measured;
-        let mut due = Some(0);
+        // Until a fork leaves its parent, the parent's settings said what was due.
+        let mut due = match self.config.fork {
+            Some(fork) => self.config.evaluate.next_due(fork.step),
+            None => Some(0),
+        };
         while let Some(step) = due.filter(|step| *step <= reached) {
             // What lies between was the last step of smaller budgets.
             let between = rest.partition_point(|measured| *measured < step);

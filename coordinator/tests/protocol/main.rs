@@ -9,6 +9,7 @@ mod backup;
 mod checkpoints;
 mod damage;
 mod disk;
+mod forks;
 mod leases;
 mod names;
 mod recovery;

@@ -45,7 +45,7 @@ struct Replica {
 impl Replica {
     fn new(start: &Start, form: Form) -> Self {
         let config = &start.member.config;
-        let examples = config.task.examples(config.seed);
+        let examples = config.examples();
         Replica {
             start: start.clone(),
             scale: examples.scale(),

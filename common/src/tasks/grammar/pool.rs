@@ -1,7 +1,7 @@
-//! Lines without repeats, out of a pool of candidates.
+//! Lines out of a pool of candidates, with or without repeats.
 //!
 //! Candidate number c of a set is a function of the data seed, the set's name and c; it becomes a line of the set if the task does not
-//! refuse it and its input is no line's of any set so far. So a larger set begins with the smaller one.
+//! refuse it and, for [`Pool::draw`], its input is no line's of any set so far. So a larger set begins with the smaller one.
 
 use std::collections::HashSet;
 
@@ -23,27 +23,37 @@ pub struct Candidate {
     pub input: usize,
 }
 
+/// Draws a set. `draw` writes a candidate for the line with this number over the last one, and says whether it is one.
+pub fn fill(
+    set: &StreamFamily,
+    lines: usize,
+    mut draw: impl FnMut(&mut Stream, usize, &mut Candidate) -> bool,
+) -> Lines {
+    let mut drawn = Lines::default();
+    let mut candidate = Candidate::default();
+    for number in 0.. {
+        if drawn.len() == lines {
+            break;
+        }
+        if draw(&mut set.at(number), drawn.len(), &mut candidate) {
+            drawn.push(&candidate.line);
+        }
+    }
+    drawn.shrink()
+}
+
 impl Pool {
-    /// Draws a set. `draw` writes a candidate for the line with this number over the last one, or refuses it by `None`.
+    /// Draws a set of lines whose inputs are no others'.
     pub fn draw(
         &mut self,
         set: &StreamFamily,
         lines: usize,
-        mut draw: impl FnMut(&mut Stream, usize, &mut Candidate) -> Option<()>,
+        mut draw: impl FnMut(&mut Stream, usize, &mut Candidate) -> bool,
     ) -> Lines {
-        let mut drawn = Lines::default();
-        let mut candidate = Candidate::default();
         self.known.reserve(lines);
-        for number in 0.. {
-            if drawn.len() == lines {
-                break;
-            }
-            let written = draw(&mut set.at(number), drawn.len(), &mut candidate);
-            if written.is_some() && self.add(&candidate.line[..candidate.input]) {
-                drawn.push(&candidate.line);
-            }
-        }
-        drawn.shrink()
+        fill(set, lines, |stream, number, candidate| {
+            draw(stream, number, candidate) && self.add(&candidate.line[..candidate.input])
+        })
     }
 
     /// Whether the input is new; it is not from now on.

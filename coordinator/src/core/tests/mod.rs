@@ -9,6 +9,7 @@ mod exhaustive;
 mod explained;
 mod exploration;
 mod failures;
+mod forks;
 mod planning;
 mod possibilities;
 mod properties;

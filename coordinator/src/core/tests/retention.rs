@@ -18,7 +18,7 @@ fn steps(world: &World, number: u8) -> Vec<u64> {
 }
 
 fn around(within: Window) -> KeepAround {
-    KeepAround { metric: TransitionMetric::TestAccuracy, level: 0.9, within }
+    KeepAround { metric: TransitionMetric::TestAccuracy, level: 0.9, within, budget: None }
 }
 
 /// One trial in training to 1000 steps that keeps one intermediate state and those around its transition.
@@ -112,8 +112,81 @@ proptest! {
         for step in near {
             prop_assert!(record.transition.is_none() || kept.contains(&step), "{step} of {kept:?}");
         }
-        let others = kept.iter().filter(|step| !record.keeps(**step)).count();
+        let policy = record.kept();
+        let others = kept.iter().filter(|step| !policy.contains(step)).count();
         prop_assert!(others <= keep as usize + 1, "{kept:?}");
+    }
+}
+
+#[test]
+fn a_budget_thins_out_what_is_far_and_leaves_what_is_near() {
+    let near: Vec<(u64, u64)> = (1..=20).map(|step| (50 * step, 10)).collect();
+    let steps =
+        |transition, budget| thinned(near.clone(), transition, budget).into_iter().collect::<Vec<_>>();
+    assert_eq!(steps(1000, 60), [50, 500, 750, 900, 950, 1000]);
+    assert_eq!(steps(510, 70), [50, 300, 450, 500, 550, 700, 1000]);
+    assert_eq!(steps(510, 25), [50, 500]);
+    assert_eq!(steps(510, 19), [500]);
+    assert!(steps(510, 9).is_empty());
+    assert_eq!(steps(510, 200).len(), 20);
+}
+
+#[test]
+fn states_around_a_transition_keep_to_their_budget_before_and_after_it_is_known() {
+    let mut world = World::new();
+    let policy = KeepAround { budget: Some(50), ..around(Window::Steps(500)) };
+    world.submit("s", vec![Specification { keep_around: Some(policy), ..specification(1, 1000, 0) }]);
+    world.connect("a", "1", vec![]);
+    let lease = world.idle("a").remove(0).1;
+    let bytes = |world: &World| world.state.trials[&trial(1)].kept().len() * 10;
+    for step in (20..=1000).step_by(20) {
+        store(&mut world, lease, step);
+        assert!(bytes(&world) <= 50, "at {step}");
+        assert!(steps(&world, 1).len() <= 7, "five of them, the newest and one more: {:?}", steps(&world, 1));
+        if step == 600 {
+            world.apply(Input::TransitionReached { lease, step: 610 });
+            assert_eq!(world.state.trials[&trial(1)].kept_for_good().last(), Some(&600));
+            world.restart();
+            world.connect("a", "1", vec![lease]);
+        }
+    }
+    let kept: Vec<u64> = world.state.trials[&trial(1)].kept_for_good().into_iter().collect();
+    assert_eq!(kept.len(), 5);
+    assert!(kept.contains(&600) && kept.contains(&620), "{kept:?}");
+    assert!(kept.first() < Some(&500) && kept.last() > Some(&720), "both sides are shown: {kept:?}");
+}
+
+proptest! {
+    #[test]
+    fn what_is_thinned_out_fits_and_the_nearest_stays(
+        gaps in proptest::collection::vec((1u64..100, 1u64..50), 1..60), at in 0u64..4000, budget in 1u64..2000,
+    ) {
+        let mut near = Vec::new();
+        for (gap, bytes) in gaps {
+            near.push((near.last().map_or(0, |(step, _)| *step) + gap, bytes));
+        }
+        let kept = thinned(near.clone(), at, budget);
+        let total: u64 = near.iter().filter(|(step, _)| kept.contains(step)).map(|(_, bytes)| bytes).sum();
+        prop_assert!(total <= budget);
+        prop_assert!(kept.iter().all(|step| near.iter().any(|(known, _)| known == step)));
+        // More room keeps what less room kept.
+        let more = thinned(near.clone(), at, budget * 2);
+        prop_assert!(kept.is_subset(&more), "{kept:?} {more:?}");
+        let nearest = near.iter().map(|(step, _)| step.abs_diff(at)).min();
+        prop_assert!(kept.is_empty() || kept.iter().map(|step| step.abs_diff(at)).min() == nearest);
+    }
+
+    #[test]
+    fn gaps_between_those_kept_grow_with_the_distance(every in 1u64..30, count in 20u64..200, kept in 6u64..20) {
+        let near: Vec<(u64, u64)> = (1..=count).map(|step| (step * every, 1)).collect();
+        let transition = count * every;
+        let left: Vec<u64> = thinned(near, transition, kept).into_iter().collect();
+        prop_assert_eq!(left.len() as u64, kept.min(count));
+        let gaps: Vec<u64> = left.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        // The first gap ends at what is kept to show where the window begins.
+        let (far, close) = gaps[1..].split_at((gaps.len() - 1) / 2);
+        let mean = |gaps: &[u64]| gaps.iter().sum::<u64>() as f64 / gaps.len() as f64;
+        prop_assert!(mean(far) >= mean(close), "{:?}", left);
     }
 }
 

@@ -27,6 +27,8 @@ pub fn specification(number: u8, budget: u64, cohort: u128) -> Specification {
         keep_every: None,
         keep_around: None,
         shape: shape(cohort),
+        fork: None,
+        root: None,
     }
 }
 
