@@ -344,5 +344,5 @@ fn part(feed: &Feed<f32>, program: &Program, start: usize, examples: usize) -> F
             SlotData::Numbers(numbers) => SlotData::Numbers(numbers[range].to_vec()),
         }
     });
-    Feed { examples, slots: slots.collect(), loss_scale: feed.loss_scale }
+    Feed { examples, slots: slots.collect(), loss_scale: feed.loss_scale, ..Feed::empty(0) }
 }
