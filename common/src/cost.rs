@@ -66,7 +66,7 @@ fn batch_size(config: &TrialConfig) -> usize {
 /// "Counting from the histogram"). What else an implementation may save without changing the result (the last layer at
 /// the read position only, rows shared by the examples of a batch) is not taken off: this is an upper bound.
 ///
-/// A looped model counts all its recurrences, though a progressive loss may pass fewer; a growing batch counts its mean.
+/// Of sequences of lengths of their own, n is the mean length. A looped model counts all its recurrences, though a progressive loss may pass fewer; a growing batch counts its mean.
 pub fn flops_per_update(config: &TrialConfig) -> f64 {
     let steps = config.train.steps;
     let examples = match config.train.batch_ramp {
@@ -78,7 +78,10 @@ pub fn flops_per_update(config: &TrialConfig) -> f64 {
 
 /// Floating-point operations of training on one example; see [`flops_per_update`].
 pub fn flops_per_example(model: &ModelConfig, task: &TaskConfig) -> f64 {
-    let shape = trained_shape(model, task);
+    let mut shape = trained_shape(model, task);
+    if let Some(mean) = task.mean_length() {
+        shape.length = mean.round() as usize;
+    }
     let ModelConfig::Transformer(model) = model;
     3.0 * (layers_forward(model, &shape) + read_out_forward(model, &shape))
 }

@@ -91,6 +91,18 @@ impl Stream {
         }
     }
 
+    /// Fills `words` with uniform random bits.
+    pub fn fill_words(&mut self, words: &mut [u32]) {
+        let mut bytes = [0u8; 4 * BULK_WORDS];
+        for words in words.chunks_mut(BULK_WORDS) {
+            let bytes = &mut bytes[..4 * words.len()];
+            self.generator.fill_bytes(bytes);
+            for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *word = u32::from_le_bytes(*bytes);
+            }
+        }
+    }
+
     /// A uniform number in `[0, 1)` with 53 random bits.
     pub fn unit(&mut self) -> f64 {
         (self.bits() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)

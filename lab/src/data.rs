@@ -109,11 +109,9 @@ fn fill_rows<T: Float>(
                 let Some((probability, stream)) = &mut chance.dropout else {
                     return Err(misfit("an update without dropout"));
                 };
-                let keep = T::of(1.0 / (1.0 - *probability));
                 let numbers = feed.numbers_mut(slot);
                 numbers.clear();
-                let draw = || if stream.unit() < *probability { T::ZERO } else { keep };
-                numbers.extend(std::iter::repeat_with(draw).take(count));
+                Factors::new(*probability, stream).draw(count, numbers);
             }
             Source::AttentionDropout { heads } => {
                 let Some((probability, stream)) = &mut chance.dropout else {
@@ -189,6 +187,44 @@ fn fill_rows<T: Float>(
     Ok(())
 }
 
+/// Random words drawn at once for dropout.
+const WORDS: usize = 256;
+
+/// Draws dropout factors: 0 with the probability (to within 2⁻³²), else what keeps the mean.
+struct Factors<'a> {
+    stream: &'a mut Stream,
+    words: [u32; WORDS],
+    /// Words of them that have been used.
+    used: usize,
+    /// Words below this mean 0.
+    threshold: u32,
+    keep: f64,
+}
+
+impl<'a> Factors<'a> {
+    fn new(probability: f64, stream: &'a mut Stream) -> Self {
+        let threshold = (probability * 2f64.powi(32)).round() as u32;
+        Factors { stream, words: [0; WORDS], used: WORDS, threshold, keep: 1.0 / (1.0 - probability) }
+    }
+
+    /// Adds `count` factors to `numbers`.
+    fn draw<T: Float>(&mut self, count: usize, numbers: &mut Vec<T>) {
+        let (keep, threshold) = (T::of(self.keep), self.threshold);
+        let mut wanted = count;
+        while wanted > 0 {
+            if self.used == WORDS {
+                self.stream.fill_words(&mut self.words);
+                self.used = 0;
+            }
+            let taken = wanted.min(WORDS - self.used);
+            let words = &self.words[self.used..self.used + taken];
+            numbers.extend(words.iter().map(|word| if *word < threshold { T::ZERO } else { keep }));
+            self.used += taken;
+            wanted -= taken;
+        }
+    }
+}
+
 /// Dropout factors of all weights that causal attention has: for each sequence of n tokens `[n, heads, n]`, 0 where a query does not see
 /// the key.
 fn drop_weights<T: Float>(
@@ -197,13 +233,12 @@ fn drop_weights<T: Float>(
     (probability, stream): (f64, &mut Stream),
     numbers: &mut Vec<T>,
 ) {
-    let keep = T::of(1.0 / (1.0 - probability));
+    let mut factors = Factors::new(probability, stream);
     for sequence in 0..sequences.count() {
         let length = sequences.tokens(sequence).len();
         for query in 0..length {
             for _ in 0..heads {
-                let draw = || if stream.unit() < probability { T::ZERO } else { keep };
-                numbers.extend(std::iter::repeat_with(draw).take(query + 1));
+                factors.draw(query + 1, numbers);
                 numbers.extend(std::iter::repeat_n(T::ZERO, length - query - 1));
             }
         }

@@ -43,6 +43,7 @@ fn zeros(
         positions,
         causal: false,
         dropout: 0.0,
+        mlp_dropout: false,
         initialisation: Initialisation::Nanda,
         recurrences: 1,
         injection: Injection::None,

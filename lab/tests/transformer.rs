@@ -46,6 +46,7 @@ fn settings() -> TransformerConfig {
         positions: positions("learned"),
         causal: true,
         dropout: 0.0,
+        mlp_dropout: false,
         initialisation: Initialisation::Nanda,
         recurrences: 1,
         injection: Injection::None,
@@ -306,7 +307,13 @@ fn gradients_of_the_whole_model() {
         ("rotary, one layer", TransformerConfig { positions: positions("rotary"), layers: 1, ..settings() }),
         (
             "dropout, bidirectional",
-            TransformerConfig { dropout: 0.3, read_out_bias: true, causal: false, ..settings() },
+            TransformerConfig {
+                dropout: 0.3,
+                mlp_dropout: true,
+                read_out_bias: true,
+                causal: false,
+                ..settings()
+            },
         ),
         (
             "dropout, rotary, geglu",

@@ -117,6 +117,9 @@ pub struct TransformerConfig {
     pub causal: bool,
     /// Dropout probability on embeddings, attention weights and both residual branches. Default 0.
     pub dropout: f64,
+    /// Whether dropout applies to the MLP's hidden units as well. Default false.
+    #[serde(skip_serializing_if = "is_false")]
+    pub mlp_dropout: bool,
     /// Default `"nanda"`.
     pub initialisation: Initialisation,
     /// Times the layers are passed, each time with the same weights; the model is layers times this deep. Default 1.
@@ -150,11 +153,12 @@ pub enum OmittedDefault {
 }
 
 /// Model settings that the canonical form leaves out at their defaults, by dotted path.
-pub const OMITTED_DEFAULTS: [(&str, OmittedDefault); 5] = [
+pub const OMITTED_DEFAULTS: [(&str, OmittedDefault); 6] = [
     ("model.recurrences", OmittedDefault::Count(1)),
     ("model.injection", OmittedDefault::Word("none")),
     ("model.embedding-norm", OmittedDefault::Switch(false)),
     ("model.scaled-embedding", OmittedDefault::Switch(false)),
+    ("model.mlp-dropout", OmittedDefault::Switch(false)),
     ("model.read-out", OmittedDefault::Word("linear")),
 ];
 
@@ -248,6 +252,7 @@ impl TransformerConfig {
             positions: Positions::read(&mut fields, task)?,
             causal: fields.boolean("causal")?.unwrap_or(true),
             dropout: fields.number("dropout", 0.0..=0.999)?.unwrap_or(0.0),
+            mlp_dropout: fields.boolean("mlp-dropout")?.unwrap_or(false),
             initialisation: fields.choice("initialisation", &schemes)?.unwrap_or(Initialisation::Nanda),
             recurrences: fields.integer("recurrences", 1..=limits::MAX_LAYERS / layers)?.unwrap_or(1),
             injection: fields.choice("injection", &injections)?.unwrap_or(Injection::None),

@@ -289,3 +289,236 @@ impl Overlap {
         2.0 * self.common / (self.found + self.gold)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+mod tests {
+    use plateau_common::config::TrialConfig;
+    use serde_json::json;
+
+    use super::*;
+
+    const WORDS: usize = 6;
+    const WIDTH: usize = 16;
+    const START: u32 = 6;
+    /// Logits of what is not looked at, and by how much a level of the tree further out counts less.
+    const NEVER: f64 = -60.0;
+    const LEVEL: f64 = 1.0;
+
+    /// A model over sentences of six different words whose attention, by position, is given: `logits[query][key]`, where 0 is the start
+    /// token's place.
+    fn model(logits: &[[f64; WORDS + 1]; WORDS + 1]) -> Network {
+        let config = TrialConfig::from_json(&json!({
+            "task": {"kind": "noise", "vocab": 7, "length": WORDS + 1, "read-out": "every"},
+            "model": {"kind": "transformer", "layers": 1, "heads": 1, "dim": WIDTH, "mlp-dim": 4, "norm": "none",
+                "positions": "learned"},
+            "train": {"steps": 1, "batch": 4, "optimizer": {"kind": "adam", "lr": 1e-3}}
+        }));
+        let config = config.unwrap();
+        let mut network = Network::new(&config.model, config.task.shape(), 3);
+        // Words are coordinates 0 to 5, places 8 to 14, weaker, so that sums are mostly words.
+        let place = |position: usize| 8 + position;
+        let weak = 0.1;
+        let mut set = |name: &str, rows: usize, numbers: &[(usize, usize, f64)]| {
+            let mut all = vec![0.0; rows * WIDTH];
+            numbers.iter().for_each(|(row, column, number)| all[row * WIDTH + column] = *number);
+            network.set(name, &all).unwrap();
+        };
+        let words: Vec<_> = (0..WORDS).map(|word| (word, word, 1.0)).collect();
+        let places: Vec<_> = (0..=WORDS).map(|position| (position, place(position), weak)).collect();
+        set("embedding.token", 7, &words);
+        set("embedding.position", WORDS + 1, &places);
+        let scale = (WIDTH as f64).sqrt() / (weak * weak);
+        let asked = |query: usize| (0..=WORDS).map(move |key| (query, key));
+        let queries: Vec<_> = (0..=WORDS)
+            .flat_map(asked)
+            .map(|(query, key)| (place(query), key, logits[query][key] * scale))
+            .collect();
+        let keys: Vec<_> = (0..=WORDS).map(|position| (place(position), position, 1.0)).collect();
+        set("blocks.0.attention.query", WIDTH, &queries);
+        set("blocks.0.attention.key", WIDTH, &keys);
+        set("blocks.0.attention.value", WIDTH, &words);
+        set("blocks.0.attention.output", WIDTH, &words);
+        network.set("blocks.0.mlp.down", &[0.0; 4 * WIDTH]).unwrap();
+        network
+    }
+
+    /// Every word looks at what comes before it in the constituents that end with it (but not in the sentence as a whole), most at
+    /// the smallest.
+    fn along(gold: &[(u16, u16)]) -> [[f64; WORDS + 1]; WORDS + 1] {
+        let mut logits = [[NEVER; WORDS + 1]; WORDS + 1];
+        for (word, logits) in logits.iter_mut().skip(1).enumerate() {
+            logits[word + 1] = 0.0;
+            let ending =
+                |bracket: &&(u16, u16)| usize::from(bracket.1) == word + 1 && **bracket != (0, WORDS as u16);
+            let mut constituents: Vec<usize> =
+                gold.iter().filter(ending).map(|(first, _)| usize::from(*first)).collect();
+            constituents.sort_unstable_by(|a, b| b.cmp(a));
+            let mut end = word;
+            for (level, first) in constituents.into_iter().enumerate() {
+                (first..end).for_each(|key| logits[key + 1] = -LEVEL * level as f64);
+                end = first;
+            }
+        }
+        logits
+    }
+
+    fn sentences(gold: &[(u16, u16)]) -> Sentences {
+        let orders = [[0, 1, 2, 3, 4, 5], [5, 3, 1, 0, 2, 4], [2, 0, 5, 4, 1, 3]];
+        Sentences {
+            start: START,
+            words: orders.concat(),
+            ends: vec![6, 12, 18],
+            trees: Some(vec![gold.to_vec(); 3]),
+        }
+    }
+
+    fn measured(network: &Network, sentences: &Sentences) -> Vec<(String, f64)> {
+        let (mut scores, mut parse) = (Scores::default(), Parse::default());
+        let mut number = 0;
+        project(network, sentences, &mut |similarities| {
+            let tree = Tree::greedy(similarities, &mut Stream::new(0, "splits", number as u64));
+            scores.add(&tree, similarities);
+            parse.add(&tree.brackets, &sentences.trees.as_ref().unwrap()[number], similarities.words);
+            number += 1;
+        })
+        .unwrap();
+        [scores.means(), parse.named()].concat()
+    }
+
+    fn value(measured: &[(String, f64)], name: &str) -> f64 {
+        measured.iter().find(|(own, _)| own == name).unwrap().1
+    }
+
+    /// ((Det N) (Prep (Det N))) V; and Det N with a relative clause; and one that branches left.
+    const TREES: [[(u16, u16); 5]; 3] = [
+        [(0, 2), (0, 5), (0, 6), (2, 5), (3, 5)],
+        [(0, 2), (0, 6), (2, 6), (3, 6), (4, 6)],
+        [(0, 2), (0, 3), (0, 4), (0, 5), (0, 6)],
+    ];
+
+    #[test]
+    fn a_model_that_composes_along_the_right_tree_is_found_to() {
+        for gold in TREES {
+            let sentences = sentences(&gold);
+            let along_tree = measured(&model(&along(&gold)), &sentences);
+            let mut even = [[0.0; WORDS + 1]; WORDS + 1];
+            even.iter_mut().for_each(|row| row[0] = NEVER);
+            let even = measured(&model(&even), &sentences);
+            assert_eq!(value(&along_tree, "t_parseval"), 1.0, "{gold:?}");
+            let right = gold.iter().filter(|(_, end)| *end == 6).count() as f64 / 5.0;
+            let left = gold.iter().filter(|(first, _)| *first == 0).count() as f64 / 5.0;
+            assert_eq!(value(&along_tree, "parse_baseline/right_branching"), right);
+            assert_eq!(value(&along_tree, "parse_baseline/left_branching"), left);
+            for form in ["t_score", "t_score/random_trees"] {
+                let (own, other) = (value(&along_tree, form), value(&even, form));
+                assert!(own > 1.5 * other && own > 0.1, "{gold:?}, {form}: {own}, {other} of even attention");
+            }
+        }
+    }
+
+    /// The suffix passes against the definition: one pass for each span, that sees the start token and the span only.
+    #[test]
+    fn suffixes_hold_the_states_of_all_spans() {
+        let config = TrialConfig::from_json(&json!({
+            "task": {"kind": "noise", "vocab": 7, "length": 9, "read-out": "every"},
+            "model": {"kind": "transformer", "layers": 3, "heads": 2, "dim": WIDTH, "norm": "post",
+                "positions": "sinusoidal", "scaled-embedding": true},
+            "train": {"steps": 1, "batch": 4, "optimizer": {"kind": "adam", "lr": 1e-3}}
+        }));
+        let config = config.unwrap();
+        let network = Network::new(&config.model, config.task.shape(), 5);
+        let words = [3, 1, 4, 1, 5, 0, 2];
+        let of_span = |first: usize, last: usize| {
+            let tokens: Vec<u32> =
+                std::iter::once(START).chain(words[first..=last].iter().copied()).collect();
+            let positions = std::iter::once(0).chain(first as u32 + 1..=last as u32 + 1).collect();
+            let ends = vec![tokens.len() as u32];
+            let input = Input::Ragged { tokens, ends, positions: Some(positions) };
+            let mut sums = Vec::new();
+            network
+                .run::<f32>(&input, true, |executor, micro_batch| {
+                    let (_, place) =
+                        executor.program().named.iter().find(|(name, _)| name == STATES).unwrap().clone();
+                    let states = executor.place(place, micro_batch.examples);
+                    // Sums behind each word.
+                    let mut sum = vec![0.0; WIDTH];
+                    for state in states.chunks_exact(WIDTH).skip(1) {
+                        add(&mut sum, state);
+                        sums.push(sum.clone());
+                    }
+                })
+                .unwrap();
+            sums
+        };
+        let whole = of_span(0, words.len() - 1);
+        let sentence =
+            Sentences { start: START, words: words.to_vec(), ends: vec![words.len() as u32], trees: None };
+        let mut seen = 0;
+        project(&network, &sentence, &mut |similarities| {
+            seen += 1;
+            for first in 0..words.len() {
+                for last in first..words.len() {
+                    let free = of_span(first, last);
+                    let before = |index: usize| if first == 0 { 0.0 } else { whole[first - 1][index] };
+                    let contextual: Vec<f64> =
+                        (0..WIDTH).map(|index| whole[last][index] - before(index)).collect();
+                    let expected = cosine(&contextual, free.last().unwrap());
+                    let found = similarities.of(first, last);
+                    assert!((found - expected).abs() < 1e-5, "{first}..={last}: {found}, {expected}");
+                }
+            }
+            assert!(similarities.of(1, 3) < 0.999, "context matters in this model");
+            assert!((similarities.of(0, 3) - 1.0).abs() < 1e-6, "nothing stands before a prefix");
+        })
+        .unwrap();
+        assert_eq!(seen, 1);
+    }
+
+    /// S by hand: (0 1) 2 is best from the top; the expectation over trees by listing them all.
+    #[test]
+    fn scores_of_a_sentence_worked_out_by_hand() {
+        let words = 4;
+        let mut all = vec![0.0; words * words];
+        let mut set = |first: usize, last: usize, number: f64| all[first * words + last] = number;
+        (0..words).for_each(|word| set(word, word, 0.5));
+        for (first, last, number) in
+            [(0, 1, 0.9), (1, 2, 0.3), (2, 3, 0.6), (0, 2, 0.4), (1, 3, 0.2), (0, 3, 1.0)]
+        {
+            set(first, last, number);
+        }
+        let similarities = Similarities { words, all };
+        let tree = Tree::greedy(&similarities, &mut Stream::new(1, "splits", 0));
+        // Splits of the whole: 0.5 + 0.2, 0.9 + 0.6, 0.4 + 0.5.
+        assert_eq!(tree.brackets, [(0, 2), (0, 4), (2, 4)]);
+        assert!((tree.over_mean - (1.5 - 3.1 / 3.0)).abs() < 1e-12);
+        assert!((tree.distance - (0.0 + 0.1 + 0.4 + 4.0 * 0.5)).abs() < 1e-12);
+        let distance = |brackets: &[(usize, usize)]| -> f64 {
+            2.0 + brackets.iter().map(|(first, last)| 1.0 - similarities.of(*first, *last)).sum::<f64>()
+        };
+        // The split behind the first word leaves two trees, that behind the second one, behind the third two.
+        let expected = distance(&[(0, 3), (1, 3), (2, 3)]) / 6.0
+            + distance(&[(0, 3), (1, 3), (1, 2)]) / 6.0
+            + distance(&[(0, 3), (0, 1), (2, 3)]) / 3.0
+            + distance(&[(0, 3), (0, 2), (0, 1)]) / 6.0
+            + distance(&[(0, 3), (0, 2), (1, 2)]) / 6.0;
+        assert!((random_distance(&similarities) - expected).abs() < 1e-12);
+        // Drawn splits have the mean's expectation.
+        let drawn = |number| Tree::greedy(&similarities, &mut Stream::new(1, "splits", number)).over_drawn;
+        let mean = (0..4000).map(drawn).sum::<f64>() / 4000.0;
+        assert!((mean - tree.over_mean).abs() < 0.02, "{mean} and {}", tree.over_mean);
+    }
+
+    #[test]
+    fn brackets_are_counted_over_all_sentences() {
+        let mut parse = Parse::default();
+        parse.add(&[(0, 2), (0, 3)], &[(0, 3), (1, 3)], 3);
+        parse.add(&[(0, 2)], &[(0, 2)], 2);
+        parse.add(&[], &[], 1);
+        let named = parse.named();
+        // 2 of 3 in common; branching right 3 of 3, left as found.
+        assert_eq!(value(&named, "t_parseval"), 2.0 / 3.0);
+        assert_eq!(value(&named, "parse_baseline/right_branching"), 1.0);
+        assert_eq!(value(&named, "parse_baseline/left_branching"), 2.0 / 3.0);
+    }
+}

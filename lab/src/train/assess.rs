@@ -235,3 +235,159 @@ impl<T: Float> Row for &[T] {
         best
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+mod tests {
+    use plateau_common::random::Stream;
+
+    use super::*;
+    use crate::engine::{Outcome, State, Step};
+    use crate::program::Layout;
+
+    const WIDTH: usize = 6;
+    const END: u32 = 5;
+
+    /// A language of its own: what comes next is a function of all that came before. Right answers follow it, but for slips.
+    fn next(before: &[u32]) -> u32 {
+        let mixed = before.iter().fold(7u64, |sum, token| (sum * 31 + u64::from(*token) + 3) % 1009);
+        (mixed % 11).min(5) as u32
+    }
+
+    /// An engine that says what the language has next, and counts how often it is asked.
+    struct Speaker {
+        passes: usize,
+    }
+
+    impl Engine for Speaker {
+        fn layout(&self) -> &Layout {
+            unimplemented!("it has no parameters")
+        }
+
+        fn update(&mut self, _: &Step<'_>) -> Result<(), LabError> {
+            unimplemented!("it learns nothing")
+        }
+
+        fn patience(&self) -> u64 {
+            1
+        }
+
+        fn outcomes(&mut self) -> Result<&[Outcome], LabError> {
+            Ok(&[])
+        }
+
+        fn evaluate(
+            &mut self,
+            _: usize,
+            batch: &Batch,
+            _: (Scale, Reading),
+            visit: &mut dyn FnMut(usize, Outputs<'_>),
+        ) -> Result<(), LabError> {
+            self.passes += 1;
+            let Input::Ragged { tokens, ends, .. } = &batch.input else { panic!("sequences were expected") };
+            let mut start = 0;
+            for end in ends.iter().map(|end| *end as usize) {
+                let mut outputs = Vec::new();
+                for at in start..end {
+                    let said = next(&tokens[start..=at]);
+                    outputs.extend((0..WIDTH as u32).map(|class| f32::from(u8::from(class == said))));
+                }
+                visit(start, Outputs::F32(&outputs));
+                start = end;
+            }
+            Ok(())
+        }
+
+        fn state(&self, _: usize) -> Result<State, LabError> {
+            unimplemented!("it has no state")
+        }
+
+        fn keep(&mut self, _: &[bool]) -> Result<(), LabError> {
+            Ok(())
+        }
+    }
+
+    /// Word by word.
+    fn decoded(prompt: &[u32], most: usize, length: usize) -> Vec<u32> {
+        let mut all = prompt.to_vec();
+        while all.len() <= length && all.len() - prompt.len() < most {
+            let word = next(&all);
+            if word == END {
+                break;
+            }
+            all.push(word);
+        }
+        all[prompt.len()..].to_vec()
+    }
+
+    #[test]
+    fn drafted_answers_are_those_decoded_word_by_word_in_fewer_passes() {
+        let mut stream = Stream::new(1, "drafts", 0);
+        let mut longest = 0;
+        for (most, length) in [(50, 12), (3, 12), (50, 40), (1, 5), (50, 4)] {
+            let (mut tokens, mut ends, mut prompts) = (Vec::new(), Vec::new(), Vec::new());
+            for _ in 0..60 {
+                let mut own: Vec<u32> = (0..1 + stream.below(4)).map(|_| stream.below(5)).collect();
+                prompts.push(own.len() as u32);
+                let right = decoded(&own, most, length);
+                // Slips in the draft: other words, a word less, words too many.
+                own.extend(
+                    right.iter().map(|word| if stream.below(4) == 0 { stream.below(5) } else { *word }),
+                );
+                own.extend((0..stream.below(3)).map(|_| stream.below(5)));
+                own.truncate(length);
+                tokens.extend(own);
+                ends.push(tokens.len() as u32);
+            }
+            let mut start = 0;
+            let right: Vec<Vec<u32>> = prompts
+                .iter()
+                .zip(&ends)
+                .map(|(prompt, end)| {
+                    let own = &tokens[start as usize..(start + prompt) as usize];
+                    start = *end;
+                    decoded(own, most, length)
+                })
+                .collect();
+            longest = longest.max(right.iter().map(Vec::len).max().unwrap_or(0));
+            let batch = Batch {
+                input: Input::Ragged { tokens: tokens.clone(), ends, positions: None },
+                targets: Targets::Classes(vec![0; tokens.len()]),
+                weights: None,
+                also_correct: Vec::new(),
+            };
+            let mut speaker = Speaker { passes: 0 };
+            let mut runner = Runner { engine: &mut speaker, replica: 0, length, width: WIDTH };
+            assert_eq!(runner.decode(&batch, &prompts, most, END).unwrap(), right, "{most}, {length}");
+            let words = right.iter().map(Vec::len).max().unwrap_or(0);
+            assert!(speaker.passes <= words + 1, "{} passes for {words} words", speaker.passes);
+        }
+        assert!(longest > 5, "answers of {longest} words at most test little");
+    }
+
+    #[test]
+    fn marks_are_counted_by_class_and_by_rule() {
+        let assessment = Assessment {
+            name: "generalisation",
+            batch: Batch::empty(),
+            questions: Questions::Ranked { candidates: Vec::new(), questions: Vec::new() },
+            classes: vec!["near", "far", "never"],
+        };
+        let mark = |right, linear| Mark { right, linear };
+        let marks =
+            [mark(true, Some(false)), mark(false, Some(true)), mark(false, Some(false)), mark(true, None)];
+        let values = tally(&assessment, &marks, &[Some(0), Some(0), Some(1), None]);
+        let values: Vec<(&str, f64)> = values.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+        assert_eq!(
+            values,
+            [
+                ("generalisation_accuracy", 0.5),
+                ("generalisation_accuracy/near", 0.5),
+                ("generalisation_accuracy/far", 0.0),
+                ("generalisation_linear_rule", 1.0 / 3.0),
+            ],
+            "a class without questions has no accuracy"
+        );
+        assert!(tally(&assessment, &[], &[]).is_empty());
+    }
+}

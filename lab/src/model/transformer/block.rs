@@ -39,7 +39,7 @@ impl Transformer {
             Norm::Pre => self.norm(graph, &format!("{name}.norm2"), states)?,
             Norm::Post | Norm::None => states,
         };
-        let branch = self.mlp(graph, &format!("{name}.mlp"), asking)?;
+        let branch = self.mlp(graph, &format!("{name}.mlp"), asking, occasion)?;
         let branch = drop(graph, branch, occasion)?;
         states = graph.add(states, branch)?;
         if config.norm == Norm::Post {

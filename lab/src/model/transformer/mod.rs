@@ -79,10 +79,10 @@ impl Transformer {
     }
 
     /// The MLP whose parameters are named `name.up` and so on.
-    fn mlp(&self, graph: &mut Graph, name: &str, x: Value) -> Result<Value> {
+    fn mlp(&self, graph: &mut Graph, name: &str, x: Value, occasion: &Occasion) -> Result<Value> {
         let bias = self.config.mlp_bias;
         let up = self.map(graph, &format!("{name}.up"), bias, x)?;
-        let hidden = match self.config.activation {
+        let mut hidden = match self.config.activation {
             Activation::Relu => graph.relu(up),
             Activation::Gelu => graph.gelu(up),
             Activation::Geglu => {
@@ -90,6 +90,9 @@ impl Transformer {
                 graph.geglu(gate, up)?
             }
         };
+        if self.config.mlp_dropout {
+            hidden = drop(graph, hidden, occasion)?;
+        }
         self.map(graph, &format!("{name}.down"), bias, hidden)
     }
 
@@ -145,12 +148,12 @@ impl Transformer {
         }))
     }
 
-    fn read_out(&self, graph: &mut Graph, mut states: Value) -> Result<Value> {
+    fn read_out(&self, graph: &mut Graph, mut states: Value, occasion: &Occasion) -> Result<Value> {
         if self.config.norm == Norm::Pre {
             states = self.norm(graph, "final_norm", states)?;
         }
         if self.config.head == Head::Transform {
-            states = self.mlp(graph, "head.mlp", states)?;
+            states = self.mlp(graph, "head.mlp", states, occasion)?;
             states = self.norm(graph, "head.norm", states)?;
             states = self.map(graph, "head.map", self.config.mlp_bias, states)?;
         }
@@ -186,7 +189,7 @@ impl Model for Transformer {
             };
         }
         graph.name(STATES.to_owned(), stream.rows);
-        self.read_out(graph, stream.rows)
+        self.read_out(graph, stream.rows, occasion)
     }
 }
 
