@@ -11,6 +11,7 @@ pub mod client;
 pub mod commands;
 pub mod device;
 pub mod display;
+pub mod dump;
 pub mod exit;
 pub mod export_csv;
 pub mod follow;

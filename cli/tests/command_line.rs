@@ -99,6 +99,82 @@ fn check_tells_what_a_study_holds_and_costs() {
     assert_eq!(stdout(&quiet), "4\n");
 }
 
+/// A folder of its own in the system's, gone with the test.
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[test]
+fn the_data_of_a_study_are_written_as_text() {
+    let own = folder();
+    let path = own.path().join("data");
+    let shown = path.to_str().unwrap();
+    let output = plateau(&["check", "small.toml", "--dump", shown]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let set = path.join("1-modular");
+    let said = format!("data        {}: training.txt (24 lines), test.txt (25 lines)", set.display());
+    assert!(stdout(&output).lines().any(|line| line == said), "{}", stdout(&output));
+    let read = |name: &str| std::fs::read_to_string(set.join(name)).unwrap();
+    let (training, test) = (read("training.txt"), read("test.txt"));
+    let mut rows: Vec<&str> = training.lines().chain(test.lines()).collect();
+    rows.sort_unstable();
+    rows.dedup();
+    assert_eq!(rows.len(), 49, "the whole table, each row once");
+    for row in rows {
+        let (problem, answer) = row.split_once('\t').unwrap();
+        let numbers: Vec<u32> = problem.split(' ').map(|number| number.parse().unwrap()).collect();
+        assert_eq!(((numbers[0] + numbers[1]) % 7).to_string(), answer);
+    }
+    let settings: serde_json::Value = serde_json::from_str(&read("settings.json")).unwrap();
+    assert_eq!(
+        (&settings["task"]["modulus"], &settings["seed"]),
+        (&serde_json::json!(7), &serde_json::json!(0))
+    );
+
+    // What is there stays.
+    let again = plateau(&["check", "small.toml", "--dump", shown]);
+    assert_eq!(again.status.code(), Some(1));
+    let said = format!("error: the folder {shown} is not empty: name a new one, or an empty one");
+    assert!(stderr(&again).starts_with(&said), "{}", stderr(&again));
+    assert_eq!(read("test.txt"), test);
+}
+
+/// Two settings of one task are two sets, and of endless examples the first are written.
+#[test]
+fn every_data_set_has_a_folder_and_endless_ones_are_cut() {
+    let own = folder();
+    let path = own.path().join("data");
+    let tasks = "axes.task=[{ kind = \"noise\", vocab = 5, length = 3 }, { kind = \"noise\", vocab = 6, length = 3 }]";
+    let shown = path.to_str().unwrap();
+    let output = plateau(&["check", "small.toml", "--set", tasks, "--dump", shown, "--output", "json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let dumped = json["dumped"].as_array().unwrap();
+    assert_eq!(dumped.len(), 2);
+    assert_eq!(
+        dumped[1]["files"][0],
+        serde_json::json!({"name": "training.txt", "lines": 1000, "is_cut": true})
+    );
+    let training = std::fs::read_to_string(path.join("2-noise/training.txt")).unwrap();
+    assert_eq!(training.lines().count(), 1000);
+}
+
+/// Files may be 4 KiB large: the examples are longer.
+#[test]
+fn data_that_cannot_be_written_are_an_error_that_names_the_file() {
+    let own = folder();
+    let script = "trap '' XFSZ; ulimit -f 4; exec \"$0\" check small.toml --set \"$1\" --dump \"$2\"";
+    let task = "task={ kind = \"noise\", vocab = 50, length = 9 }";
+    let mut command = Command::new("bash");
+    command.current_dir(studies()).args(["-c", script, env!("CARGO_BIN_EXE_plateau"), task]).arg(own.path());
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
+    let file = own.path().join("1-noise/training.txt");
+    let said =
+        format!("error: writing {}; what is in its folder is not complete: File too large", file.display());
+    assert!(stderr(&output).starts_with(&said), "{}", stderr(&output));
+}
+
 #[test]
 fn a_wrong_command_line_is_code_2() {
     for wrong in [

@@ -73,6 +73,11 @@ fn numbers<T: Ord>(counts: BTreeMap<T, usize>) -> BTreeMap<T, f64> {
 fn sizes_are_those_of_the_paper() {
     let task = paper();
     assert_eq!((task.shape().vocabulary, task.shape().length), (43, 257));
+    // Words are numbered in the order of their bytes, padding, end and start are none.
+    let words: Vec<String> =
+        (0..43).filter_map(|id| task.text(&[id])).filter(|word| !word.is_empty()).collect();
+    assert!(words.len() == 40 && words.is_sorted(), "{words:?}");
+    assert_eq!(task.text(&[42, 1, 20, 40, 21, 41, 0]).as_deref(), Some("(a (t t) a)"));
     assert_eq!(task.training_set_size(), Some(200_000));
     let examples = task.examples(0);
     assert_eq!(examples.evaluation(Split::Test, Form::Tokens).map(|batch| batch.examples()), Some(20_000));

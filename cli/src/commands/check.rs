@@ -1,14 +1,16 @@
-//! `plateau check`: what a study holds and costs, without running it; on request, how long it will take.
+//! `plateau check`: what a study holds and costs, without running it; on request, how long it will take, and its data as text.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 use plateau_common::results::Parameter;
 use plateau_common::study::{CohortOverview, Overview};
 use serde_json::{Value, json};
 
 use super::Context;
 use crate::client;
+use crate::dump::{self, Dumped};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::Output;
 use crate::prediction::{self, Prediction, PredictionArguments};
@@ -22,6 +24,7 @@ Examples:
   plateau check study.toml --set axes.seed=[0,1] --set train.steps=500
   plateau check study.toml --predict --agents 2
   plateau check study.toml --predict --coordinator http://node1:7733
+  plateau check study.toml --dump data
   plateau check study.toml --output json
 
 Errors name file, line and key; the exit code is then 4.";
@@ -37,6 +40,11 @@ const SHOWN_VALUES: usize = 8;
 pub struct Arguments {
     #[command(flatten)]
     study: StudyArguments,
+
+    /// Write the data that the study trains on and measures as text into this new or empty folder, a folder for each of its tasks, a line for
+    /// each example, a TAB before the answer
+    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    dump: Option<PathBuf>,
 
     #[command(flatten)]
     prediction: PredictionArguments,
@@ -55,9 +63,11 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
         }
     };
     let prediction = prediction.as_ref();
+    let dumped = arguments.dump.as_deref().map(|folder| dump::write(&read.study, folder)).transpose()?;
+    let dumped = dumped.unwrap_or_default();
     context.output.answer(
-        || describe(&read, &overview, prediction, &context.output),
-        || to_json(&read, &overview, prediction),
+        || describe(&read, &overview, prediction, &dumped, &context.output),
+        || to_json(&read, &overview, prediction, &dumped),
         || overview.trials.to_string(),
     )?;
     Ok(Exit::Done)
@@ -82,6 +92,7 @@ fn describe(
     read: &ReadStudy,
     overview: &Overview,
     prediction: Option<&Prediction>,
+    dumped: &[Dumped],
     output: &Output,
 ) -> String {
     let study = &read.study;
@@ -145,6 +156,7 @@ fn describe(
             .map(|analysis| format!("analysis    {}", named(analysis.kind(), analysis.name()))),
     );
     lines.extend(read.plan.figures.iter().map(|figure| format!("figure      {}", figure.name())));
+    lines.extend(dumped.iter().map(|set| format!("data        {}", set.describe())));
     lines.push(format!(
         "\n{} (trials of equal shape, trained together as one batched model):",
         words::plural(overview.cohorts.len() as u64, "cohort")
@@ -226,7 +238,12 @@ fn partition(examples: &[BTreeMap<String, Parameter>], path: &str) -> Vec<usize>
         .collect()
 }
 
-fn to_json(read: &ReadStudy, overview: &Overview, prediction: Option<&Prediction>) -> Value {
+fn to_json(
+    read: &ReadStudy,
+    overview: &Overview,
+    prediction: Option<&Prediction>,
+    dumped: &[Dumped],
+) -> Value {
     let cohorts: Vec<Value> = overview
         .cohorts
         .iter()
@@ -261,6 +278,15 @@ fn to_json(read: &ReadStudy, overview: &Overview, prediction: Option<&Prediction
         "axes": overview.varying.iter().map(|(path, values)| json!({ "path": path, "values": values })).collect::<Vec<_>>(),
         "analyses": read.plan.analyses.iter().map(|analysis| analysis.name()).collect::<Vec<_>>(),
         "figures": read.plan.figures.iter().map(|figure| figure.name()).collect::<Vec<_>>(),
+        "dumped": dumped.iter().map(|set| json!({
+            "folder": set.folder,
+            "seed": set.seed,
+            "files": set.files.iter().map(|(name, lines, is_cut)| json!({
+                "name": name,
+                "lines": lines,
+                "is_cut": is_cut,
+            })).collect::<Vec<_>>(),
+        })).collect::<Vec<_>>(),
     })
 }
 

@@ -13,7 +13,6 @@ use super::grammar::lines::{Corpus, Lines, Sets, write};
 use super::grammar::pool::{Candidate, fill};
 use super::grammar::settings::SetSettings;
 use super::grammar::shared::Shared;
-use super::grammar::vocabulary::Vocabulary;
 use super::{
     Assessment, AssessmentMetrics, Batch, Draw, Examples, Form, Output, Questions, Ranked, ReadOut, Seeds,
     Sentences, Split, Task, TaskShape,
@@ -52,12 +51,6 @@ pub struct Dyck {
 }
 
 impl Dyck {
-    fn vocabulary(&self) -> Vocabulary {
-        let letters = || ('a'..='z').take(self.types);
-        let opening = letters().map(|letter| format!("({letter}"));
-        Vocabulary::new(opening.chain(letters().map(|letter| format!("{letter})"))))
-    }
-
     /// The token that starts a string.
     fn start(&self) -> u32 {
         2 * self.types as u32 + 2
@@ -142,7 +135,14 @@ impl Task for Dyck {
     }
 
     fn text(&self, tokens: &[u32]) -> Option<String> {
-        Some(self.vocabulary().text(tokens))
+        let types = self.types as u32;
+        let letter = |kind: u32| char::from_u32(u32::from('a') + kind);
+        let word = |token: &u32| match token.checked_sub(1)? {
+            kind if kind < types => Some(format!("({}", letter(kind)?)),
+            kind if kind < 2 * types => Some(format!("{})", letter(kind - types)?)),
+            _ => None,
+        };
+        Some(tokens.iter().filter_map(word).collect::<Vec<String>>().join(" "))
     }
 
     fn has_sentences(&self) -> bool {

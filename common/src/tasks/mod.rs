@@ -15,6 +15,7 @@ mod dyck;
 mod epochs;
 mod grammar;
 mod grid;
+mod listing;
 mod modular;
 mod most_frequent;
 mod multiplication;
@@ -37,6 +38,7 @@ pub use bitwise_or::BitwiseOr;
 pub use dyck::Dyck;
 pub use grammar::settings::SetSettings;
 pub use grid::{Cell, GridAxes};
+pub use listing::{Listing, listings};
 pub use modular::{Layout, Modular, Operation};
 pub use most_frequent::{MostFrequent, MostFrequentTarget};
 pub use multiplication::Multiplication;
@@ -166,6 +168,11 @@ pub trait Task: Clone + std::fmt::Debug + PartialEq + Serialize + Sized {
     /// Tokens of a row as people read them, where they mean characters; what pads a row's end is left out.
     fn text(&self, tokens: &[u32]) -> Option<String> {
         let _ = tokens;
+        None
+    }
+    /// How many words of a line ask, where lines are a prompt and its answer.
+    fn prompt(&self, line: &[u32]) -> Option<usize> {
+        let _ = line;
         None
     }
     /// The examples of the trial with these seeds: equal seeds give equal examples, always. What [`Examples::draw`] gives hangs on
@@ -300,6 +307,11 @@ macro_rules! task_list {
             /// Tokens of a row as people read them, where they mean characters.
             pub fn text(&self, tokens: &[u32]) -> Option<String> {
                 match self { $(TaskConfig::$name(task) => task.text(tokens),)+ }
+            }
+
+            /// How many words of a line ask, where lines are a prompt and its answer.
+            pub fn prompt(&self, line: &[u32]) -> Option<usize> {
+                match self { $(TaskConfig::$name(task) => task.prompt(line),)+ }
             }
 
             /// The examples of the trial with these seeds; a plain number stands for a trial's seed and its own order.

@@ -120,6 +120,10 @@ impl Task for QuestionFormation {
         Some(LEXICON.vocabulary.text(tokens))
     }
 
+    fn prompt(&self, line: &[u32]) -> Option<usize> {
+        LEXICON.prompt(line)
+    }
+
     fn examples(&self, seeds: Seeds) -> Box<dyn Examples> {
         let sets = SETS.get(&self.sets, || Writer::new().sets(self.sets));
         Box::new(QuestionExamples { corpus: Corpus::new(sets, seeds.order, LEXICON.vocabulary.start()) })

@@ -111,6 +111,10 @@ impl Task for TenseInflection {
         Some(LEXICON.vocabulary.text(tokens))
     }
 
+    fn prompt(&self, line: &[u32]) -> Option<usize> {
+        LEXICON.prompt(line)
+    }
+
     fn examples(&self, seeds: Seeds) -> Box<dyn Examples> {
         let sets = SETS.get(&self.sets, || Writer::new().sets(self.sets));
         let samples = StreamFamily::new(seeds.data, "generalisation-sample");

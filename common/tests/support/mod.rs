@@ -64,7 +64,30 @@ fn any_task() -> impl Strategy<Value = Value> {
             })
         },
     );
-    prop_oneof![modular, query, frequent, noise, any_arithmetic()]
+    prop_oneof![modular, query, frequent, noise, any_arithmetic(), any_sentences()]
+}
+
+fn any_sentences() -> impl Strategy<Value = Value> {
+    let sizes = (100usize..200_000, 1usize..20_000, 1usize..20_000, 0u64..1 << 40);
+    let kind = prop::sample::select(vec!["question-formation", "tense-inflection", "dyck"]);
+    let own = (prop::option::of(any::<bool>()), 2usize..=26, 3usize..=20, 2usize..=32, 64usize..=256);
+    (kind, sizes, own).prop_map(|(kind, (training, validation, generalisation, seed), own)| {
+        let mut task = json!({
+            "kind": kind, "training-examples": training, "validation-examples": validation,
+            "generalisation-examples": generalisation, "data-seed": seed,
+        });
+        let (sampled, types, depth, shortest, longest) = own;
+        if kind == "tense-inflection" && sampled.is_some() {
+            task["generalisation-sample"] = json!(generalisation.div_ceil(2));
+        }
+        if kind == "dyck" {
+            task["types"] = json!(types);
+            task["depth"] = json!(depth);
+            task["min-length"] = json!(shortest);
+            task["max-length"] = json!(longest);
+        }
+        task
+    })
 }
 
 fn any_arithmetic() -> impl Strategy<Value = Value> {
@@ -145,7 +168,11 @@ fn any_evaluate() -> impl Strategy<Value = Value> {
 /// Any valid configuration, with most settings written out.
 pub fn any_config() -> impl Strategy<Value = Value> {
     (any_task(), any_model(), any_train(), any_evaluate(), 0u64..1 << 62).prop_map(
-        |(task, model, train, evaluate, seed)| {
+        |(task, mut model, train, evaluate, seed)| {
+            if task.get("training-examples").is_some() {
+                // Sequences of lengths of their own are read from left to right.
+                model["causal"] = json!(true);
+            }
             json!({"seed": seed, "task": task, "model": model, "train": train, "evaluate": evaluate})
         },
     )

@@ -209,6 +209,12 @@ impl Lexicon {
         line.split(|token| *token == self.stop).next().unwrap_or_default()
     }
 
+    /// How many words of a line ask: the sentence, its full stop, and the word that names the task.
+    pub fn prompt(&self, line: &[u32]) -> Option<usize> {
+        let stop = line.iter().position(|word| *word == u32::from(self.stop))?;
+        Some(stop + 2).filter(|words| *words < line.len())
+    }
+
     /// The part of speech of an id.
     pub fn part(&self, id: u32) -> Part {
         self.parts.get(id as usize).copied().unwrap_or(Part::Other)
