@@ -80,7 +80,8 @@ pub fn table<'a>(
     provenance: &Provenance,
 ) -> Option<TextTable> {
     let origins = origins(trials);
-    let set = provenance.entries.iter().find(|(name, _)| name == OVERRIDES).map_or("–", |(_, set)| set.as_str());
+    let set =
+        provenance.entries.iter().find(|(name, _)| name == OVERRIDES).map_or("–", |(_, set)| set.as_str());
     let columns = ["trial", "at step", "forks", "set for all of them", "what differs among them"];
     let mut table = TextTable::new("Forked from", columns);
     for origin in &origins {

@@ -20,16 +20,16 @@ use crate::{sweeps, words};
 
 const EXAMPLES: &str = "\
 Examples:
-  plateau fork 3f2a91bc@5000                                       the same once more: exactly the same curve
-  plateau fork 3f2a91bc@5000 --replicates 5                        the data in five other orders from there on
-  plateau fork 3f2a91bc@5000 --set train.optimizer.weight-decay=0  without weight decay from there on
+  plateau fork 3f2a91bc@5000                 the same once more: exactly the same curve
+  plateau fork 3f2a91bc@5000 --replicates 5  the data in five other orders from there on
+  plateau fork 3f2a91bc@5000 --set train.optimizer.weight-decay=0
   plateau fork 3f2a91bc@5000 --set 'axes.train.optimizer.lr=[1e-3, 1e-4]' --replicates 3
-  plateau checkpoint list 3f2a91bc                                 the steps that can be forked at
+  plateau checkpoint list 3f2a91bc           the steps that can be forked at
   plateau fork 3f2a91bc@5000 --data-dir plateau-data --out fork.json && plateau run fork.json
 
-Forks are trials of a sweep of their own. Until the step their curves are the parent's; what the parent does
-afterwards, and whether it is deleted, does not matter to them. The same fork again runs nothing. What tensors and data
-follow from (task, model, seed) cannot be changed.";
+Forks are trials of a sweep of their own. Until the step their curves are the parent's; what the
+parent does afterwards, and whether it is deleted, does not matter to them. The same fork again runs
+nothing. What tensors and data follow from (task, model, seed) cannot be changed.";
 
 /// Options of `plateau fork`.
 #[derive(Args, Debug)]
