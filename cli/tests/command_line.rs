@@ -32,7 +32,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-const COMMANDS: [&[&str]; 38] = [
+const COMMANDS: [&[&str]; 39] = [
     &["run"],
     &["check"],
     &["submit"],
@@ -45,6 +45,7 @@ const COMMANDS: [&[&str]; 38] = [
     &["pause"],
     &["resume"],
     &["extend"],
+    &["fork"],
     &["requeue"],
     &["explain"],
     &["logs"],

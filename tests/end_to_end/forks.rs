@@ -117,6 +117,22 @@ fn a_fork_is_its_parent_to_the_step_and_its_own_afterwards() -> anyhow::Result<(
 }
 
 #[test]
+fn forks_are_run_on_one_machine_too() -> anyhow::Result<()> {
+    let bench = bench()?;
+    bench.write("study.toml", &study())?;
+    bench.succeed(["run", "study.toml", "--agents", "1"])?;
+    let target = ["--data-dir", "plateau-data"];
+    let place = format!("{}@800", only(&bench, target, "parents")?);
+    let written =
+        bench.json(["fork", &place, "--out", "fork.json", "--name", "once-more", target[0], target[1]])?;
+    ensure!(written["trials"] == 1, "{written}");
+    bench.succeed(["run", "fork.json", "--agents", "1"])?;
+    let hash = |sweep: &str| anyhow::Ok(results(&bench, target, sweep)?.into_values().collect::<Vec<_>>());
+    ensure!(hash("once-more")? == hash("parents")?, "other weights than the parent's");
+    Ok(())
+}
+
+#[test]
 fn a_fork_outlives_its_parent_and_says_what_cannot_be_forked() -> anyhow::Result<()> {
     let bench = bench()?;
     bench.write("study.toml", &study())?;

@@ -80,7 +80,8 @@ pub fn table<'a>(
     provenance: &Provenance,
 ) -> Option<TextTable> {
     let origins = origins(trials);
-    let set = provenance.entries.iter().find(|(name, _)| name == OVERRIDES).map_or("–", |(_, set)| set);
+    let set =
+        provenance.entries.iter().find(|(name, _)| name == OVERRIDES).map_or("–", |(_, set)| set.as_str());
     let columns = ["trial", "at step", "forks", "set for all of them", "what differs among them"];
     let mut table = TextTable::new("Forked from", columns);
     for origin in &origins {
@@ -145,7 +146,7 @@ mod tests {
             ]
         );
         let json = json(records.iter());
-        assert_eq!(json[1]["differs"], serde_json::json!({ "train.data-order": [1, 2] }));
+        assert_eq!(json[1]["differs"], serde_json::json!({ "train.data-order": [1.0, 2.0] }));
         assert_eq!(json[1]["forks"].as_array().unwrap().len(), 2);
     }
 

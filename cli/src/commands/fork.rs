@@ -1,12 +1,13 @@
 //! `plateau fork`: new trials that begin with a checkpoint of another one.
 
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{Args, ValueHint};
 use plateau_common::config::Fork;
 use plateau_common::limits;
-use plateau_common::study::{ForkPlan, Study};
+use plateau_common::study::{ForkPlan, Format, Study};
 use plateau_proto::{convert, v1};
 use serde_json::json;
 
@@ -14,20 +15,21 @@ use super::Context;
 use super::submit::{sentence, submit};
 use crate::client::{DataDirectory, Service, refusal};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::study_file::{self, parse_override};
+use crate::study_file::{self, ReadStudy, StudyArguments, parse_override};
 use crate::{sweeps, words};
 
 const EXAMPLES: &str = "\
 Examples:
-  plateau fork 3f2a91bc@5000                                       the same once more: exactly the same curve
-  plateau fork 3f2a91bc@5000 --replicates 5                        the data in five other orders from there on
-  plateau fork 3f2a91bc@5000 --set train.optimizer.weight-decay=0  without weight decay from there on
+  plateau fork 3f2a91bc@5000                 the same once more: exactly the same curve
+  plateau fork 3f2a91bc@5000 --replicates 5  the data in five other orders from there on
+  plateau fork 3f2a91bc@5000 --set train.optimizer.weight-decay=0
   plateau fork 3f2a91bc@5000 --set 'axes.train.optimizer.lr=[1e-3, 1e-4]' --replicates 3
-  plateau checkpoint list 3f2a91bc                                 the steps that can be forked at
+  plateau checkpoint list 3f2a91bc           the steps that can be forked at
+  plateau fork 3f2a91bc@5000 --data-dir plateau-data --out fork.json && plateau run fork.json
 
-Forks are trials of a sweep of their own. Until the step their curves are the parent's; what the parent does
-afterwards, and whether it is deleted, does not matter to them. The same fork again runs nothing. What tensors and data
-follow from (task, model, seed) cannot be changed.";
+Forks are trials of a sweep of their own. Until the step their curves are the parent's; what the
+parent does afterwards, and whether it is deleted, does not matter to them. The same fork again runs
+nothing. What tensors and data follow from (task, model, seed) cannot be changed.";
 
 /// Options of `plateau fork`.
 #[derive(Args, Debug)]
@@ -48,6 +50,10 @@ pub struct Arguments {
     /// Name of the forks' sweep [default: from the trial's study, the trial and the step]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
+
+    /// Write the forks' study to this file (.json), for `plateau run`, instead of submitting it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    out: Option<PathBuf>,
 
     #[command(flatten)]
     data: DataDirectory,
@@ -96,6 +102,10 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
     };
     let source = plan.source().map_err(|problem| Failure::usage(format!("{what}: {problem}")))?;
     let read = study_file::read_study(&source)?;
+    if let Some(file) = &arguments.out {
+        connection.close().await?;
+        return write(file, &read, &arguments.overrides, context, &arguments.data);
+    }
     let answer = submit(&mut connection.service, &read).await?;
     let options = context.target(&arguments.data).as_options();
     context.output.answer(
@@ -122,6 +132,41 @@ pub async fn run(arguments: &Arguments, context: &Context) -> Outcome {
         || answer.sweep.clone(),
     )?;
     connection.close().await?;
+    Ok(Exit::Done)
+}
+
+/// Writes the study for `plateau run`. What is changed stays on the command line, where reports know it from.
+fn write(
+    file: &Path,
+    read: &ReadStudy,
+    overrides: &[(String, String)],
+    context: &Context,
+    data: &DataDirectory,
+) -> Outcome {
+    if Format::from_file_name(&file.to_string_lossy()) != Some(Format::Json) {
+        return Err(Failure::usage(format!(
+            "{}: the study is written as JSON: name a file .json",
+            file.display()
+        )));
+    }
+    let source = read.study.source();
+    std::fs::write(file, &source.text).with_context(|| format!("writing the study {}", file.display()))?;
+    let arguments = StudyArguments { study: file.to_owned(), overrides: overrides.to_vec() };
+    let options = context.target(data).as_options();
+    context.output.answer(
+        || {
+            let run = format!("plateau run {}{options}", arguments.as_words());
+            let next = sweeps::next_commands(&[(run, "train the forks on this machine")]);
+            format!(
+                "{}: the study `{}`, {}\n\nNext:\n{next}",
+                file.display(),
+                read.study.name,
+                source.file_name
+            )
+        },
+        || json!({ "study": file, "name": read.study.name, "trials": read.study.count() }),
+        || file.display().to_string(),
+    )?;
     Ok(Exit::Done)
 }
 

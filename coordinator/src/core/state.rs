@@ -528,7 +528,8 @@ impl State {
             (false, 0) => TrialState::Cancelled,
             (false, _) => TrialState::Completed,
         };
-        if let Some(want) = self.best_want(trial)
+        if trial.fork.is_some()
+            && let Some(want) = self.best_want(trial)
             && trial.lacks_root(want.budget)
         {
             trial.fail_without_root();

@@ -17,9 +17,7 @@ use tonic::Status;
 use super::results::{self, lineage};
 use super::{Context, transfer};
 use crate::chunk;
-use crate::core::{
-    Checkpoint, InheritedChunk, LeaseKey, Root, Specification, State, find_trial, place_for_root,
-};
+use crate::core::{Checkpoint, InheritedChunk, LeaseKey, Root, Specification, State, place_for_root};
 use crate::retention::first_reached;
 use crate::store::{Reader, StoreError};
 
@@ -162,8 +160,7 @@ async fn parent(context: &Context, fork: Fork) -> Result<Parent, Status> {
 /// The newest attempt's checkpoint of the parent at the fork's step, and the largest budget of the parent.
 fn find_checkpoint(state: &State, fork: Fork) -> Result<(Checkpoint, u64), String> {
     let short = fork.trial.short();
-    let trial = find_trial(state, &fork.trial.to_string()).ok().and_then(|id| state.trials.get(&id));
-    let Some(trial) = trial else {
+    let Some(trial) = state.trials.get(&fork.trial) else {
         return Err(format!(
             "trial {short}, which is to be forked, is not here: it was deleted, or belongs to another coordinator"
         ));
