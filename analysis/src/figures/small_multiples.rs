@@ -15,6 +15,7 @@ use super::style::{
     header_height, metric_name, quantity, text, text_width_of,
 };
 use super::{Drawing, Figure, FigureContext, restricted};
+use crate::analyses::population::runs;
 use crate::analyses::{AnalysisResult, read_metrics};
 use crate::cells::Dataset;
 
@@ -264,7 +265,7 @@ impl Figure for SmallMultiples {
         caption.push_str(&left_out(drawn, measured, "choose fewer runs with `where`"));
         let without = data.trials().count() - measured;
         if without > 0 {
-            caption.push_str(&format!(" {without} runs have not measured any of it."));
+            caption.push_str(&format!(" Not measured by {}.", runs(without)));
         }
         Drawing { scene, caption }
     }
@@ -297,7 +298,7 @@ mod tests {
         records[0].series.clear();
         let caption = figure.draw(&Dataset::new(&records, &[]), &[]).caption;
         assert!(caption.contains("11 further panels are not drawn"), "{caption}");
-        assert!(caption.contains("1 runs have not measured any of it"), "{caption}");
+        assert!(caption.contains("Not measured by 1 run."), "{caption}");
     }
 
     #[test]

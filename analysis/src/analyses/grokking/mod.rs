@@ -16,7 +16,7 @@ use plateau_common::results::TrialRecord;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::population::{caveats, horizon, observation};
+use super::population::{caveats, horizon, observation, runs};
 use super::survival::{self, SurvivalCurves};
 use super::{Analysis, AnalysisResult, Common};
 use crate::cells::{Dataset, Group, describe};
@@ -281,17 +281,22 @@ impl Grokking {
             }
             let never = group.runs - group.at_risk;
             if never > 0 {
-                caveats.push(format!("{}: {never} runs never saturated and have no delay.", group.name));
+                caveats.push(format!(
+                    "{}: {} never saturated, so there is no delay.",
+                    group.name,
+                    runs(never)
+                ));
             }
             let without = group.verdicts.get(Verdict::NoCurve.phrase()).copied().unwrap_or(0);
             if without > 0 {
-                caveats.push(format!("{}: {without} runs have no curves and are left out.", group.name));
+                caveats.push(format!("{}: left out: {} without curves.", group.name, runs(without)));
             }
             let costless = group.runs - group.early_stopping_cost.runs;
             if costless > 0 {
                 caveats.push(format!(
-                    "{}: {costless} runs have no early-stopping cost: a curve has no finite value there or at the end.",
-                    group.name
+                    "{}: no early-stopping cost of {}: a curve has no finite value there or at the end.",
+                    group.name,
+                    runs(costless)
                 ));
             }
         }

@@ -130,7 +130,7 @@ fn other_courses_are_told_too() {
     );
     let said = |words: &str| result.caveats.iter().any(|caveat| caveat.contains(words));
     assert!(
-        said("1 runs have no curves") && said("5 of 5 trials have not measured that share"),
+        said("left out: 1 run without curves") && said("5 of 5 trials have not measured that share"),
         "{:?}",
         result.caveats
     );
