@@ -311,8 +311,8 @@ fn linear_phase(
         points.filter(|(step, value)| follows(*value) && saturated(*step)).map(|(step, _)| step)
     };
     let from = evaluations().next()?;
-    let before = evaluations().filter(|step| first.is_some_and(|first| *step < first)).last();
-    let to = before.or_else(|| evaluations().last())?;
+    let before = evaluations().rfind(|step| first.is_some_and(|first| *step < first));
+    let to = before.or_else(|| evaluations().next_back())?;
     Some(Phase { from, to, lasts: curve.steps.last() == Some(&to) })
 }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::criterion::Criterion;
-use super::population::{caveats, ended};
+use super::population::{caveats, ended, runs};
 use super::summary::drop_empty_column;
 use super::{Analysis, AnalysisResult, Common, percent, read_metrics};
 use crate::cells::{Cell, Dataset, human, short_name};
@@ -211,9 +211,7 @@ impl Analysis for Change {
             findings.extend(finding(metric, &own));
             let lost: usize = own.iter().map(|change| change.change.dropped).sum();
             if lost > 0 {
-                notes.push(format!(
-                    "{lost} runs have no two finite evaluations of {metric} and are left out."
-                ));
+                notes.push(format!("Left out: {} without two finite evaluations of {metric}.", runs(lost)));
             }
         }
         notes.push(format!(
@@ -276,7 +274,9 @@ mod tests {
         let only = &outcome.changes[0];
         assert!((only.change.value - 0.1).abs() < 1e-12);
         assert_eq!((only.change.runs, only.change.dropped, only.rose, only.fell), (3, 2, 2, 0));
-        assert!(result.caveats.iter().any(|caveat| caveat.starts_with("2 runs have no two finite")));
+        assert!(
+            result.caveats.iter().any(|caveat| caveat.starts_with("Left out: 2 runs without two finite"))
+        );
         assert!(
             result.findings[0].contains("in 1 the interval of the change holds 0"),
             "{:?}",

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::criterion::Criterion;
 use super::families::{Families, Family};
-use super::population::{caveats, ended};
+use super::population::{caveats, ended, runs};
 use super::summary::drop_empty_column;
 use super::{Analysis, AnalysisResult, Common, percent, read_metrics};
 use crate::cells::{Cell, Dataset, compare as compare_parameters, human};
@@ -166,7 +166,7 @@ impl Comparison {
                 let lost: usize =
                     samples.iter().flat_map(|own| &own.ends).filter(|end| !end.is_finite()).count();
                 if lost > 0 {
-                    caveats.push(format!("{place}{lost} runs have no finite {metric} and are left out."));
+                    caveats.push(format!("{place}Left out: {} without a finite {metric}.", runs(lost)));
                 }
                 let own = self.pairs(family, &samples, metric);
                 findings.extend(finding(&place, metric, &samples, &own));
@@ -348,7 +348,9 @@ mod tests {
         let result = run(&records, serde_json::json!({"metric": "t_score"}));
         let outcome: &ComparisonOutcome = result.outcome().unwrap();
         assert_eq!((outcome.pairs[0].test.difference.runs, outcome.pairs[0].test.difference.dropped), (9, 1));
-        assert!(result.caveats.iter().any(|caveat| caveat.contains("1 runs have no finite t_score")));
+        assert!(
+            result.caveats.iter().any(|caveat| caveat.contains("Left out: 1 run without a finite t_score"))
+        );
     }
 
     #[test]

@@ -294,16 +294,37 @@ mod tests {
     use super::*;
     use crate::fixture::{counting, digits, grokking, lengths, structural, trial, with_curve};
 
+    /// Every analysis with the options it needs, and some with others.
     fn all() -> Vec<Box<dyn Analysis>> {
-        let along = serde_json::json!({ "along": "task.vocab", "by": "model.dim" });
-        ANALYSES
-            .iter()
-            .map(|kind| {
-                let node = Node::from_json(if kind.name == "threshold" { &along } else { &Value::Null });
-                let node = if kind.name == "threshold" { node } else { Node::empty_table() };
+        let needed = |name: &'static str| match name {
+            "threshold" => (name, serde_json::json!({ "along": "task.vocab", "by": "model.dim" })),
+            name => (name, serde_json::json!({})),
+        };
+        let others = [
+            ("grokking", serde_json::json!({ "linear-rule": true, "stable": "consecutive" })),
+            (
+                "success",
+                serde_json::json!({ "criterion": "mean-of-last", "along": "model.dim", "level": 0.5 }),
+            ),
+            ("success", serde_json::json!({ "criterion": "ever", "persistence": 2 })),
+            ("comparison", serde_json::json!({ "along": "task.vocab" })),
+            ("comparison", serde_json::json!({ "metric": "t_score", "along": "model.layers", "against": 6 })),
+            (
+                "change",
+                serde_json::json!({ "metric": "t_parseval", "from": 5000, "criterion": "mean-of-last" }),
+            ),
+        ];
+        let wanted = ANALYSES.iter().map(|kind| needed(kind.name)).chain(others);
+        wanted
+            .map(|(name, options)| {
+                let kind = ANALYSES.iter().find(|kind| kind.name == name).unwrap();
+                let node = Node::from_json(&options);
                 let mut fields = Fields::new("analysis", &node).unwrap();
-                let common = Common { name: kind.name.to_owned(), confidence: 0.95, known: Known::default() };
-                (kind.read)(&mut fields, common).unwrap_or_else(|error| panic!("{}: {error}", kind.name))
+                let common = Common { name: name.to_owned(), confidence: 0.95, known: Known::default() };
+                let analysis =
+                    (kind.read)(&mut fields, common).unwrap_or_else(|error| panic!("{name}: {error}"));
+                fields.finish().unwrap_or_else(|error| panic!("{name}: {error}"));
+                analysis
             })
             .collect()
     }
@@ -356,6 +377,13 @@ mod tests {
                 without(&|_, name| !name.ends_with("/id") && !name.ends_with("/ood")),
             ),
             ("lengths, no size equal to the other", without(&|_, name| name.ends_with("3x3"))),
+            ("structural, one seed", structural(1)),
+            ("structural, all NaN", {
+                let mut records = structural(2);
+                let curves = records.iter_mut().flat_map(|record| record.series.values_mut());
+                curves.for_each(|curve| curve.values.fill(f64::NAN));
+                records
+            }),
             ("single seed", grokking(1)),
             ("single seed, counting", counting(1)),
             ("all censored", grokking(4).into_iter().map(flat).collect()),
@@ -378,6 +406,8 @@ mod tests {
                 let flagged = result.json.to_string().contains("\"flags\":[\"");
                 assert!(!result.caveats.is_empty() || flagged, "{kind} on {what} says nothing is wrong");
                 assert!(!result.title.is_empty());
+                let sentences = result.findings.iter().chain(&result.caveats);
+                assert!(sentences.clone().all(|text| !text.contains("NaN")), "{kind} on {what}");
                 for table in &result.tables {
                     assert!(table.rows.iter().all(|row| row.len() == table.columns.len()));
                     assert!(
@@ -400,6 +430,7 @@ mod tests {
                 let other = analysis.run(&Dataset::new(&shuffled, &[]).with_axes_of(digits));
                 assert_eq!(one.json, other.json, "{}", one.kind);
                 assert_eq!(one.tables, other.tables, "{}", one.kind);
+                assert_eq!((one.findings, one.caveats), (other.findings, other.caveats), "{}", one.kind);
             }
         }
     }

@@ -35,6 +35,11 @@ pub fn last_value(trial: &TrialRecord, curve: &Series) -> f64 {
     last
 }
 
+/// `1 run`, `2 runs`.
+pub fn runs(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "run" } else { "runs" })
+}
+
 /// The step of a trial's last evaluation, if it has one.
 pub fn last_evaluation(trial: &TrialRecord) -> Option<u64> {
     trial.series.values().filter_map(|curve| curve.steps.last()).max().copied()

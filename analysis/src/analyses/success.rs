@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::criterion::Criterion;
 use super::families::{Families, Family};
-use super::population::{caveats, ended};
+use super::population::{caveats, ended, runs as told};
 use super::summary::drop_empty_column;
 use super::survival::{Event, read_event};
 use super::{Analysis, AnalysisResult, Common, percent};
@@ -188,11 +188,15 @@ impl Success {
             let runs = || data.trials().filter(|trial| trial.state.has_result());
             let without = runs().filter(|trial| !criterion.value(trial, metric).is_finite()).count();
             if without > 0 {
-                caveats.push(format!("{without} runs have no finite {metric} there and count as failures."));
+                caveats
+                    .push(format!("Counted as failures: {} without a finite {metric} there.", told(without)));
             }
             let short = runs().filter(|trial| criterion.is_short(trial, metric)).count();
             if short > 0 {
-                caveats.push(format!("{short} runs have fewer evaluations and enter with those they have."));
+                caveats.push(format!(
+                    "With fewer evaluations than are averaged: {}, by those there are.",
+                    told(short)
+                ));
             }
         }
         if compared {
@@ -421,9 +425,13 @@ mod tests {
         });
         let result = run(options, &records);
         let said = |words: &str| result.caveats.iter().any(|caveat| caveat.contains(words));
-        assert!(said("1 runs have no finite generalisation_accuracy"), "{:?}", result.caveats);
         assert!(
-            said("8 runs have fewer evaluations") && said("`model.dim` has one value"),
+            said("Counted as failures: 1 run without a finite generalisation_accuracy"),
+            "{:?}",
+            result.caveats
+        );
+        assert!(
+            said("than are averaged: 8 runs") && said("`model.dim` has one value"),
             "{:?}",
             result.caveats
         );

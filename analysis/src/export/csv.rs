@@ -178,5 +178,11 @@ mod tests {
         let text = cells_csv(&Dataset::new(&records, &[]), &[]);
         assert!(text.contains("\n\"a,\"\"b\"\"\",1,"), "{text}");
         assert_eq!(cells_csv(&Dataset::new(&[], &[]), &[]).lines().count(), 1);
+        let structural = crate::fixture::structural(2);
+        let text = cells_csv(&Dataset::new(&structural, &[]), &[]);
+        assert!(
+            text.contains(",in_domain_accuracy.mean,") && text.contains(",generalisation_accuracy.iqm,"),
+            "{text}"
+        );
     }
 }

@@ -3,6 +3,9 @@
 //! The contract (checked for each entry by one conformance test): a figure is a pure function of the data set and the
 //! plan's results; it never panics; where there is nothing to draw it draws a sentence that says why; censored values are
 //! shown as such; the legend does not cover data. It becomes SVG and PNG from the same scene.
+//!
+//! A figure is done when somebody has looked at it: `PLATEAU_FIGURES=folder cargo test -p plateau-analysis figures` leaves
+//! what the tests draw in a folder.
 
 pub mod curves;
 pub mod early_stopping;
@@ -323,6 +326,13 @@ mod tests {
             assert!(svg.contains(words), "{words}");
         }
         assert!(!inside.caption.contains("Not measured"));
+        let stopped = plan.figures.iter().find(|figure| figure.name() == "early-stopping").unwrap();
+        let svg = stopped.draw(&data, &analyse(&plan, &records)).scene.to_svg().unwrap();
+        assert!(
+            svg.contains("mean +0.89") && svg.contains("layers = 6") && svg.contains("at the early stop")
+        );
+        // Two dots a run, two for each of both means, and the two of the legend.
+        assert_eq!(svg.matches("<circle").count(), 3 * (2 * 10 + 2 * 2) + 2);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::style::{
     header_height, metric_name, quantity, text, text_width_of,
 };
 use super::{Drawing, Figure, FigureContext, restricted};
+use crate::analyses::population::runs;
 use crate::analyses::{AnalysisResult, read_metrics};
 use crate::cells::Dataset;
 
@@ -70,6 +71,11 @@ struct Block<'a> {
     runs: Vec<&'a TrialRecord>,
 }
 
+/// Whether a run has a finite value of a metric.
+fn measures(trial: &TrialRecord, metric: &str) -> bool {
+    trial.series.get(metric).is_some_and(|curve| curve.values.iter().any(|value| value.is_finite()))
+}
+
 /// Where everything stands.
 struct Layout {
     columns: usize,
@@ -84,10 +90,7 @@ impl SmallMultiples {
     }
 
     fn measured(&self, trial: &TrialRecord) -> bool {
-        let finite = |metric: &String| {
-            trial.series.get(metric).is_some_and(|curve| curve.values.iter().any(|value| value.is_finite()))
-        };
-        self.metrics.iter().any(finite)
+        self.metrics.iter().any(|metric| measures(trial, metric))
     }
 
     /// The runs to draw, cell by cell, at most [`MOST_RUNS`].
@@ -148,13 +151,21 @@ impl SmallMultiples {
     }
 }
 
-/// The axes of a small panel; numbers only where no other panel stands left of it or below.
-fn draw_axes(scene: &mut Scene, frame: &Frame, leftmost: bool, lowest: bool) {
+/// Which neighbours a small panel does not have: there its axes have numbers, and room for them.
+#[derive(Clone, Copy)]
+struct Edges {
+    left: bool,
+    right: bool,
+    bottom: bool,
+}
+
+/// The axes of a small panel.
+fn draw_axes(scene: &mut Scene, frame: &Frame, edges: Edges) {
     let (right, bottom) = (frame.left + frame.width, frame.top + frame.height);
     for tick in frame.y.ticks(3).into_iter().filter(|tick| !tick.label.is_empty()) {
         let y = bottom - tick.place * frame.height;
         scene.line(vec![(frame.left, y), (right, y)], PALE, 1.0);
-        if leftmost {
+        if edges.left {
             scene.line(vec![(frame.left - 4.0, y), (frame.left, y)], DARK, 1.0);
             scene.text((frame.left - 8.0, y), tick.label, text(TICK, DARK, Anchor::End));
         }
@@ -165,7 +176,8 @@ fn draw_axes(scene: &mut Scene, frame: &Frame, leftmost: bool, lowest: bool) {
         let x = frame.left + tick.place * frame.width;
         let half = text_width_of(&tick.label) / 2.0;
         scene.line(vec![(x, bottom), (x, bottom + 4.0)], DARK, 1.0);
-        if lowest && x - half > free_from {
+        let fits = edges.right || x + half < right + GAP.0 / 2.0;
+        if edges.bottom && fits && x - half > free_from {
             scene.text((x, bottom + 14.0), tick.label, text(TICK, DARK, Anchor::Middle));
             free_from = x + half + 4.0;
         }
@@ -198,6 +210,9 @@ impl Figure for SmallMultiples {
             .metrics
             .iter()
             .enumerate()
+            .filter(|(_, metric)| {
+                blocks.iter().flat_map(|block| &block.runs).any(|run| measures(run, metric))
+            })
             .map(|(index, metric)| Entry {
                 label: metric_name(metric),
                 ink: colour(index, self.metrics.len()),
@@ -233,7 +248,8 @@ impl Figure for SmallMultiples {
                 // The next row, of this cell or of the next one, may be shorter.
                 let below = blocks.get(number + 1).map_or(0, |next| next.runs.len());
                 let lowest = index + layout.columns >= block.runs.len() && column >= below;
-                draw_axes(&mut scene, &frame, column == 0, lowest);
+                let right = column + 1 == layout.columns;
+                draw_axes(&mut scene, &frame, Edges { left: column == 0, right, bottom: lowest });
                 self.draw_run(&mut scene, &frame, run);
             }
             row_top += rows_of(block) * (ROOM.1 + GAP.1);
@@ -249,7 +265,7 @@ impl Figure for SmallMultiples {
         caption.push_str(&left_out(drawn, measured, "choose fewer runs with `where`"));
         let without = data.trials().count() - measured;
         if without > 0 {
-            caption.push_str(&format!(" {without} runs have not measured any of it."));
+            caption.push_str(&format!(" Not measured by {}.", runs(without)));
         }
         Drawing { scene, caption }
     }
@@ -282,7 +298,7 @@ mod tests {
         records[0].series.clear();
         let caption = figure.draw(&Dataset::new(&records, &[]), &[]).caption;
         assert!(caption.contains("11 further panels are not drawn"), "{caption}");
-        assert!(caption.contains("1 runs have not measured any of it"), "{caption}");
+        assert!(caption.contains("Not measured by 1 run."), "{caption}");
     }
 
     #[test]

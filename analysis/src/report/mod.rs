@@ -218,7 +218,10 @@ mod tests {
     use crate::fixture::{counting, grokking};
 
     fn plan() -> Plan {
-        let analyses = [serde_json::json!({"kind": "summary"}), serde_json::json!({"kind": "grokking"})];
+        let analyses = [
+            serde_json::json!({"kind": "summary"}),
+            serde_json::json!({"kind": "grokking", "linear-rule": true}),
+        ];
         let figures = [serde_json::json!({"kind": "curves"}), serde_json::json!({"kind": "survival"})];
         let nodes = |items: &[Value]| items.iter().map(Node::from_json).collect::<Vec<_>>();
         Plan::read(&nodes(&analyses), &nodes(&figures), Known::default()).unwrap()
@@ -321,6 +324,8 @@ mod tests {
         let report = Report::build(hostile, hostile, &plan(), &records, &provenance).unwrap();
         assert!(!report.html.contains("<script"), "{}", report.html);
         assert!(report.html.contains("&lt;script&gt;"));
+        let (_, findings) = report.html.split_once("<ul class=\"findings\">").unwrap();
+        assert!(findings.split_once("</ul>").unwrap().0.contains("kind = &lt;script&gt;"));
         assert!(report.figures.iter().all(|figure| !figure.svg.contains("<script")));
     }
 
