@@ -27,6 +27,8 @@ FIRST_PASS_SECONDS = 2.0
 # Settings this near the best of the first pass, which is short, are measured in the rounds as well.
 FINALIST_SHARE = 0.8
 MAX_FINALISTS = 2
+# Both sides draw lengths at random, Plateau's side of additions in a few thousand examples.
+TOKENS_TOLERANCE = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +212,9 @@ class Comparison:
         other = peers[setting]
         if own[0]["parameters"] != other[0]["parameters"]:
             sys.exit(f"{name}: {own[0]['parameters']} parameters here, {other[0]['parameters']} in the peer's model")
+        tokens, other_tokens = own[0]["tokens_per_step"], other[0].get("tokens_per_step")
+        if other_tokens is not None and abs(other_tokens / tokens - 1) > TOKENS_TOLERANCE:
+            sys.exit(f"{name}: {tokens:.1f} tokens an update here, {other_tokens:.1f} of the peer's")
         rates = [line["replica_steps_per_s"] for line in own]
         peer_rates = [line["replica_steps_per_s"] for line in other]
         ratios = [mine / theirs for mine, theirs in zip(rates, peer_rates, strict=True)]
@@ -236,6 +241,7 @@ class Comparison:
             "peer_memory_bytes": max(line["peak_memory_bytes"] for line in other),
             "peer_device_memory_bytes": other[0].get("device_memory_bytes"),
             "operations": own[0]["operations"],
+            "tokens_per_step": tokens,
             "parameters": own[0]["parameters"],
             "peer_settings_tried": tried,
         }
@@ -280,7 +286,8 @@ def table(header, rows):
 
 
 def summary(entries):
-    header = ["workload", "Plateau", "best peer", "ratio", "(range)", "floor", "share", "memory", "peer's", "setting"]
+    header = ["workload", "Plateau", "tokens/s", "best peer", "ratio", "(range)", "floor", "share", "memory", "peer's"]
+    header.append("setting")
     rows = []
     for entry in entries:
         spread = f"{entry['ratio_lowest']:.2f} to {entry['ratio_highest']:.2f}"
@@ -288,6 +295,7 @@ def summary(entries):
             [
                 entry["workload"],
                 number_words(entry["plateau"]),
+                number_words(entry["plateau"] * entry["tokens_per_step"]),
                 number_words(entry["best_peer"]),
                 f"{entry['ratio']:.2f}",
                 spread,

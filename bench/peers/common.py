@@ -62,6 +62,8 @@ def side_by_side(train, workload, settings, processes):
         "peak_memory_bytes": sum(each["memory"] for each in found),
         "parameters": found[0]["parameters"],
     }
+    if "tokens_per_step" in found[0]:
+        line["tokens_per_step"] = found[0]["tokens_per_step"]
     if "processor_rate" in found[0]:
         line["replica_steps_per_processor_s"] = sum(each["processor_rate"] for each in found) / len(found)
     if "device_memory" in found[0]:

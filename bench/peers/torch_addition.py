@@ -159,6 +159,8 @@ class Drawing:
         rows = [written(problem(generator, sizes["digits"]), width) for _ in range(PROBLEMS)]
         tokens, places, answers = (torch.tensor(column) for column in zip(*rows, strict=True))
         self.tokens, self.places, self.answers = tokens.to(device), places.to(device), answers.to(device)
+        # Behind the last token with an answer there is the padding.
+        self.tokens_per_step = self.batch * (tokens != PAD).sum().item() / PROBLEMS
 
     def new(self):
         import torch

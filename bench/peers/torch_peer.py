@@ -19,6 +19,7 @@ import time
 
 import common
 import torch_addition
+import torch_structural
 
 WARM_UP_STEPS = 5
 
@@ -91,6 +92,7 @@ class Drawing:
 
     def __init__(self, sizes, device, replicas=None):
         self.vocab, self.device = sizes["vocab"], device
+        self.tokens_per_step = sizes["batch"] * sizes["length"]
         leading = () if replicas is None else (replicas,)
         self.shapes = [leading + shape for shape in shapes(sizes)]
 
@@ -108,7 +110,7 @@ class Noise:
     """What a workload of random tokens is made of."""
 
     model_class, loss_of, Drawing = staticmethod(model_class), staticmethod(loss_of), Drawing
-    adamw, clip = {"betas": (0.9, 0.999), "weight_decay": 1.0}, None
+    adamw, clip, multiplier = {"betas": (0.9, 0.999), "weight_decay": 1.0}, None, None
 
 
 class Addition:
@@ -116,11 +118,20 @@ class Addition:
 
     model_class, loss_of = staticmethod(torch_addition.model_class), staticmethod(torch_addition.loss_of)
     Drawing = torch_addition.Drawing
-    adamw, clip = {"betas": (0.9, 0.98), "weight_decay": 0.01}, 0.5
+    adamw, clip, multiplier = {"betas": (0.9, 0.98), "weight_decay": 0.01}, 0.5, None
+
+
+class QuestionFormation:
+    """What a workload of question formation is made of."""
+
+    model_class, loss_of = staticmethod(torch_structural.model_class), staticmethod(torch_structural.loss_of)
+    Drawing = torch_structural.Drawing
+    adamw, clip = {"betas": (0.9, 0.999), "eps": 1e-7, "weight_decay": 0.0}, 1.0
+    multiplier = staticmethod(torch_structural.multiplier)
 
 
 def recipe_of(sizes):
-    return {None: Noise, "addition": Addition}[sizes.get("task")]
+    return {None: Noise, "addition": Addition, "question-formation": QuestionFormation}[sizes.get("task")]
 
 
 def adamw(parameters, device, settings, **options):
@@ -128,7 +139,7 @@ def adamw(parameters, device, settings, **options):
     import torch
 
     fastest = {"fused": True} if device == "cuda" else {"foreach": True}
-    return torch.optim.AdamW(parameters, lr=1e-3, eps=1e-8, **settings, **fastest, **options)
+    return torch.optim.AdamW(parameters, **{"lr": 1e-3, "eps": 1e-8} | settings, **fastest, **options)
 
 
 def ordinary(sizes, device, mode):
@@ -138,7 +149,9 @@ def ordinary(sizes, device, mode):
     recipe = recipe_of(sizes)
     model = recipe.model_class()(sizes).to(device)
     options = {"capturable": True} if mode == "graphs" else {}
-    optimizer = adamw(model.parameters(), device, recipe.adamw, **options)
+    settings = recipe.adamw | ({"lr": sizes["rate"]} if "rate" in sizes else {})
+    optimizer = adamw(model.parameters(), device, settings, **options)
+    schedule = recipe.multiplier and torch.optim.lr_scheduler.LambdaLR(optimizer, recipe.multiplier(sizes))
     parameters = list(model.parameters())
     narrow = torch.autocast(device, torch.bfloat16) if sizes.get("precision") == "bf16" else contextlib.nullcontext()
     forward = model
@@ -155,6 +168,8 @@ def ordinary(sizes, device, mode):
         if recipe.clip is not None:
             torch.nn.utils.clip_grad_norm_(parameters, recipe.clip, foreach=True)
         optimizer.step()
+        if schedule:
+            schedule.step()
         optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
@@ -220,14 +235,21 @@ def measure(sizes, settings, ready):
     device, mode = settings["device"], settings["mode"]
     on_card = device == "cuda"
     replicas = settings["replicas"] if mode.startswith("vmap") else 1
+    recipe = recipe_of(sizes)
     if mode.startswith("vmap"):
-        if recipe_of(sizes) is not Noise:
+        if recipe is not Noise:
             raise SystemExit("vmap is offered for random tokens only")
         step, parameters = stacked(sizes, device, mode, replicas)
-        drawing = recipe_of(sizes).Drawing(sizes, device, replicas)
+        drawing = Noise.Drawing(sizes, device, replicas)
+    elif recipe is QuestionFormation:
+        if mode == "graphs":
+            raise SystemExit("a captured step has one length and one learning rate")
+        step, parameters = ordinary(sizes, device, mode)
+        # Compiled for one shape, which is faster than for any.
+        drawing = recipe.Drawing(sizes, device, fixed=mode != "eager")
     else:
         step, parameters = ordinary(sizes, device, mode)
-        drawing = recipe_of(sizes).Drawing(sizes, device)
+        drawing = recipe.Drawing(sizes, device)
     advance = captured(step, drawing) if mode.endswith("graphs") else lambda: step(*drawing.new())
     for _ in range(WARM_UP_STEPS):
         advance()
@@ -248,6 +270,7 @@ def measure(sizes, settings, ready):
         "processor_rate": steps * replicas / (time.process_time() - processor_begun),
         "memory": common.peak_memory_bytes(),
         "parameters": parameters,
+        "tokens_per_step": drawing.tokens_per_step,
     }
     if on_card:
         found["device_memory"] = torch.cuda.max_memory_reserved()

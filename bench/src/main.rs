@@ -245,6 +245,7 @@ fn train(arguments: &Train) -> anyhow::Result<()> {
         line["workload"] = json!(name);
         line["parameters"] = json!(workload.parameters()?);
         line["operations"] = json!(workload.operations()?);
+        line["tokens_per_step"] = json!(workload.tokens()?);
         line["optimizer_bytes"] = json!(workload.optimizer_bytes()?);
         println!("{line}");
     }

@@ -129,13 +129,23 @@ impl Addition {
     /// `6 a d f + 2 a d²` and the read-out `2 a d V`. Before the first block equal tokens of equal rows have equal states, so that
     /// keys, values and queries are computed for those that differ. Three times all that for a step.
     pub(super) fn operations(&self) -> anyhow::Result<f64> {
+        Ok(3.0 * self.mean(|work, vocabulary| self.forward(work, vocabulary))?)
+    }
+
+    /// Tokens of one update up to the last ones with a loss, the mean of the first updates'.
+    pub(super) fn tokens(&self) -> anyhow::Result<f64> {
+        self.mean(|work, _| work.tokens as f64)
+    }
+
+    /// The mean over the first updates of what `number` says of their work, given the vocabulary.
+    fn mean(&self, number: impl Fn(&Work, usize) -> f64) -> anyhow::Result<f64> {
         let config = self.config(0, 1)?;
+        let vocabulary = config.task.shape().vocabulary;
         let mut sum = 0.0;
         for update in 1..=SAMPLED_UPDATES {
-            sum +=
-                self.forward(&Addition::work(&config, self.batch, update)?, config.task.shape().vocabulary);
+            sum += number(&Addition::work(&config, self.batch, update)?, vocabulary);
         }
-        Ok(3.0 * sum / SAMPLED_UPDATES as f64)
+        Ok(sum / SAMPLED_UPDATES as f64)
     }
 
     fn forward(&self, work: &Work, vocabulary: usize) -> f64 {
