@@ -73,6 +73,7 @@ fn attend(graph: &mut Graph, q: Value, [k, v]: [Value; 2], causal: bool) -> Resu
         query_rows: RowMap::Own,
         key_rows: RowMap::Own,
         causal,
+        ragged: None,
         key_bias: None,
         dropout: None,
         logit_bias: None,

@@ -101,6 +101,7 @@ fn check_tells_what_a_study_holds_and_costs() {
 }
 
 /// A folder of its own in the system's, gone with the test.
+#[allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }

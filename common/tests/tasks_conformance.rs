@@ -182,38 +182,6 @@ fn another_order_changes_training_batches_and_nothing_else() {
     });
 }
 
-/// Another order changes what training meets and nothing that is measured; of a finite set it changes the order alone.
-#[test]
-fn another_order_changes_training_batches_and_nothing_else() {
-    for_every_task(|task| {
-        let seeds = Seeds::from(5);
-        let (own, other) = (task.examples(seeds), task.examples(Seeds { order: 6, ..seeds }));
-        let batches = [1, 2, 300].map(|update| {
-            let batch = |examples: &dyn Examples| examples.train(update, batch_size(task), Form::Tokens);
-            (batch(&*own), batch(&*other))
-        });
-        assert!(batches.iter().any(|(own, other)| own != other), "{batches:?}");
-        for split in [Split::Train, Split::Test] {
-            assert_eq!(own.evaluation(split, Form::Tokens), other.evaluation(split, Form::Tokens));
-        }
-        assert_eq!(own.scale(), other.scale());
-        if task.training_set_size().is_some() {
-            assert_eq!(own.train(3, None, Form::Tokens), other.train(3, None, Form::Tokens));
-        }
-        if let Some(axes) = task.grid() {
-            let (row, column) = axes.trained;
-            let cell = Cell { row, column };
-            assert_eq!(own.cell(cell, 20), other.cell(cell, 20));
-        }
-        // Other data, in the same order's stream: the examples measured on are others.
-        let elsewhere = task.examples(Seeds { data: 6, ..seeds });
-        assert_ne!(
-            own.evaluation(Split::Test, Form::Tokens),
-            elsewhere.evaluation(Split::Test, Form::Tokens)
-        );
-    });
-}
-
 #[test]
 fn no_draw_depends_on_earlier_calls() {
     for_every_task(|task| {

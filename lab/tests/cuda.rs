@@ -9,7 +9,7 @@ mod programs;
 use std::sync::Arc;
 
 use plateau_common::config::{AdamConfig, OptimizerConfig, SgdConfig};
-use plateau_lab::cpu::{self, Feed, SlotData, Team};
+use plateau_lab::cpu::{self, Feed, MicroBatch, SlotData, Team};
 use plateau_lab::cuda::{CudaDevice, Executor, MatrixMode, Moment, PassPlace};
 use plateau_lab::ops::attention::AttentionPlan;
 use plateau_lab::ops::embedding::{Positional, RowPositions};
@@ -63,6 +63,7 @@ fn attention_of_all_positions() {
                 query_rows: RowMap::Own,
                 key_rows: RowMap::Own,
                 causal,
+                ragged: None,
                 key_bias: None,
                 dropout: None,
                 logit_bias: None,
@@ -97,6 +98,7 @@ fn attention_with_rotary_positions_biases_and_dropout() {
                 query_rows: RowMap::Own,
                 key_rows: RowMap::Own,
                 causal: false,
+                ragged: None,
                 key_bias,
                 dropout,
                 logit_bias: None,
@@ -124,6 +126,7 @@ fn the_last_position_asks_rows_that_examples_share() {
             query_rows: RowMap::Table(last),
             key_rows: RowMap::Table(keys),
             causal: true,
+            ragged: None,
             key_bias: None,
             dropout: None,
             logit_bias: None,
@@ -147,6 +150,7 @@ fn the_last_position_asks_rows_that_examples_share() {
             query_rows: RowMap::InOrder,
             key_rows: RowMap::InOrder,
             causal: false,
+            ragged: None,
             key_bias,
             dropout: None,
             logit_bias: None,
@@ -198,6 +202,7 @@ fn biases_of_logits_that_all_examples_share() {
                 query_rows: if queries == 1 { RowMap::Last } else { RowMap::Own },
                 key_rows: RowMap::Own,
                 causal: true,
+                ragged: None,
                 key_bias: None,
                 dropout: None,
                 logit_bias,
@@ -320,7 +325,7 @@ fn batches_of_other_sizes_and_programs_of_other_lengths_take_turns() {
             SlotData::Ids(ids) => SlotData::Ids(ids[..slot.extent.count(4)].to_vec()),
             SlotData::Numbers(numbers) => SlotData::Numbers(numbers[..slot.extent.count(4)].to_vec()),
         });
-        Feed { examples: 4, slots: slots.collect(), loss_scale: feed.loss_scale }
+        Feed { examples: 4, slots: slots.collect(), loss_scale: feed.loss_scale, ..Feed::empty(0) }
     };
     let few: Vec<Feed<f32>> = small.iter().map(few).collect();
     let mut alone = executor(device, &program, &parameters, &rule, None);
@@ -363,6 +368,7 @@ fn model_of(replicas: usize, length: usize) -> (Arc<Program>, Vec<Feed<f64>>, Ve
                 query_rows: RowMap::Own,
                 key_rows: RowMap::Own,
                 causal: true,
+                ragged: None,
                 key_bias: None,
                 dropout: None,
                 logit_bias: None,
@@ -583,7 +589,12 @@ fn forward_passes_give_the_outputs_of_processors() {
     let mut processor = cpu::Executor::<f64>::new(program.clone(), 1);
     for replica in 0..2 {
         processor.prepare(&Team::new(1), &parameters[replica], &feeds[replica]);
-        processor.forward(&Team::new(1), &parameters[replica], &feeds[replica], 0, 6);
+        processor.forward(
+            &Team::new(1),
+            &parameters[replica],
+            &feeds[replica],
+            MicroBatch::of_examples(0, 6),
+        );
         let error = relative(&wide(&outputs[replica]), processor.outputs(6));
         assert!(error < 1e-5, "outputs are off by {error:e}");
     }

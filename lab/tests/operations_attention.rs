@@ -7,7 +7,7 @@ mod programs;
 use std::sync::Arc;
 
 use candle_core::Result;
-use plateau_lab::cpu::{Executor, Feed, SlotData, Team};
+use plateau_lab::cpu::{Executor, Feed, MicroBatch, SlotData, Team};
 use plateau_lab::model::{Initial, ParameterSpecification};
 use plateau_lab::ops::attention::AttentionPlan;
 use plateau_lab::ops::embedding::{Positional, RowPositions};
@@ -136,6 +136,7 @@ fn record(graph: &mut Graph, shape: Shape, rowing: Rowing) -> Result<Value> {
         query_rows,
         key_rows,
         causal: shape.causal,
+        ragged: None,
         key_bias,
         dropout,
         logit_bias,
@@ -252,6 +253,7 @@ impl Bare {
             query_rows: RowMap::Own,
             key_rows: RowMap::Own,
             causal: self.causal,
+            ragged: None,
             key_bias: Some(key_bias),
             dropout: None,
             logit_bias: None,
@@ -270,19 +272,19 @@ impl Bare {
             SlotData::Numbers(self.biases.clone()),
             SlotData::Ids((0..rows).map(|row| row % self.width() as u32).collect()),
         ];
-        let feed = Feed { examples: self.examples, slots, loss_scale: 1.0 };
+        let feed = Feed { examples: self.examples, slots, loss_scale: 1.0, ..Feed::empty(0) };
         let (team, program) = (Team::new(1), self.program());
         let mut wide = Executor::<f64>::new(program.clone(), 1);
         wide.differentiate(&team, parameters, &feed);
         let gradients = wide.gradients().to_vec();
-        wide.forward(&team, parameters, &feed, 0, self.examples);
+        wide.forward(&team, parameters, &feed, MicroBatch::of_examples(0, self.examples));
         let in_64 = (wide.outputs(self.examples).to_vec(), gradients);
         let parameters: Vec<f32> = parameters.iter().map(|number| *number as f32).collect();
         let (feed, mut small) = (narrow(&feed), Executor::<f32>::new(program, 1));
         small.differentiate(&team, &parameters, &feed);
         let widened = |numbers: &[f32]| numbers.iter().map(|number| f64::from(*number)).collect::<Vec<f64>>();
         let gradients = widened(small.gradients());
-        small.forward(&team, &parameters, &feed, 0, self.examples);
+        small.forward(&team, &parameters, &feed, MicroBatch::of_examples(0, self.examples));
         [in_64, (widened(small.outputs(self.examples)), gradients)]
     }
 
@@ -386,7 +388,7 @@ fn rotary_positions_turn_pairs() {
     feed.ids_mut(classes).extend([0, 0, 0]);
     let row = [1.0, 2.0, 3.0, 5.0];
     executor.prepare(&team, &row, &feed);
-    executor.forward(&team, &row, &feed, 0, 1);
+    executor.forward(&team, &row, &feed, MicroBatch::of_examples(0, 1));
     for (output, position) in executor.outputs(1).chunks_exact(4).zip([0.0f64, 1.0, 7.0]) {
         let (fast, slow) = (position, position / 100.0);
         let expected = [
@@ -419,6 +421,7 @@ fn misfits_are_refused() {
         query_rows: RowMap::Own,
         key_rows: RowMap::Own,
         causal: true,
+        ragged: None,
         key_bias: Some(bias),
         dropout: None,
         logit_bias: None,

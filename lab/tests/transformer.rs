@@ -70,6 +70,7 @@ fn occasion(form: Form) -> Occasion {
     Occasion {
         form,
         length: 0,
+        ragged: false,
         examples: 0,
         dropout: false,
         renumbered: false,
@@ -77,6 +78,7 @@ fn occasion(form: Form) -> Occasion {
         free: 0,
         graded: 1,
         forward_only: false,
+        unchained: false,
     }
 }
 

@@ -63,7 +63,8 @@ impl QuestionFormation {
         let last = ends.last().context("there are lines")?;
         let starts = std::iter::once(0).chain(ends.iter().copied());
         let lengths = starts.zip(ends).map(|(start, end)| f64::from(end - start));
-        let (lines, pairs) = (ends.len() as f64, lengths.map(|length| length * (length + 1.0) / 2.0).sum::<f64>());
+        let (lines, pairs) =
+            (ends.len() as f64, lengths.map(|length| length * (length + 1.0) / 2.0).sum::<f64>());
         Ok(Work { tokens: f64::from(*last) / lines, pairs: pairs / lines })
     }
 

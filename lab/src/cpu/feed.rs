@@ -72,6 +72,13 @@ pub struct MicroBatch {
     pub sequences: usize,
 }
 
+impl MicroBatch {
+    /// Some examples of a program whose examples are not tokens.
+    pub fn of_examples(start: usize, examples: usize) -> Self {
+        MicroBatch { start, examples, sequence: 0, sequences: 0 }
+    }
+}
+
 /// The micro-batches of a feed.
 pub struct MicroBatches<'a> {
     all: usize,

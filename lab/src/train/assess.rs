@@ -261,11 +261,11 @@ mod tests {
 
     impl Engine for Speaker {
         fn layout(&self) -> &Layout {
-            unimplemented!("it has no parameters")
+            panic!("it has no parameters")
         }
 
         fn update(&mut self, _: &Step<'_>) -> Result<(), LabError> {
-            unimplemented!("it learns nothing")
+            panic!("it learns nothing")
         }
 
         fn patience(&self) -> u64 {
@@ -299,7 +299,7 @@ mod tests {
         }
 
         fn state(&self, _: usize) -> Result<State, LabError> {
-            unimplemented!("it has no state")
+            panic!("it has no state")
         }
 
         fn keep(&mut self, _: &[bool]) -> Result<(), LabError> {

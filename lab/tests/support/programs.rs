@@ -94,7 +94,7 @@ pub fn narrow(feed: &Feed<f64>) -> Feed<f32> {
             SlotData::Numbers(numbers.iter().map(|number| *number as f32).collect())
         }
     });
-    Feed { examples: feed.examples, slots: slots.collect(), loss_scale: feed.loss_scale }
+    Feed { examples: feed.examples, slots: slots.collect(), loss_scale: feed.loss_scale, ..Feed::empty(0) }
 }
 
 /// Loss and gradients of one replica by the reference.
