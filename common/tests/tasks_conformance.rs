@@ -115,6 +115,8 @@ fn the_training_set_is_finite_exactly_where_the_task_says_so() {
                     if is_ragged(task) {
                         check_batch(task, &whole);
                         assert!(sequences(&whole).starts_with(&sequences(&evaluated)));
+                        let test = examples.evaluation(Split::Test, Form::Tokens).map(|test| test.examples());
+                        assert_eq!(Some(evaluated.examples()), test.map(|test| test.min(whole.examples())));
                     } else {
                         assert_eq!(whole, evaluated);
                     }

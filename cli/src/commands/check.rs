@@ -41,8 +41,8 @@ pub struct Arguments {
     #[command(flatten)]
     study: StudyArguments,
 
-    /// Write the data that the study trains on and measures as text into this new or empty folder, a folder for each of its tasks, a line for
-    /// each example, a TAB before the answer
+    /// Write what the study's tasks train on and measure into this new or empty folder, as text: a line for each example, with a TAB
+    /// before the answer
     #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath)]
     dump: Option<PathBuf>,
 

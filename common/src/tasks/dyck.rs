@@ -27,6 +27,9 @@ const QUESTIONS: usize = 5_000;
 /// Tokens between a closing bracket and the one it closes from which on it is a distant one.
 const DISTANT: usize = 10;
 
+/// Fewest strings to train on: fewer may have so few patterns that no other string consists of them.
+const FEWEST_TRAINING: usize = 100;
+
 /// Kinds of questions that have an accuracy of their own.
 const CLASSES: [&str; 1] = ["distant"];
 
@@ -111,7 +114,7 @@ impl Task for Dyck {
             generalisation_examples: 20_000,
             data_seed: 0,
         };
-        let sets = defaults.read(&mut fields, max_length + 1)?;
+        let sets = defaults.read(&mut fields, FEWEST_TRAINING, max_length + 1)?;
         fields.finish()?;
         Ok(Dyck { types, depth, min_length, max_length, sets })
     }

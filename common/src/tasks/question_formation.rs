@@ -77,7 +77,7 @@ impl Task for QuestionFormation {
             generalisation_examples: 10_000,
             data_seed: 0,
         };
-        let sets = defaults.read(&mut fields, LONGEST)?;
+        let sets = defaults.read(&mut fields, 1, LONGEST)?;
         fields.finish()?;
         Ok(QuestionFormation { sets })
     }

@@ -72,7 +72,7 @@ impl Task for TenseInflection {
             generalisation_examples: 10_000,
             data_seed: 0,
         };
-        let sets = defaults.read(&mut fields, LONGEST)?;
+        let sets = defaults.read(&mut fields, 1, LONGEST)?;
         let generalisation_sample =
             fields.integer("generalisation-sample", 1..=sets.generalisation_examples)?;
         fields.finish()?;

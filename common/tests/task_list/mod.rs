@@ -40,7 +40,7 @@ pub fn configurations() -> Vec<Value> {
         sentences("tense-inflection", 300),
         json!({"kind": "tense-inflection", "training-examples": 40, "validation-examples": 25, "generalisation-examples": 70, "generalisation-sample": 60}),
         sentences("dyck", 300),
-        json!({"kind": "dyck", "types": 3, "depth": 4, "min-length": 8, "max-length": 64, "training-examples": 40, "validation-examples": 30, "generalisation-examples": 20, "data-seed": 3}),
+        json!({"kind": "dyck", "types": 3, "depth": 4, "min-length": 8, "max-length": 64, "training-examples": 140, "validation-examples": 30, "generalisation-examples": 20, "data-seed": 3}),
     ]
 }
 

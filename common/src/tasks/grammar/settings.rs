@@ -20,20 +20,21 @@ pub struct SetSettings {
 }
 
 impl SetSettings {
-    /// Reads the keys, with `self` for what is not written; lines have up to `longest` tokens.
-    pub fn read(self, fields: &mut Fields<'_>, longest: usize) -> ConfigResult<Self> {
-        let mut size = |key: &'static str, default: usize, most: usize| {
+    /// Reads the keys, with `self` for what is not written; there are `fewest` lines to train on at least, of up to `longest` tokens.
+    pub fn read(self, fields: &mut Fields<'_>, fewest: usize, longest: usize) -> ConfigResult<Self> {
+        let mut size = |key: &'static str, default: usize, fewest: usize, most: usize| {
             let most = most.min(limits::MAX_TOKENS_AT_ONCE / longest.max(1));
-            fields.integer(key, 1..=most).map(|size| size.unwrap_or(default))
+            fields.integer(key, fewest..=most).map(|size| size.unwrap_or(default))
         };
         let training = limits::MAX_TRAINING_SENTENCES;
         let evaluation = limits::MAX_EVALUATION_SENTENCES;
         Ok(SetSettings {
-            training_examples: size("training-examples", self.training_examples, training)?,
-            validation_examples: size("validation-examples", self.validation_examples, evaluation)?,
+            training_examples: size("training-examples", self.training_examples, fewest, training)?,
+            validation_examples: size("validation-examples", self.validation_examples, 1, evaluation)?,
             generalisation_examples: size(
                 "generalisation-examples",
                 self.generalisation_examples,
+                1,
                 evaluation,
             )?,
             data_seed: fields.integer("data-seed", 0..=i64::MAX as u64)?.unwrap_or(self.data_seed),
