@@ -103,7 +103,7 @@ async fn a_fork_has_its_parents_curve_and_state_and_outlives_it() {
         assert_eq!(steps_of(&result), [0, 1, 2, 3, 4, 5, 6, 8, 10]);
     }
     agent.goodbye().await;
-    running.shutdown().await.unwrap();
+    running.stop().await.unwrap();
     let found = verify::check(data.path(), None).await.unwrap();
     assert!(found.is_clean() && found.leftovers.is_empty(), "{found:?}");
     assert_eq!(found.checkpoints, 4);
@@ -133,7 +133,7 @@ async fn a_fork_of_a_fork_has_the_whole_curve() {
         values.iter().map(|value| value.round()).collect::<Vec<_>>(),
         [1., 1., 1., 1., 3., 3., 3., 3.]
     );
-    running.shutdown().await.unwrap();
+    running.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -162,7 +162,7 @@ async fn forks_that_cannot_be_made_say_why_and_leave_nothing() {
     let sweeps = client.list_sweeps(v1::ListSweepsRequest {}).await.unwrap().into_inner().sweeps;
     assert_eq!(sweeps.len(), 1);
     agent.goodbye().await;
-    running.shutdown().await.unwrap();
+    running.stop().await.unwrap();
     let found = verify::check(data.path(), None).await.unwrap();
     assert!(found.is_clean(), "{:?}", found.findings);
     assert!(found.leftovers.iter().all(|left| left.place.starts_with("damaged")), "{:?}", found.leftovers);
@@ -183,5 +183,5 @@ async fn a_longer_fork_sweep_goes_on_and_other_seeds_are_refused() {
     assert_eq!(budget(&agent.ask().await[0]), 20);
     let seeds = client.extend(extend(vec![5], 0)).await.unwrap_err();
     assert!(seeds.message().contains("`seed`: initialisation and data follow from the seed"), "{seeds:?}");
-    running.shutdown().await.unwrap();
+    running.stop().await.unwrap();
 }
