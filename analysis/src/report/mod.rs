@@ -325,7 +325,7 @@ mod tests {
         assert!(!report.html.contains("<script"), "{}", report.html);
         assert!(report.html.contains("&lt;script&gt;"));
         let (_, findings) = report.html.split_once("<ul class=\"findings\">").unwrap();
-        assert!(findings.split_once("</ul>").unwrap().0.contains("kind = &lt;script&gt;"));
+        assert!(findings.split_once("</ul>").unwrap().0.contains("= &lt;script&gt;"));
         assert!(report.figures.iter().all(|figure| !figure.svg.contains("<script")));
     }
 

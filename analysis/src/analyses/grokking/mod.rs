@@ -2,7 +2,7 @@
 //!
 //! A run that never saturated or never generalised is censored, never left out: medians of steps, of the delay and of the
 //! ratio are Kaplan–Meier medians over all runs at risk (for the delay and the ratio, those that saturated; the others are
-//! counted apart). With `linear-rule` it also says per group which rule runs followed when: see [`courses`].
+//! counted apart). With `linear-rule` it also says per group which rule runs followed when: `courses`.
 
 mod courses;
 mod tables;
