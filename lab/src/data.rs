@@ -36,6 +36,9 @@ pub(crate) fn fill<T: Float>(
         (Input::Ragged { positions: None, .. }, None) => {
             let mut padded = std::mem::take(&mut feed.padded);
             batch.pad_into(program.output_rows(), &mut padded);
+            if let Input::Ragged { ends, .. } = &batch.input {
+                feed.sequences.set(ends);
+            }
             let filled = fill_rows(feed, program, &padded, scale, chance);
             feed.padded = padded;
             filled
@@ -46,7 +49,10 @@ pub(crate) fn fill<T: Float>(
             fill_rows(feed, program, batch, scale, chance)
         }
         (Input::Ragged { .. }, None) | (_, Some(_)) => Err(misfit("a batch of sequences of other lengths")),
-        (_, None) => fill_rows(feed, program, batch, scale, chance),
+        (_, None) => {
+            feed.sequences.set(&[]);
+            fill_rows(feed, program, batch, scale, chance)
+        }
     }
 }
 
@@ -98,7 +104,7 @@ fn fill_rows<T: Float>(
     feed.loss_scale = 1.0 / total;
     for (slot, specification) in program.slots.iter().enumerate() {
         let count = match specification.source {
-            Source::AttentionDropout { heads } => {
+            Source::AttentionDropout { heads } if program.ragged.is_some() => {
                 heads * feed.sequences.squares_before(feed.sequences.count())
             }
             _ => specification.extent.count(examples),
@@ -109,9 +115,22 @@ fn fill_rows<T: Float>(
                 let Some((probability, stream)) = &mut chance.dropout else {
                     return Err(misfit("an update without dropout"));
                 };
+                let sequences = std::mem::take(&mut feed.sequences);
                 let numbers = feed.numbers_mut(slot);
                 numbers.clear();
-                Factors::new(*probability, stream).draw(count, numbers);
+                let mut factors = Factors::new(*probability, stream);
+                match (sequences.count(), program.ragged) {
+                    (0, _) | (_, Some(_)) => factors.draw(count, numbers),
+                    // Padding takes no chances, so that padded sequences drop out as others do.
+                    (all, None) => {
+                        for sequence in 0..all {
+                            let own = count / all * sequences.tokens(sequence).len() / program.output_rows();
+                            factors.draw(own, numbers);
+                            numbers.resize((sequence + 1) * (count / all), T::ZERO);
+                        }
+                    }
+                }
+                feed.sequences = sequences;
             }
             Source::AttentionDropout { heads } => {
                 let Some((probability, stream)) = &mut chance.dropout else {
@@ -120,7 +139,15 @@ fn fill_rows<T: Float>(
                 let sequences = std::mem::take(&mut feed.sequences);
                 let numbers = feed.numbers_mut(slot);
                 numbers.clear();
-                drop_weights(&sequences, heads, (*probability, stream), numbers);
+                let mut factors = Factors::new(*probability, stream);
+                match (sequences.count(), program.ragged) {
+                    (0, _) => factors.draw(count, numbers),
+                    (_, Some(_)) => drop_weights(&sequences, heads, None, &mut factors, numbers),
+                    (_, None) => {
+                        let length = Some(program.output_rows());
+                        drop_weights(&sequences, heads, length, &mut factors, numbers);
+                    }
+                }
                 feed.sequences = sequences;
             }
             Source::Positions => {
@@ -226,22 +253,24 @@ impl<'a> Factors<'a> {
 }
 
 /// Dropout factors of all weights that causal attention has: for each sequence of n tokens `[n, heads, n]`, 0 where a query does not see
-/// the key.
+/// the key; or with each n padded to one length.
 fn drop_weights<T: Float>(
     sequences: &Sequences,
     heads: usize,
-    (probability, stream): (f64, &mut Stream),
+    padded: Option<usize>,
+    factors: &mut Factors<'_>,
     numbers: &mut Vec<T>,
 ) {
-    let mut factors = Factors::new(probability, stream);
     for sequence in 0..sequences.count() {
-        let length = sequences.tokens(sequence).len();
-        for query in 0..length {
+        let tokens = sequences.tokens(sequence).len();
+        let length = padded.unwrap_or(tokens);
+        for query in 0..tokens {
             for _ in 0..heads {
                 factors.draw(query + 1, numbers);
                 numbers.extend(std::iter::repeat_n(T::ZERO, length - query - 1));
             }
         }
+        numbers.extend(std::iter::repeat_n(T::ZERO, (length - tokens) * heads * length));
     }
 }
 

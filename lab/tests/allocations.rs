@@ -133,7 +133,7 @@ fn noise(read_out: &str, causal: bool, sizes: [u64; 6]) -> Value {
 }
 
 /// Small forms of the benchmarks' workloads, a table trained on as a whole with dropout, and count space.
-fn trials() -> [(&'static str, Value); 6] {
+fn trials() -> [(&'static str, Value); 7] {
     let model = json!({"kind": "transformer", "layers": 1, "heads": 2, "dim": 8, "mlp-dim": 12});
     let mut counting = model.clone();
     (counting["positions"], counting["causal"]) = (json!("none"), json!(false));
@@ -150,6 +150,16 @@ fn trials() -> [(&'static str, Value); 6] {
                 "task": {"kind": "modular", "modulus": 5, "train-share": 0.6},
                 "model": dropping,
                 "train": {"batch": "full", "clip": 1.0, "optimizer": {"kind": "sgd", "lr": 1e-2, "momentum": 0.9}}
+            }),
+        ),
+        (
+            "sentences",
+            json!({
+                "task": {"kind": "question-formation", "training-examples": 40, "validation-examples": 4,
+                    "generalisation-examples": 4},
+                "model": {"kind": "transformer", "layers": 1, "heads": 2, "dim": 8, "mlp-dim": 12, "norm": "post",
+                    "positions": "sinusoidal", "dropout": 0.1, "mlp-dropout": true},
+                "train": {"batch": 8, "clip": 1.0, "optimizer": {"kind": "adamw", "lr": 1e-3}}
             }),
         ),
         (

@@ -35,7 +35,18 @@ fn tasks() -> Vec<(Value, Value)> {
         (json!({"kind": "multiplication", "digits": 2, "test-examples": 200}), json!(64)),
         (json!({"kind": "sorting", "digits": 2, "items": 2, "test-examples": 200}), json!(64)),
         (json!({"kind": "bitwise-or", "length": 4}), json!("full")),
+        (sentences("question-formation"), json!(16)),
+        (sentences("tense-inflection"), json!(16)),
+        (sentences("dyck"), json!(16)),
     ]
+}
+
+fn sentences(kind: &str) -> Value {
+    json!({"kind": kind, "training-examples": 80, "validation-examples": 20, "generalisation-examples": 20})
+}
+
+fn is_ragged(task: &Value) -> bool {
+    task.get("training-examples").is_some()
 }
 
 fn trial(task: &Value, batch: &Value, model: Value) -> Value {
@@ -71,7 +82,8 @@ fn check(json: Value, scratch: &std::path::Path) -> Recorder {
     }
     assert_eq!(recorder.curve(0, "gradient_norm").len(), 2, "{json}");
     // Endless data have no fixed training set to compare, but their test set follows the same law.
-    let finite = ["modular", "bitwise-or"].iter().any(|kind| json["task"]["kind"] == *kind);
+    let finite = ["modular", "bitwise-or"].iter().any(|kind| json["task"]["kind"] == *kind)
+        || is_ragged(&json["task"]);
     let name = if finite { "train_loss" } else { "test_loss" };
     let (first, last) = (recorder.curve(0, name)[0], recorder.curve(0, name)[2]);
     assert!(last < first, "{name} went from {first} to {last} in {json}");
@@ -92,6 +104,8 @@ fn every_task_trains_with_every_model() {
                 for (activation, layers, causal) in
                     [("relu", 1, true), ("gelu", 2, false), ("geglu", 1, false)]
                 {
+                    // Sentences are read forward only.
+                    let causal = causal || is_ragged(&task);
                     let model = json!({"kind": "transformer", "layers": layers, "heads": 2, "dim": 8, "mlp-dim": 16,
                         "positions": positions, "norm": norm, "activation": activation, "causal": causal});
                     check(trial(&task, &batch, model), scratch.path());
@@ -177,4 +191,30 @@ fn a_loaded_model_scores_what_the_trial_scored() {
     });
     let right = right.count();
     assert_eq!(right as f64 / answers.len() as f64, *recorder.curve(0, "test_accuracy").last().unwrap());
+}
+
+/// Every task made of sentences measures what it says, and lets its models be looked into.
+#[test]
+fn sentences_have_assessments_and_can_be_looked_into() {
+    let scratch = tempfile::tempdir().unwrap();
+    for (task, batch) in tasks().into_iter().filter(|(task, _)| is_ragged(task)) {
+        let model = json!({"kind": "transformer", "layers": 2, "heads": 2, "dim": 8, "mlp-dim": 16, "norm": "post",
+            "positions": "sinusoidal", "scaled-embedding": true, "dropout": 0.1, "mlp-dropout": true,
+            "initialisation": "murty", "read-out-bias": true});
+        let mut json = trial(&task, &batch, model);
+        json["evaluate"]["sentences"] = json!(9);
+        let probes = json["evaluate"]["probes"].as_array_mut().unwrap();
+        probes.extend(["weight-norm-per-layer", "attention-sparsity", "tree-projection"].map(Value::from));
+        let recorder = check(json, scratch.path());
+        for name in
+            ["in_domain_accuracy", "generalisation_accuracy", "t_score", "attention_sparsity/reference"]
+        {
+            assert_eq!(recorder.curve(0, name).len(), 3, "{name} of {task}");
+        }
+        assert!(recorder.curve(0, "test_exact_match").is_empty(), "{task}");
+        let has_trees = task["kind"] != "dyck";
+        assert_eq!(recorder.curve(0, "t_parseval").len(), if has_trees { 3 } else { 0 }, "{task}");
+        let linear = recorder.curve(0, "generalisation_linear_rule").len();
+        assert_eq!(linear, if has_trees { 3 } else { 0 }, "{task}");
+    }
 }

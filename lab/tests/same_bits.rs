@@ -98,8 +98,51 @@ fn mixed_workload(seed: u64, lr: f64) -> Value {
     arithmetic(seed, lr, "learned+randomised", 0.5)
 }
 
-const WORKLOADS: [fn(u64, f64) -> Value; 6] =
-    [modular_workload, tiny_workload, counting_workload, grammar_workload, looped_workload, mixed_workload];
+/// Sentences of lengths of their own with all dropout there is, questions by ranking and by decoding, and probes of sentences.
+fn sentences(seed: u64, lr: f64, task: &str) -> Value {
+    let mut probes = json!(["weight-norm", "weight-norm-per-layer", "attention-sparsity", "tree-projection"]);
+    if seed % 2 == 1 {
+        probes = json!(["attention-entropy", "gradient-norm"]);
+    }
+    let mut json = json!({
+        "seed": seed,
+        "task": {"kind": task, "training-examples": 60, "validation-examples": 20, "generalisation-examples": 20},
+        "model": {"kind": "transformer", "layers": 2, "heads": 2, "dim": 8, "mlp-dim": 12, "norm": "post",
+            "positions": "sinusoidal", "scaled-embedding": true, "read-out-bias": true, "dropout": 0.2, "mlp-dropout": true,
+            "initialisation": "murty"},
+        "train": {"steps": 12, "batch": 8, "clip": 0.5, "optimizer": {"kind": "adamw", "lr": lr},
+            "schedule": {"kind": "linear-decay", "warmup": 3}},
+        "evaluate": {"every": 6, "probes": probes}
+    });
+    if seed % 2 == 0 {
+        json["evaluate"]["sentences"] = json!(7);
+    }
+    json
+}
+
+fn question_workload(seed: u64, lr: f64) -> Value {
+    sentences(seed, lr, "question-formation")
+}
+
+fn tense_workload(seed: u64, lr: f64) -> Value {
+    sentences(seed, lr, "tense-inflection")
+}
+
+fn dyck_workload(seed: u64, lr: f64) -> Value {
+    sentences(seed, lr, "dyck")
+}
+
+const WORKLOADS: [fn(u64, f64) -> Value; 9] = [
+    modular_workload,
+    tiny_workload,
+    counting_workload,
+    grammar_workload,
+    looped_workload,
+    mixed_workload,
+    question_workload,
+    tense_workload,
+    dyck_workload,
+];
 
 fn cohort(make: fn(u64, f64) -> Value, count: u64) -> Vec<Member> {
     (0..count).map(|seed| member(make(seed, 1e-3 * (1.0 + seed as f64)))).collect()
@@ -114,7 +157,13 @@ fn a_replica_trained_by_a_team_has_the_same_bits() {
         looped["model"][key] = json!(value);
     }
     looped["train"]["batch"] = json!(200);
+    let mut sentences = question_workload(3, 1e-3);
+    for (key, value) in [("dim", 128), ("mlp-dim", 256), ("heads", 4)] {
+        sentences["model"][key] = json!(value);
+    }
+    sentences["train"]["batch"] = json!(30);
     for json in [
+        sentences,
         noise(3, 1e-3, sizes.clone(), "every", true, 32),
         noise(3, 1e-3, sizes.clone(), "last", true, 32),
         looped,

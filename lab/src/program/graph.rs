@@ -78,8 +78,8 @@ pub enum Source {
     Dropout,
     /// The position of each token, `[tokens]`, of a ragged program.
     Positions,
-    /// Dropout factors of the attention weights of a ragged program: for each sequence of n tokens `[n, heads, n]`, one after
-    /// another; drawn where a query sees the key, else 0.
+    /// Dropout factors of attention weights, `[query, head, key]` of each example. Of a ragged program: `[n, heads, n]` for each sequence of n
+    /// tokens, one after another, drawn where a query sees the key, else 0.
     AttentionDropout {
         /// Attention heads.
         heads: usize,

@@ -90,15 +90,10 @@ impl Transformer {
         }
         let ragged = occasion.ragged.then_some(occasion.length);
         let dropout = occasion.dropout.then(|| {
-            if ragged.is_some() {
-                let heads = config.heads;
-                return graph.slot(
-                    Source::AttentionDropout { heads },
-                    Extent { rows: Rows::PerExample(heads), width: occasion.length },
-                );
-            }
-            let extent = Extent { rows: Rows::PerExample(queries * config.heads), width: stream.length };
-            graph.slot(Source::Dropout, extent)
+            let heads = config.heads;
+            let width = if occasion.ragged { occasion.length } else { stream.length };
+            let extent = Extent { rows: Rows::PerExample(queries * heads), width };
+            graph.slot(Source::AttentionDropout { heads }, extent)
         });
         graph.name(format!("{name}.attention.query"), q);
         graph.name(format!("{name}.attention.key"), k);
