@@ -236,9 +236,12 @@ fn finding(place: &str, metric: &str, samples: &[Sample], pairs: &[Pair]) -> Opt
     let verdict = if pairs.is_empty() {
         return None;
     } else if listed.is_empty() {
-        format!("none of {} pairs differs significantly", pairs.len())
+        match pairs.len() {
+            1 => "the two do not differ significantly".to_owned(),
+            pairs => format!("none of {pairs} pairs differs significantly"),
+        }
     } else {
-        format!("{} of {} pairs differ: {}", listed.len(), pairs.len(), listed.join(", "))
+        format!("{} of {} compared differ: {}", listed.len(), pairs.len(), listed.join(", "))
     };
     let mean = number::significant(highest.mean(), 3);
     Some(format!("{place}{metric} is highest at {} ({mean}); {verdict}.", highest.value))
@@ -324,7 +327,7 @@ mod tests {
             "t_score is highest at layers = 6 (0.885); none of 3 pairs differs significantly."
         );
         assert!(
-            result.findings[1].contains("is highest at layers = 2 (128); 3 of 3 pairs differ"),
+            result.findings[1].contains("is highest at layers = 2 (128); 3 of 3 compared differ"),
             "{:?}",
             result.findings
         );

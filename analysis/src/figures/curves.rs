@@ -2,7 +2,7 @@
 //!
 //! Without `by` every cell has its own panel and colours tell metrics apart; with `by` colours are its values, dashes
 //! are metrics, and panels are what else varies. Metrics of different quantities (accuracy, loss) never share a panel;
-//! with `panels = "metric"` no two metrics do. Baselines are metrics that are drawn as one horizontal line.
+//! with `panels = "metric"` no two metrics do. Dotted metrics have no band, so that the others' can be read. Baselines are metrics that are drawn as one horizontal line.
 
 use std::collections::BTreeMap;
 
@@ -144,17 +144,6 @@ struct Bucket<'m> {
     metrics: Vec<(usize, &'m str)>,
 }
 
-fn curve<'a>(
-    trials: impl Iterator<Item = &'a TrialRecord>,
-    metric: &str,
-    ink: Ink,
-    dash: (f64, f64),
-) -> Curve {
-    let series = trials.filter_map(|trial| trial.series.get(metric));
-    let points = |run: &Series| run.steps.iter().copied().zip(run.values.iter().copied()).collect();
-    Curve::new(series.map(points).collect(), ink, dash)
-}
-
 fn trials<'d, 'a>(cells: &'d [&'d Cell<'a>]) -> impl Iterator<Item = &'a TrialRecord> + 'd {
     cells.iter().flat_map(|cell| cell.trials.iter().copied())
 }
@@ -182,6 +171,19 @@ impl Curves {
         } else {
             DASHES[0]
         }
+    }
+
+    fn curve<'a>(
+        &self,
+        trials: impl Iterator<Item = &'a TrialRecord>,
+        metric: &str,
+        ink: Ink,
+        dash: (f64, f64),
+    ) -> Curve {
+        let series = trials.filter_map(|trial| trial.series.get(metric));
+        let points = |run: &Series| run.steps.iter().copied().zip(run.values.iter().copied()).collect();
+        let plain = self.dotted.iter().any(|dotted| dotted == metric);
+        Curve { plain, ..Curve::new(series.map(points).collect(), ink, dash) }
     }
 
     /// All baselines, each once.
@@ -231,7 +233,12 @@ impl Curves {
                 for bucket in self.buckets() {
                     for cell in &data.cells {
                         let own = bucket.metrics.iter().map(|(index, metric)| {
-                            curve(trials(&[cell]), metric, colour(*index, metrics), self.dash(*index, metric))
+                            self.curve(
+                                trials(&[cell]),
+                                metric,
+                                colour(*index, metrics),
+                                self.dash(*index, metric),
+                            )
                         });
                         let title = if data.labels.is_empty() { String::new() } else { data.name_of(cell) };
                         panels.push(self.panel(&bucket, title, &[cell], own.collect()));
@@ -260,7 +267,7 @@ impl Curves {
                             for own in group(facet.cells.iter().copied(), &[by]) {
                                 let place = place_of(&values, &own.values);
                                 let ink = colour(place.unwrap_or(0), values.len());
-                                curves.push(curve(
+                                curves.push(self.curve(
                                     trials(&own.cells),
                                     metric,
                                     ink,
@@ -321,7 +328,10 @@ impl Curves {
             panels.iter().flat_map(|panel| &panel.curves).map(|curve| curve.runs.len()).max().unwrap_or(0);
         let spread = self.band.phrase(most);
         let names: Vec<String> = self.metrics.iter().map(|metric| metric_name(metric)).collect();
-        let mut caption = format!("{} over training; {spread}.", names.join(" and "));
+        let mut caption = format!("{} over training; {spread}.", names.join(", "));
+        if !self.dotted.is_empty() {
+            caption.push_str(" Dotted: the mean alone.");
+        }
         let uneven = panels
             .iter()
             .flat_map(|panel| &panel.curves)

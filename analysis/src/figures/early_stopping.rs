@@ -133,7 +133,7 @@ impl Figure for EarlyStopping {
         });
         let room = (760.0 / groups.len() as f64).clamp(96.0, 210.0);
         let (left, right) = (86.0, 34.0);
-        let width = (left + room * groups.len() as f64 + right).max(460.0);
+        let width = (left + room * groups.len() as f64 + right).max(600.0);
         let top = header_height(width, &entries) + 32.0;
         let height = 360.0;
         let mut scene = Scene::new(width, top + height + 62.0);

@@ -55,6 +55,8 @@ pub struct Curve {
     pub points: BTreeMap<u64, Vec<f64>>,
     /// Places and values of each run.
     pub runs: Vec<Vec<(u64, f64)>>,
+    /// Whether only the line of the mean is drawn, whatever the spread.
+    pub plain: bool,
 }
 
 impl Curve {
@@ -64,11 +66,12 @@ impl Curve {
         for (at, value) in runs.iter().flatten().filter(|(_, value)| value.is_finite()) {
             points.entry(*at).or_default().push(*value);
         }
-        Curve { ink, dash, points, runs }
+        Curve { ink, dash, points, runs, plain: false }
     }
 
     /// Draws it.
     pub fn draw(&self, scene: &mut Scene, frame: &Frame, spread: Spread) {
+        let spread = if self.plain { Spread::None } else { spread };
         let mut line = Vec::new();
         let (mut upper, mut lower) = (Vec::new(), Vec::new());
         for (step, values) in &self.points {

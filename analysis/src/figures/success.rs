@@ -121,6 +121,14 @@ fn along_axis(title: &str, outcome: &SuccessOutcome, axis: usize) -> Scene {
     let rows = panels.len().div_ceil(columns).max(1) as f64;
     let panel_height = plot_height + 64.0 + title_height;
     let mut scene = Scene::new(width, top + rows * panel_height - title_height);
+    let numbers = || outcome.cells.iter().filter_map(|cell| number_of(cell, axis));
+    let x = match Scale::linear(numbers()) {
+        // Nobody has two and a half layers.
+        Scale::Linear { low, high } if numbers().all(|number| number.fract() == 0.0) => {
+            Scale::Whole { low, high }
+        }
+        scale => scale,
+    };
     header(&mut scene, title, &entries);
     for (number, panel) in panels.iter().enumerate() {
         let frame = Frame {
@@ -128,7 +136,7 @@ fn along_axis(title: &str, outcome: &SuccessOutcome, axis: usize) -> Scene {
             top: top + (number / columns) as f64 * panel_height,
             width: plot_width,
             height: plot_height,
-            x: Scale::linear(outcome.cells.iter().filter_map(|cell| number_of(cell, axis))),
+            x: x.clone(),
             y: Scale::Linear { low: 0.0, high: 1.0 },
         };
         let panel_title = if others.is_empty() { String::new() } else { describe(&panel_names, panel) };
