@@ -42,7 +42,7 @@ fn tasks() -> Vec<(Value, Value)> {
 }
 
 fn sentences(kind: &str) -> Value {
-    json!({"kind": kind, "training-examples": 80, "validation-examples": 20, "generalisation-examples": 20})
+    json!({"kind": kind, "training-examples": 120, "validation-examples": 20, "generalisation-examples": 20})
 }
 
 fn is_ragged(task: &Value) -> bool {

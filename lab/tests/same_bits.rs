@@ -106,7 +106,7 @@ fn sentences(seed: u64, lr: f64, task: &str) -> Value {
     }
     let mut json = json!({
         "seed": seed,
-        "task": {"kind": task, "training-examples": 60, "validation-examples": 20, "generalisation-examples": 20},
+        "task": {"kind": task, "training-examples": 120, "validation-examples": 20, "generalisation-examples": 20},
         "model": {"kind": "transformer", "layers": 2, "heads": 2, "dim": 8, "mlp-dim": 12, "norm": "post",
             "positions": "sinusoidal", "scaled-embedding": true, "read-out-bias": true, "dropout": 0.2, "mlp-dropout": true,
             "initialisation": "murty"},

@@ -251,7 +251,7 @@ mod tests {
     /// A language of its own: what comes next is a function of all that came before. Right answers follow it, but for slips.
     fn next(before: &[u32]) -> u32 {
         let mixed = before.iter().fold(7u64, |sum, token| (sum * 31 + u64::from(*token) + 3) % 1009);
-        (mixed % 11).min(5) as u32
+        if mixed.is_multiple_of(9) { END } else { (mixed % 5) as u32 }
     }
 
     /// An engine that says what the language has next, and counts how often it is asked.
