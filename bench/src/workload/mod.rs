@@ -189,6 +189,14 @@ mod tests {
     }
 
     #[test]
+    fn tokens_of_the_workloads() {
+        let tokens = |name: &str| of_the_project()[name].tokens().unwrap();
+        assert_eq!(tokens("tiny"), 768.0);
+        // `a+b=c` with 3.5 digits on average in a and in b, and 4.6 in c: the longer one's 4.5 and sometimes a carry.
+        assert!((64.0 * 13.0..64.0 * 14.0).contains(&tokens("arithmetic")), "{}", tokens("arithmetic"));
+    }
+
+    #[test]
     fn a_file_that_is_no_table_of_workloads_is_refused_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mine.json");
