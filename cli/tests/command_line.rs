@@ -148,7 +148,8 @@ fn every_data_set_has_a_folder_and_endless_ones_are_cut() {
     let path = own.path().join("data");
     let tasks = "axes.task=[{ kind = \"noise\", vocab = 5, length = 3 }, { kind = \"noise\", vocab = 6, length = 3 }]";
     let shown = path.to_str().unwrap();
-    let output = plateau(&["check", "small.toml", "--set", tasks, "--dump", shown, "--output", "json"]);
+    let study = ["check", "small.toml", "--set", "train.batch=8", "--set", tasks];
+    let output = plateau(&[&study[..], &["--dump", shown, "--output", "json"]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let dumped = json["dumped"].as_array().unwrap();
@@ -165,7 +166,7 @@ fn every_data_set_has_a_folder_and_endless_ones_are_cut() {
 #[test]
 fn data_that_cannot_be_written_are_an_error_that_names_the_file() {
     let own = folder();
-    let script = "trap '' XFSZ; ulimit -f 4; exec \"$0\" check small.toml --set \"$1\" --dump \"$2\"";
+    let script = "trap '' XFSZ; ulimit -f 4; exec \"$0\" check small.toml --set train.batch=8 --set \"$1\" --dump \"$2\"";
     let task = "task={ kind = \"noise\", vocab = 50, length = 9 }";
     let mut command = Command::new("bash");
     command.current_dir(studies()).args(["-c", script, env!("CARGO_BIN_EXE_plateau"), task]).arg(own.path());
