@@ -413,13 +413,9 @@ mod tests {
             let left = gold.iter().filter(|(first, _)| *first == 0).count() as f64 / 5.0;
             assert_eq!(value(&along_tree, "parse_baseline/right_branching"), right);
             assert_eq!(value(&along_tree, "parse_baseline/left_branching"), left);
-            for form in ["t_score", "t_score/random_trees"] {
-                let (own, other) = (value(&along_tree, form), value(&even, form));
-                assert!(
-                    own > 1.2 * other && own > 0.05,
-                    "{gold:?}, {form}: {own}, {other} of even attention"
-                );
-            }
+            let (own, other) = (value(&along_tree, "t_score"), value(&even, "t_score"));
+            assert!(own > 1.2 * other && own > 0.05, "{gold:?}: {own}, {other} of even attention");
+            assert!(value(&along_tree, "t_score/random_trees") > 0.0, "other trees are further away");
         }
     }
 
