@@ -200,8 +200,10 @@ mod tests {
                 "model.dim=32",
                 "model.embedding-norm=false",
                 "model.injection=none",
+                "model.mlp-dropout=false",
                 "model.read-out=linear",
                 "model.recurrences=1",
+                "model.scaled-embedding=false",
                 "model.tied=true",
                 "seed=4",
                 "train.batch=full"

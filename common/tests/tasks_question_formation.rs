@@ -232,10 +232,12 @@ fn the_hierarchical_rule_solves_generalisation_and_the_linear_rule_nothing_of_it
     let predicates = count(questions.iter().map(|(line, ..)| (parse(line).subject, parse(line).predicate)));
     assert_eq!(predicates[&("object-relative", "intransitive")], 1985);
     assert_eq!(predicates[&("transitive-subject-relative", "prepositional")], 702);
-    // A prefix is a fair sample of the whole.
-    let first = count(questions[..1000].iter().filter_map(|(.., class)| *class));
+    // As in the released order, the first lines are as the grammar has them: half as many of what is refused twice as often.
+    let first = count(questions[..1500].iter().filter_map(|(.., class)| *class));
     assert!(
-        first["object-relative"].abs_diff(333) < 5 && first["transitive-subject-relative"].abs_diff(346) < 5
+        first["object-relative"].abs_diff(300) < 50
+            && first["transitive-subject-relative"].abs_diff(600) < 60,
+        "{first:?}"
     );
 }
 
