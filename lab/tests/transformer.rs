@@ -347,7 +347,7 @@ fn gradients_of_arithmetic_models() {
         activation: Activation::Geglu,
         mlp_bias: false,
         embedding_norm: true,
-        scaled_embedding: true,
+        scaled_embedding: false,
         head: Head::Transform,
         ..settings()
     };
