@@ -312,6 +312,7 @@ fn gradients_of_the_whole_model() {
             TransformerConfig {
                 dropout: 0.3,
                 mlp_dropout: true,
+                scaled_embedding: true,
                 read_out_bias: true,
                 causal: false,
                 ..settings()

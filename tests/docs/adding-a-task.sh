@@ -14,7 +14,7 @@ entries = [line for line in in_list if line.endswith(",")]
 assert len(declarations) == 2 and len(entries) == 1, in_list
 page.insert("common/src/tasks/mod.rs", "mod query_count;\n", declarations)
 page.insert("common/src/tasks/mod.rs", '}\n\nimpl TaskConfig {\n    /// Whether this is addition', entries)
-page.insert("common/tests/task_list/mod.rs", "    ]\n}\n\n/// Reads a valid", in_suite)
+page.insert("common/tests/task_list/mod.rs", "    ]\n}\n\n/// A task over sentences", in_suite)
 page.write("parity.toml", page.blocks("toml")[0])
 PYTHON
 cd "$copy"
