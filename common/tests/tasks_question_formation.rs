@@ -305,3 +305,21 @@ fn the_loss_has_the_floor_of_the_released_data() {
     println!("shape and task {shapes:.4} nats a line, floor {floor:.4} nats a token");
     assert!((floor - 0.996).abs() < 0.01, "{floor}");
 }
+
+/// Murty et al. 2023: 6.37, 12.67, 18.97, 25.28 and 31.58 million at width 512; 3,150,336 a layer.
+#[test]
+fn parameters_are_those_of_the_paper() {
+    for (layers, expected) in
+        [(2, 6_373_447), (4, 12_674_119), (6, 18_974_791), (8, 25_275_463), (10, 31_576_135)]
+    {
+        let config = plateau_common::config::TrialConfig::from_json(&json!({
+            "task": {"kind": "question-formation"},
+            "model": {"kind": "transformer", "layers": layers, "heads": 8, "dim": 512, "norm": "post",
+                "positions": "sinusoidal", "scaled-embedding": true, "read-out-bias": true, "dropout": 0.1,
+                "mlp-dropout": true, "initialisation": "murty"},
+            "train": {"steps": 1, "batch": 8, "optimizer": {"kind": "adamw", "lr": 1e-4}}
+        }));
+        let config = config.unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(plateau_common::cost::parameters(&config), expected, "{layers} layers");
+    }
+}
