@@ -4,7 +4,7 @@
 //! Owns what is asked and how an answer is marked. Running a model over the examples is `plateau-lab`'s business; it offers
 //! two ways: ranking a few candidates behind a prefix, and decoding greedily from a prompt.
 
-use super::Batch;
+use super::{Batch, spans};
 
 /// A fixed set of examples with questions about them.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,7 +104,6 @@ pub type Brackets = Vec<(u16, u16)>;
 impl Sentences {
     /// The words of every sentence.
     pub fn sentences(&self) -> impl Iterator<Item = &[u32]> {
-        let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, end)| &self.words[start as usize..*end as usize])
+        spans(&self.ends).map(|own| &self.words[own])
     }
 }

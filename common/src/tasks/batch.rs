@@ -3,6 +3,8 @@
 //! Owns the layout of inputs, answers and weights. Which numbers stand in them is the tasks' business; turning them into
 //! tensors is `plateau-lab`'s.
 
+use std::ops::Range;
+
 /// How inputs are written down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -58,6 +60,12 @@ pub enum Input {
         /// The position of each token, where that is not its place in its sequence.
         positions: Option<Vec<u32>>,
     },
+}
+
+/// Where each of some sequences lies among the tokens of all, from where they end.
+pub fn spans(ends: &[u32]) -> impl Iterator<Item = Range<usize>> + '_ {
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    starts.zip(ends).map(|(start, end)| start as usize..*end as usize)
 }
 
 /// The right answers of `B` examples, `R` read positions each (`R` = 1 for [`ReadOut::Last`](super::ReadOut::Last)), row-major `[B, R]`.
@@ -184,9 +192,7 @@ impl Batch {
         };
         let Memory { ids: mut to_tokens, mut classes, mut weights, mut also_correct, .. } =
             padded.take_memory();
-        let mut start = 0;
-        for (example, end) in ends.iter().enumerate() {
-            let own = start..*end as usize;
+        for (example, own) in spans(ends).enumerate() {
             let rows = (example + 1) * length;
             to_tokens.extend_from_slice(&tokens[own.clone()]);
             to_tokens.resize(rows, 0);
@@ -200,7 +206,6 @@ impl Batch {
             let row = |row: u32| row - own.start as u32 + (example * length) as u32;
             let inside = self.also_correct.iter().filter(|(row, _)| own.contains(&(*row as usize)));
             also_correct.extend(inside.map(|(at, class)| (row(*at), *class)));
-            start = own.end;
         }
         *padded = Batch {
             input: Input::Tokens { tokens: to_tokens, length },

@@ -33,7 +33,7 @@ pub use addition::Addition;
 pub use arithmetic::problem::IndexHints;
 pub use arithmetic::rows::{LossMean, LossOn};
 pub use assessment::{Assessment, AssessmentMetrics, Brackets, Mark, Questions, Ranked, Sentences};
-pub use batch::{Batch, Draw, Form, Input, Memory, Targets};
+pub use batch::{Batch, Draw, Form, Input, Memory, Targets, spans};
 pub use bitwise_or::BitwiseOr;
 pub use dyck::Dyck;
 pub use grammar::settings::SetSettings;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use plateau_common::config::TrialConfig;
 use plateau_common::random::StreamFamily;
-use plateau_common::tasks::{Batch, Input, Scale, Targets};
+use plateau_common::tasks::{Batch, Input, Scale, Targets, spans};
 use serde_json::json;
 
 use super::{Occasion, program, program_within};
@@ -49,9 +49,7 @@ fn each(batch: &Batch) -> Vec<(Vec<u32>, Vec<u32>)> {
     else {
         panic!("a ragged batch of classes")
     };
-    let starts = std::iter::once(0).chain(ends.iter().copied());
-    let ranges = starts.zip(ends).map(|(start, end)| start as usize..*end as usize);
-    ranges.map(|own| (tokens[own.clone()].to_vec(), classes[own].to_vec())).collect()
+    spans(ends).map(|own| (tokens[own.clone()].to_vec(), classes[own].to_vec())).collect()
 }
 
 fn assert_near(a: &[f64], b: &[f64], what: &str) {

@@ -5,7 +5,9 @@
 //! word is put into the draft, and only what comes behind it is read again. The answers are those of decoding word by word
 //! (`lab/tests/assessments.rs` decodes and compares), at the cost of a pass for each word that differs.
 
-use plateau_common::tasks::{Assessment, Batch, Examples, Input, Mark, Questions, Ranked, Scale, Targets};
+use plateau_common::tasks::{
+    Assessment, Batch, Examples, Input, Mark, Questions, Ranked, Scale, Targets, spans,
+};
 
 use crate::engine::{Engine, Outputs, Reading};
 use crate::error::LabError;
@@ -125,8 +127,7 @@ impl Runner<'_> {
         end: u32,
     ) -> Result<Vec<Vec<u32>>, LabError> {
         let Input::Ragged { tokens, ends, .. } = &batch.input else { return Ok(Vec::new()) };
-        let starts = std::iter::once(0).chain(ends.iter().copied());
-        let sequences = starts.zip(ends).map(|(start, end)| &tokens[start as usize..*end as usize]);
+        let sequences = spans(ends).map(|own| &tokens[own]);
         let drafts = sequences.zip(prompts).enumerate().map(|(question, (tokens, prompt))| Draft {
             question,
             tokens: tokens.to_vec(),
