@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use plateau_common::random::Stream;
-use plateau_common::tasks::{Batch, Input, Scale, Targets};
+use plateau_common::tasks::{Batch, Input, Scale, Targets, spans};
 
 use crate::cpu::{Feed, Sequences};
 use crate::error::LabError;
@@ -32,28 +32,30 @@ pub(crate) fn fill<T: Float>(
     scale: Scale,
     chance: Chance,
 ) -> Result<(), LabError> {
-    match (&batch.input, program.ragged) {
-        (Input::Ragged { positions: None, .. }, None) => {
+    let mut sequences = std::mem::take(&mut feed.sequences);
+    let filled = match (&batch.input, program.ragged) {
+        (Input::Ragged { ends, positions: None, .. }, None) => {
+            sequences.set(ends);
             let mut padded = std::mem::take(&mut feed.padded);
             batch.pad_into(program.output_rows(), &mut padded);
-            if let Input::Ragged { ends, .. } = &batch.input {
-                feed.sequences.set(ends);
-            }
-            let filled = fill_rows(feed, program, &padded, scale, chance);
+            let filled = fill_rows(feed, program, (&padded, &sequences), scale, chance);
             feed.padded = padded;
             filled
         }
         (Input::Ragged { tokens, ends, .. }, Some(ragged)) => {
-            check_ends(tokens, ends, ragged)?;
-            feed.sequences.set(ends);
-            fill_rows(feed, program, batch, scale, chance)
+            check_ends(tokens, ends, ragged).and_then(|()| {
+                sequences.set(ends);
+                fill_rows(feed, program, (batch, &sequences), scale, chance)
+            })
         }
         (Input::Ragged { .. }, None) | (_, Some(_)) => Err(misfit("a batch of sequences of other lengths")),
         (_, None) => {
-            feed.sequences.set(&[]);
-            fill_rows(feed, program, batch, scale, chance)
+            sequences.set(&[]);
+            fill_rows(feed, program, (batch, &sequences), scale, chance)
         }
-    }
+    };
+    feed.sequences = sequences;
+    filled
 }
 
 /// Refuses sequences that are empty, too long or not those of the tokens.
@@ -83,10 +85,11 @@ pub(crate) fn without_padding<T>(
     }
 }
 
+/// Fills the slots with a batch that is laid out as the program has it; `sequences` are those of its tokens, where there are such.
 fn fill_rows<T: Float>(
     feed: &mut Feed<T>,
     program: &Program,
-    batch: &Batch,
+    (batch, sequences): (&Batch, &Sequences),
     scale: Scale,
     mut chance: Chance,
 ) -> Result<(), LabError> {
@@ -105,56 +108,36 @@ fn fill_rows<T: Float>(
     for (slot, specification) in program.slots.iter().enumerate() {
         let count = match specification.source {
             Source::AttentionDropout { heads } if program.ragged.is_some() => {
-                heads * feed.sequences.squares_before(feed.sequences.count())
+                heads * sequences.squares_before(sequences.count())
             }
             _ => specification.extent.count(examples),
         };
         match specification.source {
             Source::Constant => {}
-            Source::Dropout => {
+            Source::Dropout | Source::AttentionDropout { .. } => {
                 let Some((probability, stream)) = &mut chance.dropout else {
                     return Err(misfit("an update without dropout"));
                 };
-                let sequences = std::mem::take(&mut feed.sequences);
                 let numbers = feed.numbers_mut(slot);
                 numbers.clear();
                 let mut factors = Factors::new(*probability, stream);
-                match (sequences.count(), program.ragged) {
-                    (0, _) | (_, Some(_)) => factors.draw(count, numbers),
-                    // Padding takes no chances, so that padded sequences drop out as others do.
-                    (all, None) => {
-                        for sequence in 0..all {
-                            let own = count / all * sequences.tokens(sequence).len() / program.output_rows();
-                            factors.draw(own, numbers);
-                            numbers.resize((sequence + 1) * (count / all), T::ZERO);
-                        }
+                let padded = program.ragged.is_none().then(|| program.output_rows());
+                match (specification.source, padded) {
+                    (_, Some(_)) if sequences.count() == 0 => factors.draw(count, numbers),
+                    (Source::AttentionDropout { heads }, _) => {
+                        drop_weights(sequences, heads, padded, &mut factors, numbers);
+                    }
+                    (_, None) => factors.draw(count, numbers),
+                    (_, Some(length)) => {
+                        let width = specification.extent.rows.count(1) / length * specification.extent.width;
+                        drop_rows(sequences, width, length, &mut factors, numbers);
                     }
                 }
-                feed.sequences = sequences;
-            }
-            Source::AttentionDropout { heads } => {
-                let Some((probability, stream)) = &mut chance.dropout else {
-                    return Err(misfit("an update without dropout"));
-                };
-                let sequences = std::mem::take(&mut feed.sequences);
-                let numbers = feed.numbers_mut(slot);
-                numbers.clear();
-                let mut factors = Factors::new(*probability, stream);
-                match (sequences.count(), program.ragged) {
-                    (0, _) => factors.draw(count, numbers),
-                    (_, Some(_)) => drop_weights(&sequences, heads, None, &mut factors, numbers),
-                    (_, None) => {
-                        let length = Some(program.output_rows());
-                        drop_weights(&sequences, heads, length, &mut factors, numbers);
-                    }
-                }
-                feed.sequences = sequences;
             }
             Source::Positions => {
                 let Input::Ragged { positions, .. } = &batch.input else {
                     return Err(misfit("an input without sequences"));
                 };
-                let sequences = std::mem::take(&mut feed.sequences);
                 let ids = feed.ids_mut(slot);
                 ids.clear();
                 match positions {
@@ -163,7 +146,6 @@ fn fill_rows<T: Float>(
                         ids.extend(0..sequences.tokens(sequence).len() as u32);
                     }),
                 }
-                feed.sequences = sequences;
             }
             Source::TokenRows { scheme } => {
                 let (scheme, ids) = (&program.schemes[scheme], feed.ids_mut(slot));
@@ -173,10 +155,9 @@ fn fill_rows<T: Float>(
                         scheme.rows(tokens, *length, chance.positions.as_mut(), ids);
                     }
                     Input::Ragged { tokens, ends, .. } => {
-                        let mut start = 0;
-                        for end in ends.iter().map(|end| *end as usize) {
-                            scheme.rows(&tokens[start..end], end - start, chance.positions.as_mut(), ids);
-                            start = end;
+                        for own in spans(ends) {
+                            let length = own.len();
+                            scheme.rows(&tokens[own], length, chance.positions.as_mut(), ids);
                         }
                     }
                     Input::Counts { .. } => return Err(misfit("an input without positions")),
@@ -249,6 +230,21 @@ impl<'a> Factors<'a> {
             self.used += taken;
             wanted -= taken;
         }
+    }
+}
+
+/// Dropout factors of the rows, `width` wide, of sequences that are padded to `length`: padding takes no chances, so that padded sequences
+/// drop out as others do.
+fn drop_rows<T: Float>(
+    sequences: &Sequences,
+    width: usize,
+    length: usize,
+    factors: &mut Factors<'_>,
+    numbers: &mut Vec<T>,
+) {
+    for sequence in 0..sequences.count() {
+        factors.draw(sequences.tokens(sequence).len() * width, numbers);
+        numbers.resize((sequence + 1) * length * width, T::ZERO);
     }
 }
 

@@ -198,7 +198,7 @@ impl Answer {
 
 /// The class with the highest output, the lowest of several; none if an output is not a number.
 #[inline(always)]
-fn highest<T: Float>(outputs: &[T]) -> Option<u32> {
+pub(crate) fn highest<T: Float>(outputs: &[T]) -> Option<u32> {
     let mut best = 0;
     for (class, output) in outputs.iter().enumerate() {
         if output.wide().is_nan() {

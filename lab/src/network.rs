@@ -156,13 +156,14 @@ impl Network {
         Ok(all)
     }
 
-    /// Runs a forward pass and shows the executor after every micro-batch: `visit(executor, micro-batch)`.
+    /// Runs a forward pass and shows the executor after every micro-batch: `visit(executor, micro-batch)`. Returns
+    /// what ran on what.
     pub(crate) fn run<T: Float>(
         &self,
         input: &Input,
         traced: bool,
         mut visit: impl FnMut(&Executor<T>, MicroBatch),
-    ) -> Result<Feed<T>, LabError> {
+    ) -> Result<(Arc<Program>, Feed<T>), LabError> {
         let program = self.program(input, None, traced)?;
         let batch = unanswered(input, self.shape, program.output_rows());
         let mut feed = Feed::empty(program.slots.len());
@@ -175,7 +176,7 @@ impl Network {
             executor.forward(&team, &weights, &feed, micro_batch);
             visit(&executor, micro_batch);
         }
-        Ok(feed)
+        Ok((program, feed))
     }
 
     /// Mean loss over a batch, and its gradients in the layout's order, in the precision `T`.

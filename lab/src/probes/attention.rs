@@ -32,10 +32,9 @@ pub(super) fn visit<T: Float>(
     last_only: bool,
     visit: &mut dyn FnMut(&Weights<'_>),
 ) -> Result<usize, LabError> {
-    let program = network.program(input, None, true)?;
     // Slots are read from a feed of its own, since the executor does not give its own away.
     let mut kept: Vec<Micro> = Vec::new();
-    let feed = network.run::<T>(input, true, |executor, micro_batch| {
+    let (program, feed) = network.run::<T>(input, true, |executor, micro_batch| {
         let layers = givens(executor, micro_batch.examples);
         kept.push(Micro { micro_batch, layers });
     })?;

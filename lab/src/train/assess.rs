@@ -11,6 +11,7 @@ use plateau_common::tasks::{
 
 use crate::engine::{Engine, Outputs, Reading};
 use crate::error::LabError;
+use crate::evaluate;
 use crate::float::Float;
 
 /// The metrics of all assessments at an evaluation after `step` updates.
@@ -28,9 +29,9 @@ pub(super) fn measure(
         let (marks, classes) = match &assessment.questions {
             Questions::Ranked { candidates, questions } => {
                 let said = runner.rank(&assessment.batch, candidates, questions)?;
-                let mark = |(question, said): (&Ranked, u32)| Mark {
-                    right: said == question.right,
-                    linear: question.linear.map(|linear| said == linear),
+                let mark = |(question, said): (&Ranked, Option<u32>)| Mark {
+                    right: said == Some(question.right),
+                    linear: question.linear.map(|linear| said == Some(linear)),
                 };
                 let marks: Vec<Mark> = questions.iter().zip(said).map(mark).collect();
                 (marks, questions.iter().map(|question| question.class).collect())
@@ -108,7 +109,7 @@ impl Runner<'_> {
         batch: &Batch,
         candidates: &[u32],
         questions: &[Ranked],
-    ) -> Result<Vec<u32>, LabError> {
+    ) -> Result<Vec<Option<u32>>, LabError> {
         let mut said = Vec::with_capacity(questions.len());
         self.rows(batch, |row, outputs| {
             while questions.get(said.len()).is_some_and(|question| question.row as usize == row) {
@@ -138,7 +139,8 @@ impl Runner<'_> {
         let mut answers = vec![Vec::new(); drafts.len()];
         while !drafts.is_empty() {
             let mut said: Vec<u32> = Vec::new();
-            self.rows(&all_of(&drafts), |_, outputs| said.push(outputs.highest()))?;
+            // Who says nothing has ended.
+            self.rows(&all_of(&drafts), |_, outputs| said.push(outputs.highest().unwrap_or(end)))?;
             let mut start = 0;
             drafts.retain_mut(|draft| {
                 let rows = draft.tokens.len();
@@ -209,31 +211,20 @@ fn all_of(drafts: &[Draft]) -> Batch {
 
 /// The outputs of a row.
 trait Row {
-    /// The class with the highest output, the first of equals.
-    fn highest(&self) -> u32;
-    /// The same among some.
-    fn highest_of(&self, candidates: &[u32]) -> u32;
+    /// The class with the highest output, the first of equals; none if an output is not a number.
+    fn highest(&self) -> Option<u32>;
+    /// The same among some, of which there is at least one.
+    fn highest_of(&self, candidates: &[u32]) -> Option<u32>;
 }
 
 impl<T: Float> Row for &[T] {
-    fn highest(&self) -> u32 {
-        let mut best = 0;
-        for class in 1..self.len() {
-            if self[class] > self[best] {
-                best = class;
-            }
-        }
-        best as u32
+    fn highest(&self) -> Option<u32> {
+        evaluate::highest(self)
     }
 
-    fn highest_of(&self, candidates: &[u32]) -> u32 {
-        let mut best = candidates.first().copied().unwrap_or(0);
-        for candidate in candidates {
-            if self[*candidate as usize] > self[best as usize] {
-                best = *candidate;
-            }
-        }
-        best
+    fn highest_of(&self, candidates: &[u32]) -> Option<u32> {
+        let outputs: Vec<T> = candidates.iter().map(|candidate| self[*candidate as usize]).collect();
+        Some(candidates[evaluate::highest(&outputs)? as usize])
     }
 }
 
