@@ -149,6 +149,13 @@ fn dropout_and_micro_batches_do_not_mix_sequences() {
     }
     assert_near(&together, &sum, "dropout");
 
+    // Padded, as on cards: what is dropped out is the same.
+    let padded = Occasion { ragged: false, examples: LENGTHS.len(), weighted: true, ..occasion };
+    let padded = Arc::new(program(&*model, config.task.shape(), &padded, false).unwrap());
+    let mut padded_feed = Feed::empty(0);
+    fill(&mut padded_feed, &padded, &batch, Scale::RAW, chance()).unwrap();
+    assert_near(&differentiate(&network, padded, &padded_feed, 1), &together, "padded");
+
     for (numbers, several) in [(1, true), (20_000, true), (1 << 22, false)] {
         let other = program_within(&*model, config.task.shape(), &occasion, false, numbers).unwrap();
         let mut own_feed = Feed::empty(0);
